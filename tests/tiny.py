@@ -1,0 +1,147 @@
+"""A text-to-image pipeline small enough for tests: real diffusers parts, a few thousand random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = 12  # tokens of a prompt, start and end included
+WIDTH = 16  # of a token's embedding
+LATENT = (4, 8, 8)
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+PROMPTS = ("a cat", "a dog", "a red cat", "")
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer that spells: every letter is a token."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = {token: place for place, token in enumerate([*SPECIAL, *letters, *(f"{x}</w>" for x in letters)])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=WORDS, pad_token=SPECIAL[1]
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise levels with zero terminal SNR, as the embedded teacher has them."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    """32x32x3 pixels to 4x8x8 latents."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        latent_channels=LATENT[0],
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+
+
+def text_encoder(vocabulary: int) -> CLIPTextModel:
+    """One layer."""
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=WORDS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(config)
+
+
+def denoiser() -> UNet2DConditionModel:
+    """A UNet of two levels with cross attention on the inner one."""
+    return UNet2DConditionModel(
+        sample_size=LATENT[1],
+        in_channels=LATENT[0],
+        out_channels=LATENT[0],
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+
+
+def teacher(folder: Path) -> Path:
+    """Write the pipeline to `folder / "teacher"` and return that; the same files every time."""
+    words = tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            vae=autoencoder(),
+            text_encoder=text_encoder(len(words)),
+            tokenizer=words,
+            unet=denoiser(),
+            scheduler=scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    place = folder / "teacher"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def prompts(folder: Path) -> Path:
+    """Write the prompts to a text file, one a line."""
+    file = folder / "prompts.txt"
+    file.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    return file
+
+
+def recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:
+    """A whole recipe as plain data on the tiny teacher: seconds from end to end. Tests override what they need."""
+    return {
+        "teacher": {"folder": str(teacher(folder))},
+        "trajectories": {
+            "prompts": str(prompts(folder)),
+            "samples": 20,
+            "num_inference_steps": 4,
+            "guidance_scale": [1.0, 4.0],
+            "batch_size": 4,
+            "shard_size": 8,
+            "seed": 7,
+        },
+        "method": {"name": "lcm"},
+        "training": {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1},
+        "evaluation": {
+            "prompts": str(prompts(folder)),
+            "samples": 8,
+            "steps": [1, 2],
+            "reference_steps": 4,
+            "solvers": ["ddim"],
+            "guidance_scales": [1.0],
+            "selection_samples": 8,
+            "batch_size": 4,
+            "bootstraps": 20,
+        },
+        "output": str(folder / "run"),
+    }
