@@ -1,0 +1,185 @@
+"""Latent consistency models: any point of the guided ODE maps to its end in one step.
+
+Luo et al., "Latent Consistency Models", arXiv:2310.04378, and "LCM-LoRA", arXiv:2311.05556.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from methods.base import (
+    Averaged,
+    Batch,
+    Choice,
+    LogUniform,
+    Losses,
+    Nets,
+    Range,
+    Round,
+    Sampler,
+    Source,
+    Trained,
+    Update,
+)
+from methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from methods.diffusion import Cond, Denoiser, expand, with_guidance
+from methods.losses import l2, pseudo_huber
+from methods.neighbors import Neighbors, online_neighbors, stored_neighbors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+TIMESTEP_SCALING = 10.0  # these two are fixed by the scheduler that students are sampled with
+SIGMA_DATA = 0.5
+
+
+def boundary_scalings(time: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """c_skip and c_out (section 4.1); (1, 0) at time 0."""
+    scaled = TIMESTEP_SCALING * time
+    norm = scaled**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / norm, scaled / norm.sqrt()
+
+
+def consistency_function(
+    net: Denoiser, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond
+) -> Float[Tensor, "b *latent"]:
+    """f(x_t, t) = c_skip(t) x_t + c_out(t) x_0(x_t, t), which is x_t itself on clean data."""
+    c_skip, c_out = (expand(c, x_t) for c in boundary_scalings(net.schedule.network_time(t)))
+    return c_skip * x_t + c_out * net(x_t, t, cond).x0
+
+
+def lcm_loss(
+    nets: Nets,
+    batch: Batch,
+    *,
+    neighbors: Callable[[Nets, Batch], Neighbors],
+    metric: Callable[[Tensor, Tensor], Tensor],
+    target: str,
+    guidance_input: bool,
+) -> Losses:
+    """d(f(x_t, w, c, t), f_target(x_s, w, c, s)), Algorithm 1 of arXiv:2310.04378."""
+    with torch.no_grad():
+        x_t, t, x_s, s, cond, w = neighbors(nets, batch)
+        cond = with_guidance(cond, w) if guidance_input else cond
+        end = consistency_function(nets[target], x_s, s, cond)
+    return {"consistency": metric(consistency_function(nets["student"], x_t, t, cond), end).mean()}
+
+
+@dataclass(frozen=True)
+class LCM:
+    """Consistency distillation of the guided ODE, with the guidance scale as an input of the student.
+
+    The paper's w in [2, 14] is a guidance scale in [3, 15] here, where 1 is none. `stored` rows bring the
+    guidance scale that they were generated with, and their path is the grid.
+    """
+
+    student_steps: int = 4
+    teacher_step: Literal["online", "stored"] = "online"
+    guidance_scale: tuple[float, float] = (3.0, 15.0)
+    skip: int = 20  # timesteps from x_t to x_s
+    grid: int = 50  # points that t is drawn from, and that inference times are chosen from
+    loss: Literal["huber", "l2"] = "huber"
+    huber_c: float = 1e-3
+    ema_decay: float = 0.95  # of the target
+    sampling_ema_decay: float = 0.999  # of the student that is kept
+
+    paper: ClassVar[str] = "2310.04378"
+    space: ClassVar[Mapping[str, Range]] = {
+        "ema_decay": Choice((0.9, 0.95, 0.99)),
+        "huber_c": LogUniform(1e-4, 1e-1),
+        "skip": Choice((20, 40, 100)),
+    }
+
+    def __post_init__(self) -> None:
+        _check(self)
+        require_decay(ema_decay=self.ema_decay, sampling_ema_decay=self.sampling_ema_decay)
+
+    def rounds(self) -> tuple[Round, ...]:
+        """One round. The target follows the student closely; a slower average of it is the result.
+
+        The paper has one average for both, at 0.999943: its horizon of 17,500 steps suits runs of 100,000.
+        """
+        nets = {
+            "student": Trained(guidance_input=True),
+            "target": Averaged(decay=self.ema_decay),
+            "average": Averaged(decay=self.sampling_ema_decay),
+        }
+        update = Update("student", _loss(self, target="target", guidance_input=True))
+        return (Round("lcm", (update,), nets, _sources(self), result="average", online=self.teacher_step == "online"),)
+
+    def sampler(self) -> Sampler:
+        """Multistep consistency sampling, guidance as an input."""
+        return Sampler("consistency", guidance="input", grid=self.grid)
+
+
+@dataclass(frozen=True)
+class LCMLoRA:
+    """LCM on low-rank adapters: no guidance input, and the student is its own target.
+
+    The adapters learn the range of guidance scales on average; a scale of 1 is right at inference.
+    """
+
+    student_steps: int = 4
+    teacher_step: Literal["online", "stored"] = "online"
+    guidance_scale: tuple[float, float] = (3.0, 15.0)
+    skip: int = 20
+    grid: int = 50
+    loss: Literal["huber", "l2"] = "huber"
+    huber_c: float = 1e-3
+    lora_rank: int = 64
+
+    paper: ClassVar[str] = "2311.05556"
+    space: ClassVar[Mapping[str, Range]] = {
+        "huber_c": LogUniform(1e-4, 1e-1),
+        "lora_rank": Choice((8, 16, 64, 128)),
+        "skip": Choice((20, 40, 100)),
+    }
+
+    def __post_init__(self) -> None:
+        _check(self)
+        require_at_least(1, lora_rank=self.lora_rank)
+
+    def rounds(self) -> tuple[Round, ...]:
+        """One round of one network, whose base is the teacher."""
+        nets = {"student": Trained(lora_rank=self.lora_rank)}
+        update = Update("student", _loss(self, target="student", guidance_input=False))
+        return (Round("lcm-lora", (update,), nets, _sources(self), online=self.teacher_step == "online"),)
+
+    def sampler(self) -> Sampler:
+        """Multistep consistency sampling, guidance already inside."""
+        return Sampler("consistency", grid=self.grid)
+
+
+def _check(method: LCM | LCMLoRA) -> None:
+    require_at_least(1, student_steps=method.student_steps, skip=method.skip)
+    require(
+        method.student_steps <= method.grid,
+        f"student_steps must be at most grid={method.grid}, got {method.student_steps}",
+    )
+    require_guidance_range(method.guidance_scale)
+    require_positive(huber_c=method.huber_c)
+
+
+def _sources(method: LCM | LCMLoRA) -> Mapping[str, Source]:
+    return {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[method.teacher_step]
+
+
+def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:
+    found = {
+        "online": partial(online_neighbors, grid=method.grid, skip=method.skip, guidance_scale=method.guidance_scale),
+        "stored": partial(stored_neighbors, skip=method.skip),
+    }
+    metrics = {"huber": partial(pseudo_huber, c=method.huber_c), "l2": l2}
+    return partial(
+        lcm_loss,
+        neighbors=found[method.teacher_step],
+        metric=metrics[method.loss],
+        target=target,
+        guidance_input=guidance_input,
+    )

@@ -1,0 +1,65 @@
+"""Neighboring points of the guided ODE, which consistency training makes agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from methods.base import Batch, Nets
+from methods.checks import require
+from methods.diffusion import Cond, Schedule, diffuse, guided, step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class Neighbors(NamedTuple):
+    """Two points of one solution of the guided ODE, s < t."""
+
+    x_t: Float[Tensor, "b *latent"]
+    t: Float[Tensor, "b"]
+    x_s: Float[Tensor, "b *latent"]
+    s: Float[Tensor, "b"]
+    cond: Cond
+    guidance_scale: Float[Tensor, "b"]
+
+
+def online_neighbors(
+    nets: Nets, batch: Batch, *, grid: int, skip: int, guidance_scale: tuple[float, float]
+) -> Neighbors:
+    """Noised data, and one guided DDIM step of the teacher from there (Algorithm 1, arXiv:2310.04378)."""
+    teacher, rows, draw = nets["teacher"], batch["data"], batch.draw
+    schedule = teacher.schedule
+    t = schedule.at(draw.integers(1, grid + 1) / grid)
+    s = (t - skip).clamp_min(schedule.at(torch.zeros(1)).item())  # clean data, before the grid's first point
+    w = draw.uniform(*guidance_scale)
+    x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
+    x_s = step(schedule, guided(teacher, x_t, t, rows.cond, rows.uncond, w), s)
+    return Neighbors(x_t, t, x_s, s, rows.cond, w)
+
+
+def stored_neighbors(nets: Nets, batch: Batch, *, skip: int) -> Neighbors:
+    """Two points that the teacher passed when the row was generated.
+
+    A departure from the paper, whose x_t is noised data: these states are the guided ODE's own, where the
+    student is used at its first step, x_s carries no error of a long solver step, and no teacher is needed.
+    """
+    rows = batch["path"]
+    last = rows.path.shape[1] - 1
+    i = batch.draw.integers(0, last)
+    j = (i + points_in(skip, last, nets["student"].schedule)).clamp_max(last)
+    here = torch.arange(len(i), device=i.device)
+    x_t, t, x_s, s = rows.path[here, i], rows.times[here, i], rows.path[here, j], rows.times[here, j]
+    return Neighbors(x_t, t, x_s, s, rows.cond, rows.guidance_scale)
+
+
+def points_in(skip: int, num_steps: int, schedule: Schedule) -> int:
+    """How many steps of a stored path `skip` timesteps are. Raises ValueError where it is no whole number."""
+    timesteps = round((schedule.at(torch.ones(1)) - schedule.at(torch.zeros(1))).item())
+    require(
+        skip * num_steps % timesteps == 0,
+        f"skip must be a multiple of the stored path's spacing, {timesteps}/{num_steps} timesteps, got {skip}",
+    )
+    return skip * num_steps // timesteps
