@@ -1,0 +1,92 @@
+"""A data set as its readers see it: one version, pinned, of rows and of what they are conditioned on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.diffusion import Cond
+from orchestrator.ledger import Commit, Ledger, Manifest, open_ledger
+from orchestrator.shards import Columns, ShardReader
+
+NULL = -1  # condition_id of the null condition, the first row of the conditions
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What samples are conditioned on, each distinct prompt once."""
+
+    cond: Cond  # the row of a condition is its id
+    uncond: Cond  # the null condition, [1, ...]
+
+    def rows(self, ids: Tensor) -> Cond:
+        """The conditions with these ids."""
+        return {name: value[ids] for name, value in self.cond.items()}
+
+
+class RowGroups:
+    """All row groups of a version, in order. Each is checked against its commit when it is first read."""
+
+    def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
+        self._ledger = ledger
+        self._places = [(commit, i) for commit in manifest.shards for i in range(len(commit.file.row_groups))]
+        self._readers: dict[str, ShardReader] = {}
+        self._checked: set[int] = set()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each."""
+        return [commit.file.row_groups[index].rows for commit, index in self._places]
+
+    def read(self, group: int) -> Columns:
+        """The rows of one: sample_id, seed, condition_id, guidance_scale and path. Raises Damaged."""
+        commit, index = self._places[group]
+        if commit.name not in self._readers:
+            self._readers[commit.name] = self._ledger.reader(commit)
+        columns = self._readers[commit.name].row_group(index, check=group not in self._checked)
+        self._checked.add(group)
+        return columns
+
+
+class Dataset:
+    """One version of a data set."""
+
+    def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
+        self.manifest, self.plan = manifest, ledger.plan
+        self._ledger = ledger
+
+    @classmethod
+    def open(cls, place: str, version: int) -> Dataset:
+        """The version of the data set in a folder. Raises BadInput where there is none, and Damaged."""
+        ledger = open_ledger(place)
+        return cls(ledger, ledger.manifest(version))
+
+    @property
+    def place(self) -> str:
+        """Where it is."""
+        return self._ledger.url
+
+    @property
+    def version(self) -> int:
+        """Of the manifest."""
+        return self.manifest.version
+
+    def row_groups(self) -> RowGroups:
+        """The rows."""
+        return RowGroups(self._ledger, self.manifest)
+
+    def conditions(self) -> Conditions:
+        """All conditions."""
+        return read_conditions(self._ledger, self.manifest.conditions)
+
+    def times(self) -> Tensor:
+        """The schedule's time of each saved point; -1 is clean."""
+        return torch.tensor(self._ledger.reader(self.manifest.shards[0]).about["times"])
+
+
+def read_conditions(ledger: Ledger, commit: Commit) -> Conditions:
+    """The conditions of a commit."""
+    tensors = {name: value for name, value in ledger.reader(commit).read().items() if value.ndim > 1}
+    return Conditions({name: value[1:] for name, value in tensors.items()}, {n: v[:1] for n, v in tensors.items()})

@@ -1,0 +1,267 @@
+"""Who made what of a data set: a commit makes a shard exist, a manifest makes it readable, nothing is overwritten."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter
+
+from orchestrator.errors import BadInput
+from orchestrator.plan import Plan
+from orchestrator.recipe import Json, TeacherSpec
+from orchestrator.records import Complaint, Damaged, seal, unseal
+from orchestrator.shards import Columns, FileRecord, ShardReader, encode
+from orchestrator.store import Store, open_store, probe
+
+CONDITIONS = "conditions"  # the name of the one file that is no shard
+_COMMIT = re.compile(r"commits/(conditions|\d{6,})(?:\.(\d+))?\.json")
+_MANIFEST = re.compile(r"manifest/(\d+)\.json")
+Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The record that makes a file exist. The first has revision 0, and each repair the next."""
+
+    name: str  # of the shard, or "conditions"
+    revision: int
+    attempt: str  # hexadecimal, never used twice
+    compute: Compute
+    file: FileRecord
+
+    @property
+    def key(self) -> str:
+        """Of this record."""
+        return f"commits/{self.name}.json" if self.revision == 0 else f"commits/{self.name}.{self.revision}.json"
+
+    @property
+    def file_key(self) -> str:
+        """Of the file."""
+        folder = CONDITIONS if self.name == CONDITIONS else f"shards/{self.name}"
+        return f"{folder}/{self.attempt}.parquet"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One version of the data set, which readers pin."""
+
+    version: int
+    plan: str  # hash
+    conditions: Commit
+    shards: tuple[Commit, ...]  # by id
+    content_hash: str  # over (sample id, tensor bytes) of all rows, in order
+    changed: tuple[str, ...]  # shards whose content is not that of the version before
+
+    @property
+    def rows(self) -> int:
+        """Samples in this version; fewer than planned where shards were set aside."""
+        return sum(commit.file.rows for commit in self.shards)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Something that is not what was committed."""
+
+    shard: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `fewstep verify` found."""
+
+    shards: int
+    rows: int
+    content_hash: str
+    broken: tuple[Broken, ...]
+
+
+class Ledger:
+    """The commits and manifests of one data set."""
+
+    def __init__(self, store: Store, plan: Plan, teacher: TeacherSpec) -> None:
+        self.store, self.plan, self.teacher = store, plan, teacher
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.store.url
+
+    def prompts(self) -> list[str]:
+        """The distinct prompts; a condition's id is its place."""
+        record = unseal(self.store.read("prompts.json"), _unreadable(self.store, "prompts.json"))
+        return TypeAdapter(list[str]).validate_python(record["prompts"])
+
+    def commit(self, name: str, revision: int, columns: Columns, about: Json, compute: Compute) -> Commit:
+        """Write a file and commit it; where another writer was first, its commit, after a check of its file."""
+        data, record = encode(columns, self.plan.rows_per_group, {"plan": self.plan.hash, "name": name, **about})
+        ours = Commit(name, revision, uuid.uuid4().hex, compute, record)
+        self.store.write(ours.file_key, data)
+        if self.store.put_if_absent(ours.key, seal(asdict(ours))):
+            return ours
+        first = self._read_commit(ours.key)
+        if first.attempt == ours.attempt:  # it was ours, and only the answer got lost
+            return ours
+        self.store.delete(ours.file_key)
+        return self.adopt(name, revision)
+
+    def adopt(self, name: str, revision: int) -> Commit:
+        """Somebody else's commit, after a check of its file. Raises Damaged."""
+        commit = self._read_commit(_commit_key(name, revision))
+        self.reader(commit).verify()
+        return commit
+
+    def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
+        """The newest commit of each name, and the records that cannot be read."""
+        newest, broken = dict[str, Commit](), []
+        for name, revision in self.revisions().items():
+            try:
+                newest[name] = self._read_commit(_commit_key(name, revision))
+            except Damaged as error:
+                broken.append(Broken(name, f"its commit {error.why}"))
+        return newest, broken
+
+    def revisions(self) -> dict[str, int]:
+        """The newest revision of each name that has a commit, readable or not."""
+        found = dict[str, int]()
+        for key in self.store.keys("commits"):
+            if match := _COMMIT.fullmatch(key):
+                name, revision = match[1], int(match[2] or 0)
+                found[name] = max(found.get(name, 0), revision)
+        return found
+
+    def has(self, name: str, revision: int) -> bool:
+        """Whether somebody committed it."""
+        try:
+            return self.store.size(_commit_key(name, revision)) > 0
+        except FileNotFoundError:
+            return False
+
+    def versions(self) -> list[int]:
+        """The manifests that were published, oldest first."""
+        return sorted(int(match[1]) for key in self.store.keys("manifest") if (match := _MANIFEST.fullmatch(key)))
+
+    def manifest(self, version: int) -> Manifest:
+        """A version of the data set. Raises BadInput where there is none, and Damaged."""
+        key = f"manifest/{version:04d}.json"
+        try:
+            data = self.store.read(key)
+        except FileNotFoundError:
+            raise BadInput(f"{self.url} has no version {version}; finish it with `fewstep generate`") from None
+        record = unseal(data, self._complaint(f"version {version}"))
+        return TypeAdapter(Manifest).validate_python(record)
+
+    def newest(self) -> Manifest:
+        """The last version that was published."""
+        return self.manifest(max(self.versions(), default=1))
+
+    def publish(self, commits: Mapping[str, Commit]) -> Manifest:
+        """Make what is committed readable as a new version, unless it is the newest already."""
+        shards = tuple(commits[shard.name] for shard in self.plan.shards() if shard.name in commits)
+        digests = b"".join(bytes.fromhex(commit.file.content) for commit in shards)
+        while True:
+            version, before = self._last()
+            conditions = commits[CONDITIONS]
+            if (before.get(CONDITIONS), *before.values()) == (conditions, *shards, conditions):
+                return self.manifest(version)
+            changed = (c.name for c in shards if c.name in before and before[c.name].file.content != c.file.content)
+            ours = Manifest(
+                version=version + 1,
+                plan=self.plan.hash,
+                conditions=conditions,
+                shards=shards,
+                content_hash=hashlib.sha256(digests).hexdigest(),
+                changed=tuple(changed),
+            )
+            if self.store.put_if_absent(f"manifest/{ours.version:04d}.json", seal(asdict(ours))):
+                return ours
+
+    def reader(self, commit: Commit) -> ShardReader:
+        """Reads the rows of a commit. Raises Damaged, now or later, with the command that mends it."""
+        what = CONDITIONS if commit.name == CONDITIONS else f"shard {commit.name}"
+        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(what))
+
+    def check(self, commit: Commit) -> str:
+        """What is wrong with a committed file, or nothing."""
+        try:
+            self.reader(commit).verify()
+        except Damaged as error:
+            return error.why
+        return ""
+
+    def verify(self) -> Verified:
+        """Hash everything that the newest version names, and read every commit."""
+        commits, broken = self.commits()
+        listed, content_hash = list(commits.values()), ""
+        if versions := self.versions():
+            try:
+                manifest = self.manifest(versions[-1])
+                listed, content_hash = [manifest.conditions, *manifest.shards], manifest.content_hash
+            except Damaged as error:
+                broken.append(Broken(f"version {versions[-1]}", error.why))
+        broken += [Broken(commit.name, why) for commit in listed if (why := self.check(commit))]
+        shards = [commit for commit in listed if commit.name != CONDITIONS]
+        return Verified(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
+
+    def _last(self) -> tuple[int, dict[str, Commit]]:
+        """The newest version's number and commits by name; none where it cannot be read."""
+        versions = self.versions()
+        try:
+            manifest = self.manifest(versions[-1]) if versions else ()
+        except Damaged:
+            return versions[-1], {}
+        if not manifest:
+            return 0, {}
+        return versions[-1], {commit.name: commit for commit in (*manifest.shards, manifest.conditions)}
+
+    def _read_commit(self, key: str) -> Commit:
+        record = unseal(self.store.read(key), self._complaint(key))
+        return TypeAdapter(Commit).validate_python(record)
+
+    def _complaint(self, what: str) -> Complaint:
+        return functools.partial(Damaged, f"{what} of {self.url}", f"mend it with `fewstep repair {self.url}`")
+
+
+def create_ledger(url: str, plan: Plan, prompts: Sequence[str], teacher: TeacherSpec) -> Ledger:
+    """The data set of a plan within a store, new or continued. Raises BadInput where the place will not do."""
+    store = open_store(f"{url.rstrip('/')}/{plan.hash}")
+    probe(store, "commits")
+    store.put_if_absent("prompts.json", seal({"prompts": list(prompts)}))
+    record = {"hash": plan.hash, "plan": plan.model_dump(mode="json"), "teacher": teacher.model_dump(mode="json")}
+    store.put_if_absent("plan.json", seal(record))
+    found = open_ledger(store.url)
+    if found.plan != plan:
+        differing = ", ".join(plan.differences(found.plan))
+        raise BadInput(f"store: {store.url} holds another plan, which differs in {differing}; move it away")
+    return found
+
+
+def open_ledger(url: str) -> Ledger:
+    """The data set in a folder. Raises BadInput where there is none."""
+    store = open_store(url)
+    try:
+        data = store.read("plan.json")
+    except FileNotFoundError:
+        raise BadInput(f"{store.url} is no data set, it has no plan.json; make one with `fewstep generate`") from None
+    record = unseal(data, _unreadable(store, "plan.json"))
+    return Ledger(store, Plan.model_validate(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
+
+
+def count_committed(url: str, plan: Plan) -> int:
+    """How many shards of a plan a store holds already."""
+    store = open_store(f"{url.rstrip('/')}/{plan.hash}")
+    return len({match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))} - {CONDITIONS})
+
+
+def _commit_key(name: str, revision: int) -> str:
+    return f"commits/{name}.json" if revision == 0 else f"commits/{name}.{revision}.json"
+
+
+def _unreadable(store: Store, key: str) -> Complaint:
+    mend = "delete it and repeat `fewstep generate`, which writes it again and keeps what is committed"
+    return functools.partial(Damaged, f"{key} of {store.url}", mend)

@@ -1,0 +1,138 @@
+"""A supervised pool of Ray actors: a call is a shard; the dead and the late are replaced, the hopeless set aside."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from orchestrator.errors import BadInput
+from orchestrator.ledger import Commit
+
+IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
+
+
+@dataclass(eq=False)
+class Worker:
+    """An actor and the calls that it owes an answer to."""
+
+    actor: ActorHandle
+    start: ray.ObjectRef
+    since: float  # when the oldest call became the oldest
+    is_ready: bool = False
+    calls: dict[ray.ObjectRef, int] = field(default_factory=dict)  # shards, oldest first
+
+    @property
+    def pending(self) -> list[ray.ObjectRef]:
+        """The calls that may answer next."""
+        return list(self.calls) if self.is_ready else [self.start]
+
+
+class Pool:
+    """Makes shards with up to `size` actors, whatever happens to them.
+
+    An actor answers `start()`, and `make(shard)` with a commit, two at a time. A shard counts a failure when
+    it raises, outlives `deadline_s`, or is alone on an actor that dies; shards that die together are retried
+    alone, to learn which one is to blame. BadInput from an actor ends the whole run.
+    """
+
+    def __init__(self, spawn: Callable[[], ActorHandle], size: int, deadline_s: float, attempts: int) -> None:
+        self.quarantined: dict[int, str] = {}  # shards that failed `attempts` times, and why
+        self.failures: Counter[int] = Counter()
+        self._spawn, self._size, self._deadline_s, self._attempts = spawn, size, deadline_s, attempts
+        self._workers: list[Worker] = []
+        self._waiting: deque[int] = deque()
+        self._suspects: set[int] = set()  # run alone
+        self._false_starts = 0
+
+    def run(self, shards: Sequence[int]) -> Iterator[Commit]:
+        """The commit of each shard, as they come. Ends without those in `quarantined`."""
+        self._waiting.extend(shards)
+        try:
+            while self._waiting or any(worker.calls for worker in self._workers):
+                self._hire()
+                self._assign()
+                calls = [ref for worker in self._workers for ref in worker.pending]
+                ends = min((worker.since for worker in self._workers if worker.pending), default=0.0) + self._deadline_s
+                ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, ends - time.monotonic()))
+                for ref in ready:
+                    yield from self._settle(ref)
+                self._give_up_late()
+        finally:
+            for worker in self._workers:
+                ray.kill(worker.actor)
+
+    def _hire(self) -> None:
+        unfinished = len(self._waiting) + sum(len(worker.calls) for worker in self._workers)
+        while len(self._workers) < min(self._size, unfinished):
+            actor = self._spawn()
+            self._workers.append(Worker(actor, actor.start.remote(), time.monotonic()))
+
+    def _assign(self) -> None:
+        """Give every idle actor a shard, then a second one while shards outnumber the actors without any."""
+        for depth in range(1, IN_FLIGHT + 1):
+            for worker in self._workers:
+                idle = sum(not other.calls for other in self._workers)
+                is_spare = depth == 1 or len(self._waiting) > idle
+                if self._waiting and is_spare and self._has_room(worker, depth):
+                    shard = self._waiting.popleft()
+                    if not worker.calls:
+                        worker.since = time.monotonic()
+                    worker.calls[worker.actor.make.remote(shard)] = shard
+
+    def _has_room(self, worker: Worker, depth: int) -> bool:
+        together = {self._waiting[0], *worker.calls.values()}
+        is_alone = not worker.calls or not (together & self._suspects)
+        return worker.is_ready and len(worker.calls) < depth and is_alone
+
+    def _settle(self, ref: ray.ObjectRef) -> Iterator[Commit]:
+        """Take an answer: a commit, a start, or a failure."""
+        owners = [worker for worker in self._workers if ref in worker.pending]
+        if not owners:  # its actor was lost to another call a moment ago
+            return
+        (worker,) = owners
+        try:
+            answer = ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, BadInput):
+                raise error.cause from None
+            self._fail(worker, [ref], f"{type(error.cause).__name__}: {error.cause}")
+        except RayError as error:
+            self._fail(worker, worker.pending, f"its actor died ({' '.join(str(error).split())[:200]})")
+        else:
+            worker.since = time.monotonic()
+            if worker.is_ready:
+                self._suspects.discard(worker.calls.pop(ref))
+                yield answer
+            worker.is_ready, self._false_starts = True, 0
+
+    def _give_up_late(self) -> None:
+        now = time.monotonic()
+        for worker in [w for w in self._workers if w.pending and now - w.since > self._deadline_s]:
+            self._fail(worker, worker.pending[:1], f"not done after trajectories.deadline_s={self._deadline_s:g}")
+
+    def _fail(self, worker: Worker, blamed: list[ray.ObjectRef], why: str) -> None:
+        """Replace the actor and hand its shards back; count a failure where it is clear whose it is."""
+        self._workers.remove(worker)
+        ray.kill(worker.actor)
+        if not worker.is_ready:
+            self._false_starts += 1
+            if self._false_starts >= self._attempts:
+                raise RuntimeError(f"no sampling actor starts; the last one: {why}")
+        guilty = [worker.calls[ref] for ref in blamed if ref in worker.calls]
+        if len(guilty) > 1:
+            self._suspects.update(guilty)
+            guilty = []
+        for shard in worker.calls.values():
+            if shard in guilty:
+                self.failures[shard] += 1
+                self._suspects.add(shard)
+            if self.failures[shard] >= self._attempts:
+                self.quarantined[shard] = why
+            else:
+                self._waiting.appendleft(shard)

@@ -1,0 +1,48 @@
+"""Small JSON records that carry their own hash, so that a flipped bit is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Json
+
+
+class Damaged(BadInput):
+    """Stored bytes are not what was written: what it is, how to mend it, and what is wrong with it."""
+
+    def __init__(self, what: str, mend: str, why: str) -> None:
+        super().__init__(what, mend, why)  # as they are, so that the error can be pickled
+        self.why = why
+        self._text = f"{what} {why}; {mend}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+Complaint = Callable[[str], Damaged]  # makes the error from what is wrong
+
+
+def canonical(value: Mapping[str, object]) -> bytes:
+    """The one JSON text of a record: equal records are equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def seal(record: Mapping[str, object]) -> bytes:
+    """The record with the hash of its canonical text."""
+    return canonical({**record, "seal": hashlib.sha256(canonical(record)).hexdigest()})
+
+
+def unseal(data: bytes, complaint: Complaint) -> Json:
+    """The record that was sealed. Raises the complaint where its bytes have changed."""
+    try:
+        record = json.loads(data)
+    except ValueError:
+        raise complaint("is no JSON") from None
+    if not isinstance(record, dict) or "seal" not in record:
+        raise complaint("is no record of fewstep")
+    if data != seal({key: value for key, value in record.items() if key != "seal"}):
+        raise complaint("does not match its own hash")
+    return record

@@ -1,0 +1,118 @@
+"""Makes the shards of a data set: the teacher solves its ODE from each sample's own noise. Knows no Ray."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+from orchestrator.dataset import NULL, read_conditions
+from orchestrator.errors import BadInput
+from orchestrator.ledger import CONDITIONS, Commit, Compute, Ledger
+from orchestrator.plan import Plan, Shard
+from orchestrator.shards import DTYPES, Columns
+from orchestrator.solvers import Solver
+from orchestrator.teacher import Teacher, sample_path
+
+ENCODED_TOGETHER = 32  # prompts
+
+
+def set_up(device: str, threads: int) -> Compute:
+    """Make this process compute the same bits every time, and say what on."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"device": f"{device} {name}", "torch": torch.__version__, "threads": threads}
+
+
+def teacher_of(ledger: Ledger, device: str) -> Teacher:
+    """The teacher that the plan was made for. Raises BadInput where its place now holds another."""
+    teacher = Teacher(ledger.teacher, device)
+    if teacher.card.dump() != ledger.plan.teacher:
+        place = ledger.teacher.folder or ledger.teacher.hub
+        raise BadInput(f"teacher: {place} is not the teacher that made {ledger.url}; put that one back")
+    return teacher
+
+
+def commit_conditions(ledger: Ledger, revision: int, device: str, threads: int) -> Commit:
+    """Encode the negative prompt and every prompt that the plan uses, and commit them."""
+    compute = set_up(device, threads)
+    teacher, plan, listed = teacher_of(ledger, device), ledger.plan, ledger.prompts()
+    prompts = [plan.negative_prompt, *(listed[plan.condition_prompt(c)] for c in range(plan.num_conditions))]
+    starts = range(0, len(prompts), ENCODED_TOGETHER)
+    parts = [teacher.encode(prompts[start : start + ENCODED_TOGETHER]) for start in starts]
+    tensors = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    ids = torch.arange(NULL, plan.num_conditions)
+    return ledger.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
+
+
+class ShardSampler:
+    """Samples shards one at a time, each in the batches that the plan cuts."""
+
+    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
+        self.ledger, self.plan, self.device = ledger, ledger.plan, torch.device(device)
+        self.compute = set_up(device, threads)
+        self.teacher = teacher_of(ledger, device)
+        self._shards = self.plan.shards()
+        commits, _ = ledger.commits()
+        self._conditions = read_conditions(ledger, commits[CONDITIONS])
+        solver = Solver(self.plan.scheduler, self.plan.scheduler_options)
+        self._scheduler = solver.build(self.teacher.card.scheduler)
+        self._sampling, self._writing = threading.Lock(), threading.Lock()
+
+    def make(self, shard: int, revision: int) -> Commit:
+        """Sample a shard and commit it. Called from two threads, the next is sampled while this one is written.
+
+        At most three shards are in memory: one sampled, one written, and that one's file.
+        """
+        name = self._shards[shard].name
+        with self._sampling:
+            if self.ledger.has(name, revision):  # another driver was first
+                return self.ledger.adopt(name, revision)
+            columns, times = self.sample(self._shards[shard])
+            self._writing.acquire()
+        try:
+            return self.ledger.commit(name, revision, columns, {"times": times}, self.compute)
+        finally:
+            self._writing.release()
+
+    def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
+        """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
+        batches = [self._sample_batch(ids) for ids in self.plan.batches(shard)]
+        path = torch.cat([path for path, _ in batches])
+        finite = path.flatten(1).isfinite().all(1)
+        if not finite.all():
+            worst = shard.samples[int(finite.logical_not().nonzero()[0])]
+            raise ValueError(f"sample {worst} has numbers that {self.plan.dtype} cannot hold")
+        return {**scalars(self.plan, shard.samples), "path": path}, batches[0][1].tolist()
+
+    def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
+        plan, stored = self.plan, DTYPES[self.plan.dtype]
+        columns = scalars(plan, ids)
+        # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
+        noise = torch.stack([noise_of(plan, i) for i in ids]).to(stored).float().to(self.device)
+        cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
+        uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
+        scale = columns["guidance_scale"].to(self.device)
+        states, times = sample_path(
+            self.teacher.network, self._scheduler, noise, cond, uncond, scale, plan.num_inference_steps
+        )
+        points = list(plan.saved_points)
+        return states[:, points].to(stored).cpu(), times[points]
+
+
+def noise_of(plan: Plan, i: int) -> Tensor:
+    """The unit noise of sample i in float32, drawn on the CPU wherever it is used."""
+    return torch.randn(plan.latent_shape, generator=torch.Generator().manual_seed(plan.sample_seed(i)))
+
+
+def scalars(plan: Plan, ids: range) -> Columns:
+    """The columns that the plan alone decides."""
+    return {
+        "sample_id": torch.tensor(ids),
+        "seed": torch.tensor([plan.sample_seed(i) for i in ids]),
+        "condition_id": torch.tensor([plan.sample_condition(i) for i in ids]),
+        "guidance_scale": torch.tensor([plan.sample_guidance(i) for i in ids], dtype=torch.float32),
+    }
