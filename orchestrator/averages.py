@@ -1,0 +1,71 @@
+"""Exponential moving averages of trained networks, in float32 whatever the network is trained in.
+
+In bfloat16 a decay of 0.999 would never move a weight, so an average keeps float32 values of its own and
+updates them from the optimizer's float32 weights. At ZeRO-3 each rank averages its own shards.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.engine import Engine
+
+
+class Average:
+    """An average of one engine's network: `module` is callable in losses, `values` hold the truth."""
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        """Copy the network; call before its engine partitions it."""
+        self.decay = decay
+        self.module = copy.deepcopy(source).requires_grad_(False).eval()
+        self.values: list[Tensor] = []
+        self._place: Callable[[nn.Parameter], Tensor] = whole
+
+    def attach(self, engine: Engine, *, partitioned: bool) -> None:
+        """Start from the engine's weights; `partitioned` says that both networks are sharded (ZeRO-3)."""
+        self._engine = engine
+        self._place = shard if partitioned else whole
+        self.values = [engine.master(weight).float().clone() for weight in self._sources()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step towards the network: value <- decay value + (1 - decay) weight."""
+        for value, source, kept in zip(self.values, self._sources(), self._kept(), strict=True):
+            value.lerp_(self._engine.master(source).view_as(value), 1 - self.decay)
+            self._place(kept).copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        """The values by number, for a checkpoint."""
+        return {str(number): value for number, value in enumerate(self.values)}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Back to a checkpoint's values."""
+        for number, kept in enumerate(self._kept()):
+            self.values[number].copy_(state[str(number)])
+            self._place(kept).copy_(self.values[number])
+
+    def _sources(self) -> list[nn.Parameter]:
+        """The trained weights; frozen ones (a LoRA's base) never move."""
+        return [weight for weight, _ in self._pairs()]
+
+    def _kept(self) -> list[nn.Parameter]:
+        return [kept for _, kept in self._pairs()]
+
+    def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        trained, kept = self._engine.module.parameters(), self.module.parameters()
+        return list(zip(trained, kept, strict=True))
+
+
+def whole(weight: nn.Parameter) -> Tensor:
+    """The weight where every rank holds all of it."""
+    return weight.data
+
+
+def shard(weight: nn.Parameter) -> Tensor:
+    """This rank's part of a weight that DeepSpeed partitioned, shaped as the optimizer holds it."""
+    return weight.ds_tensor.data  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed

@@ -1,0 +1,95 @@
+"""Checkpoints that are whole or do not count: files first, then a record with the hash of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.console import say
+from orchestrator.recipe import Json
+
+RECORD = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose hashes held when it was opened."""
+
+    folder: Path
+    step: int  # training steps done
+    facts: Json  # what the run was: world size, manifest, batches
+
+
+def new_folder(root: Path, step: int, attempt: str = "") -> Path:
+    """Where a checkpoint is written; no two attempts share one."""
+    return root / f"step-{step:08d}-{attempt or uuid.uuid4().hex[:8]}"
+
+
+def seal(folder: Path, step: int, facts: Json) -> None:
+    """Make what lies in the folder a checkpoint. Called once, after every rank has written."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    hashes = {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
+    write_whole(folder / RECORD, json.dumps({"step": step, "facts": facts, "files": hashes}, indent=1))
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest checkpoint whose hashes hold; says which ones it had to pass over."""
+    if not root.exists():
+        return None
+    for folder in sorted(root.iterdir(), reverse=True):
+        if not (folder / RECORD).exists():
+            continue
+        wrong = broken(folder)
+        if not wrong:
+            record = json.loads((folder / RECORD).read_text())
+            return Checkpoint(folder, record["step"], record["facts"])
+        say(f"checkpoint {folder.name} is damaged ({wrong}); falling back to the one before")
+    return None
+
+
+def broken(folder: Path) -> str:
+    """What is wrong with a checkpoint, or nothing."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except ValueError:
+        return f"{RECORD} cannot be read"
+    for name, expected in record["files"].items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if file_hash(folder / name) != expected:
+            return f"{name} is not what was written"
+    return ""
+
+
+def prune(root: Path, keep: int) -> None:
+    """Leave the newest `keep` sealed checkpoints, and nothing unsealed from before them."""
+    sealed = sorted(folder for folder in root.iterdir() if (folder / RECORD).exists())
+    kept = sealed[-keep:]
+    for folder in root.iterdir():
+        if kept and folder.name < kept[0].name:
+            shutil.rmtree(folder)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    with fresh.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(file)
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

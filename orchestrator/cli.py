@@ -1,0 +1,141 @@
+"""The command line. Nothing heavy is imported before a verb runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import typer
+
+DONE, FAILED, BAD_INPUT, QUARANTINED = 0, 1, 2, 3
+
+app = typer.Typer(
+    help="Distill a diffusion model that needs 50 steps into a student that needs 1 to 8.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with fewstep.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Fields to change, like method.student_steps=2.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+DataSet = Annotated[str, typer.Argument(help="The folder of a data set, named by its plan's hash.")]
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Do it all: generate, train, export, evaluate, report. The same command continues an interrupted run."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.run(_load(recipe, overrides)))
+
+
+@app.command()
+def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what would be generated, and what is already there, before anything is spent."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.plan(_load(recipe, overrides)))
+
+
+@app.command()
+def generate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Sample the teacher's trajectories into Parquet."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.generate(_load(recipe, overrides)))
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train the student's rounds from the generated trajectories."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.train(_load(recipe, overrides)))
+
+
+@app.command()
+def export(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Save the trained student as an ordinary diffusers pipeline."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.export(_load(recipe, overrides)))
+
+
+@app.command()
+def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure the exported student against its teacher, and write the report."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.evaluate(_load(recipe, overrides)))
+
+
+@app.command()
+def teacher(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure the teacher alone: its reference, its best few-step baselines, and whether it is worth distilling."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.teacher(_load(recipe, overrides)))
+
+
+@app.command()
+def verify(path: DataSet, as_json: AsJson = False) -> None:
+    """Rehash every shard of a data set and name those that are broken."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.verify(path))
+
+
+@app.command()
+def repair(path: DataSet, as_json: AsJson = False) -> None:
+    """Generate the broken shards of a data set again, and nothing else."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.repair(path))
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods: paper, networks, rounds, and what a search may vary."""
+    from orchestrator import verbs
+
+    _answer(as_json, verbs.methods)
+
+
+def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
+    from orchestrator import recipe
+
+    return recipe.load(name, overrides or [])
+
+
+def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
+    """Run a verb; print its facts where asked; end with the exit code that says how it went."""
+    from orchestrator.errors import BadInput
+
+    try:
+        facts = verb()
+    except BadInput as error:
+        sys.stderr.write(f"fewstep: {error}\n")
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("fewstep: interrupted; the same command continues\n")
+        raise typer.Exit(FAILED) from None
+    if as_json:
+        sys.stdout.write(json.dumps(facts) + "\n")
+    if facts.get("quarantined"):
+        raise typer.Exit(QUARANTINED)
+
+
+def main() -> None:
+    """Entry point of the `fewstep` command."""
+    # Libraries talk about themselves on stderr; what a person should know is said by fewstep.
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "RAY_DEDUP_LOGS": "1"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The Ray cluster a run uses: connected to, or started here, and asked for what it can give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import ray
+
+from orchestrator.console import say
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Resources
+
+Bundle = Mapping[str, float]  # what one actor or worker holds, like {"CPU": 1, "GPU": 1}
+
+
+def connect(resources: Resources) -> None:
+    """Join the cluster at `resources.address`, or start one on this machine; a second call does nothing.
+
+    Raises BadInput where nothing listens at the address.
+    """
+    if ray.is_initialized():
+        return
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if not resources.address:
+        # Shards and checkpoints never pass through the object store, so a small one will do.
+        ray.init(include_dashboard=False, object_store_memory=200 * 1024**2, **quiet)
+        return
+    try:
+        ray.init(address=resources.address, **quiet)
+    except ConnectionError as error:
+        raise BadInput(f"resources.address: no Ray cluster answers at {resources.address!r}") from error
+
+
+def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None:
+    """Make sure that the cluster can hold all of `bundles` at once, or raise BadInput naming `field`.
+
+    A cluster started here is as big as this machine. Another may scale up: it is asked to, and waited for
+    `resources.wait_s` seconds.
+    """
+    ends = time.monotonic() + (resources.wait_s if resources.address else 0)
+    said = False
+    while True:
+        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        unplaced = _place(nodes, bundles)
+        if not unplaced:
+            return
+        if time.monotonic() >= ends:
+            need, have = _sum(bundles), _sum(nodes)
+            hint = "; set resources.wait_s if this cluster scales up" if resources.address else ""
+            raise BadInput(
+                f"{field} asks for {len(bundles)} x {_words(bundles[0])} = {_words(need)}, "
+                f"and the cluster has {_words({name: have.get(name, 0) for name in need})}{hint}"
+            )
+        if not said:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[dict(bundle) for bundle in bundles])
+            said = True
+        say(f"waiting for the cluster: {len(unplaced)} of {len(bundles)} x {_words(bundles[0])} pending")
+        time.sleep(min(5.0, max(0.1, ends - time.monotonic())))
+
+
+def bundle(resources: Resources) -> dict[str, float]:
+    """What one worker or actor of this run holds."""
+    gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
+    return {"CPU": resources.cpus_per_worker, **gpus}
+
+
+def _place(nodes: list[dict[str, float]], bundles: Sequence[Bundle]) -> list[Bundle]:
+    """The bundles that find no room, filling nodes in turn."""
+    unplaced = []
+    for wanted in bundles:
+        room = next((n for n in nodes if all(n.get(name, 0) >= much for name, much in wanted.items())), {})
+        if not room:
+            unplaced.append(wanted)
+        for name, much in wanted.items() if room else ():
+            room[name] -= much
+    return unplaced
+
+
+def _sum(bundles: Sequence[Bundle]) -> dict[str, float]:
+    names = {name for held in bundles for name in held}
+    return {name: sum(held.get(name, 0) for held in bundles) for name in sorted(names)}
+
+
+def _words(held: Bundle) -> str:
+    return " and ".join(f"{much:g} {name}" for name, much in held.items())

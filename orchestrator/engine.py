@@ -1,0 +1,220 @@
+"""One network with its optimizer: DeepSpeed's engine in a training worker, plain torch in a single process.
+
+Losses call `engine.module`, never the engine: a loss may run a network several times, or differentiate
+through it, between two steps, which DeepSpeedEngine.forward does not allow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import Critic, Trained
+from orchestrator.recipe import Json, Training
+
+
+class Engine(Protocol):
+    """A network that is trained."""
+
+    module: nn.Module
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch's loss."""
+        ...
+
+    def step(self, learning_rate: float) -> None:
+        """End a micro-batch; at the last of an accumulation, clip and apply the gradients."""
+        ...
+
+    def grad_norm(self) -> float:
+        """Norm of the last applied gradient, before clipping."""
+        ...
+
+    def master(self, weight: nn.Parameter) -> Tensor:
+        """This process's part of a weight, in the float32 that the optimizer holds."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state; every rank calls it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How a network is optimized, from the recipe and from the method."""
+
+    training: Training
+    betas: tuple[float, float]
+    micro_batch_size: int  # of this process
+
+    @classmethod
+    def of(cls, training: Training, net: Trained | Critic, world_size: int) -> EngineSpec:
+        """The specification of one network of a round."""
+        return cls(training, net.betas, training.batch_size // training.accumulation // world_size)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.AdamW:
+        """AdamW over what is trained; fused where the weights are on a GPU."""
+        weights = [weight for weight in module.parameters() if weight.requires_grad]
+        fused = weights[0].is_cuda
+        return torch.optim.AdamW(
+            weights,
+            lr=self.training.learning_rate,
+            betas=self.betas,
+            weight_decay=self.training.weight_decay,
+            fused=fused,
+        )
+
+
+class TorchEngine:
+    """The plain twin of DeepSpeed's engine, for one process."""
+
+    def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
+        self.module, self._training = module, spec.training
+        self._optimizer = spec.optimizer(module)
+        self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        self._micro, self._norm = 0, torch.zeros(())
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients add up to the mean over the accumulation's micro-batches."""
+        (loss / self._training.accumulation).backward()
+
+    def step(self, learning_rate: float) -> None:
+        """Clip and apply at the end of an accumulation."""
+        self._micro += 1
+        if self._micro % self._training.accumulation:
+            return
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._norm = nn.utils.clip_grad_norm_(self._weights, self._training.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def grad_norm(self) -> float:
+        """Norm of the last applied gradient."""
+        return self._norm.item()
+
+    def master(self, weight: nn.Parameter) -> Tensor:
+        """The weight itself."""
+        return weight.detach()
+
+    def save(self, folder: Path) -> None:
+        """One file."""
+        folder.mkdir(parents=True)
+        state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(state, folder / "state.pt")
+
+    def load(self, folder: Path) -> None:
+        """From that file, whose hash the caller has checked."""
+        state = torch.load(folder / "state.pt", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed's engine at any ZeRO stage. torch.distributed must be up (Ray Train has done that)."""
+
+    def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
+        deepspeed = import_deepspeed()
+        optimizer = spec.optimizer(module)
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=configuration(spec), dist_init_required=False
+        )
+        self.module: nn.Module = self._engine.module
+        self._stage = spec.training.zero_stage
+        self._is_full_precision = spec.training.precision == "float32"
+        self._norm = torch.zeros(())
+
+    def backward(self, loss: Tensor) -> None:
+        """DeepSpeed divides by the accumulation steps and averages over ranks."""
+        # Its forward, which losses never call, is where ZeRO-3 counts micro-batches: without this call each
+        # micro-batch of an accumulation silently replaces the gradients of the one before (0.19.8).
+        if self._stage:
+            self._engine.optimizer.clear_backward_seen_flag()
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> None:
+        """DeepSpeed counts the micro-batches."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if not self._stage and self._engine.is_gradient_accumulation_boundary():
+            # Without ZeRO DeepSpeed clips but does not tell the norm; the gradients are already averaged.
+            grads = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
+            self._norm = nn.utils.get_total_norm(grads)
+        self._engine.step()
+
+    def grad_norm(self) -> float:
+        """Norm over all ranks and shards."""
+        return float(self._engine.get_global_grad_norm() if self._stage else self._norm)
+
+    def master(self, weight: nn.Parameter) -> Tensor:
+        """ZeRO-3: this rank's shard. Else the whole weight, gathered where it is trained in half precision."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+
+        if self._stage == 3:
+            return safe_get_local_fp32_param(weight)
+        return weight.detach() if self._is_full_precision else safe_get_full_fp32_param(weight)
+
+    def save(self, folder: Path) -> None:
+        """DeepSpeed's own files, one optimizer state per rank."""
+        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """From those files, with the same number of ranks. They are pickles: the caller has checked their hashes."""
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag="engine")
+        assert loaded is not None
+
+
+def import_deepspeed():  # noqa: ANN201 - a module
+    """DeepSpeed, quiet, on the CPU where there is no GPU."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    deepspeed.utils.logging.logger.setLevel(logging.ERROR)
+    # On CPUs DeepSpeed would compile a shared-memory reduce at first use, which takes a minute; gloo serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def configuration(spec: EngineSpec) -> Json:
+    """DeepSpeed's configuration of one network; the recipe's own entries win."""
+    training = spec.training
+    ours: Json = {
+        "train_micro_batch_size_per_gpu": spec.micro_batch_size,
+        "gradient_accumulation_steps": training.accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": {"stage": training.zero_stage},
+        "bf16": {"enabled": training.precision == "bfloat16"},
+        "fp16": {"enabled": training.precision == "float16"},
+        # The optimizer is torch's AdamW: DeepSpeed's own CPU and fused ones are compiled at first use.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    return merged(ours, training.deepspeed)
+
+
+def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:
+    """`theirs` over `ours`, section by section."""
+    result = dict(ours)
+    for key, value in theirs.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def inference_engine(module: nn.Module, spec: EngineSpec) -> nn.Module:
+    """A frozen network with its weights sharded over the ranks, each gathered only while its layer runs (ZeRO-3)."""
+    engine, *_ = import_deepspeed().initialize(model=module, config=configuration(spec), dist_init_required=False)
+    return engine.module

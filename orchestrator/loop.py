@@ -1,0 +1,119 @@
+"""The training loop. Every method goes through it unchanged, on one process or many."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.base import Batch, Draw, Round, Rows, Trained
+from orchestrator.networks import Networks
+from orchestrator.recipe import Training
+
+
+@dataclass
+class Place:
+    """Where this process stands among the ranks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def rows(self, batch_size: int) -> range:
+        """This rank's rows of the global batch."""
+        each = batch_size // self.world_size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+
+class Progress:
+    """What happened since the last report; tensors stay on the device until it is asked for."""
+
+    def __init__(self, batches: str = "") -> None:
+        self.batches = batches  # a digest of the sample ids of every batch so far
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.data_s, self.started = 0.0, time.perf_counter()
+        self.steps = 0
+
+    def add(self, key: str, value: Tensor) -> None:
+        """One more value of a loss term."""
+        self.sums[key] = self.sums.get(key, torch.zeros((), device=value.device)) + value.detach().float()
+        self.counts[key] = self.counts.get(key, 0) + 1
+
+    def saw(self, ids: Tensor) -> None:
+        """One more batch."""
+        self.batches = hashlib.sha256(f"{self.batches}{ids.tolist()}".encode()).hexdigest()
+
+    def report(self, place: Place, batch_size: int) -> dict[str, float]:
+        """Means over the steps since the last report and over the ranks; starts anew."""
+        seconds = time.perf_counter() - self.started
+        means = torch.stack([self.sums[key] / self.counts[key] for key in self.sums])
+        if place.world_size > 1:
+            torch.distributed.all_reduce(means)
+            means /= place.world_size
+        values = dict(zip(self.sums, means.tolist(), strict=True))
+        values["time/step_s"] = seconds / self.steps
+        values["time/data_s"] = self.data_s / self.steps
+        values["train/samples_per_s"] = batch_size * self.steps / seconds
+        self.sums, self.counts, self.steps, self.data_s = {}, {}, 0, 0.0
+        self.started = time.perf_counter()
+        return values
+
+
+def learning_rate(round: Round, training: Training, net: str, step: int, steps: int) -> float:
+    """Warmup, then constant or, where the round anneals, linearly to zero."""
+    spec = round.nets[net]
+    scale = 1.0 if not isinstance(spec, Trained) else spec.lr_scale
+    warmup = min(1.0, (step + 1) / (training.warmup_steps + 1))
+    return training.learning_rate * scale * warmup * (1 - step / steps if round.anneal else 1.0)
+
+
+def train(
+    round: Round,
+    networks: Networks,
+    batches: Mapping[str, Callable[[int], Iterator[Rows]]],
+    training: Training,
+    place: Place,
+    *,
+    steps: int,
+    start: int = 0,
+    progress: Progress | None = None,
+    after: Callable[[int, Progress], None] = lambda step, progress: None,
+) -> None:
+    """Train from step `start` to `steps`; `after(steps done, progress)` follows each step.
+
+    `batches[source](start)` yields this rank's rows of each global batch.
+    """
+    progress = progress or Progress()
+    rows = place.rows(training.batch_size)
+    size = len(rows) // training.accumulation
+    streams = {name: source(start) for name, source in batches.items()}
+    for step in range(start, steps):
+        waited = time.perf_counter()
+        whole = {name: next(stream) for name, stream in streams.items()}
+        progress.data_s += time.perf_counter() - waited
+        for source in whole.values():
+            progress.saw(source.columns["sample_id"])
+        for number, update in enumerate(round.updates):
+            if step % update.every:
+                continue
+            rate = learning_rate(round, training, update.net, step, steps)
+            with networks.only(update.net) as engine:
+                for part in range(training.accumulation):
+                    micro = slice(part * size, (part + 1) * size)
+                    draw = Draw(training.seed, step, number, rows[micro], place.device)
+                    batch = Batch({name: source.take(micro) for name, source in whole.items()}, draw)
+                    losses = update.loss(networks.nets, batch)  # pyright: ignore[reportArgumentType]
+                    engine.backward(torch.stack(list(losses.values())).sum())
+                    engine.step(rate)
+                    for term, value in losses.items():
+                        progress.add(f"loss/{update.net}/{term}", value)
+            for name, average in networks.averages.items():
+                if networks.of[name] == update.net:
+                    average.update()
+        progress.steps += 1
+        after(step + 1, progress)

@@ -1,0 +1,299 @@
+"""The recipe: everything a run is told, checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from methods import METHODS
+from methods.base import Method
+from orchestrator.errors import BadInput, nearest
+from orchestrator.solvers import SOLVERS
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+Precision = Literal["float32", "bfloat16", "float16"]
+Json = dict[str, object]
+
+
+class Section(BaseModel):
+    """A part of the recipe. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherSpec(Section):
+    """The diffusion model to distill: a diffusers folder, or a hub id with a pinned revision."""
+
+    folder: str = ""
+    hub: str = ""
+    revision: str = ""  # of the hub id
+    dtype: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TeacherSpec:
+        if bool(self.folder) == bool(self.hub):
+            raise ValueError("needs either `folder` (a diffusers pipeline on disk) or `hub` (a model id), not both")
+        return self
+
+
+class Trajectories(Section):
+    """What the teacher samples once, for every training run after it."""
+
+    prompts: str  # a text file, one prompt a line
+    samples: int = Field(gt=0)
+    negative_prompt: str = ""
+    num_inference_steps: int = Field(50, gt=0)
+    solver: str = "ddim"
+    guidance_scale: tuple[float, float] = (1.0, 1.0)  # drawn per sample; 1 is none
+    save: Literal["all", "ends"] = "all"
+    dtype: Literal["float16", "float32"] = "float16"  # of the stored tensors
+    seed: int = 0
+    batch_size: int = Field(32, gt=0)  # samples per teacher evaluation; part of the plan
+    shard_size: int = Field(256, gt=0)  # samples per shard, a multiple of batch_size
+    store: str = ""  # a folder that several runs may share; the run's own by default
+    deadline_s: float = Field(3600.0, gt=0)  # for one shard, before its actor is given up
+    attempts: int = Field(3, gt=0)  # at one shard, before it is set aside
+
+    @field_validator("guidance_scale", mode="before")
+    @classmethod
+    def _range(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Trajectories:
+        low, high = self.guidance_scale
+        if low > high:
+            raise ValueError(f"guidance_scale range is reversed: [{low:g}, {high:g}]; write [{high:g}, {low:g}]")
+        if low < 1:
+            raise ValueError(f"guidance_scale starts at {low:g}; 1 is no guidance and the least")
+        if self.shard_size % self.batch_size:
+            raise ValueError(f"shard_size must be a multiple of batch_size={self.batch_size}, got {self.shard_size}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(SOLVERS)}")
+        return self
+
+
+class MethodSpec(Section):
+    """A method by name, and its own hyperparameters (`fewstep methods` lists both)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    def build(self) -> Method:
+        """The method itself. Raises BadInput for an unknown name or field, or a value that the method refuses."""
+        if self.name not in METHODS:
+            known = ", ".join(METHODS)
+            raise BadInput(f"method.name: no method is called {self.name!r}{nearest(self.name, METHODS)}; known: {known}")
+        cls = METHODS[self.name]
+        given = dict(self.model_extra or {})
+        known_fields = [field.name for field in dataclasses.fields(cls)]
+        for key in given:
+            if key not in known_fields:
+                raise BadInput(f"method.{key} is not a field of {self.name}{nearest(key, known_fields)}")
+        try:
+            return TypeAdapter(cls).validate_python(given)
+        except ValidationError as error:
+            raise BadInput(sentence(error, "method")) from None
+
+    def resolved(self) -> Json:
+        """Every field of the method, defaults filled in."""
+        return {"name": self.name} | dataclasses.asdict(self.build())
+
+
+class Training(Section):
+    """How the student is trained. Sizes are global: over all workers and accumulation steps."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(64, gt=0)
+    accumulation: int = Field(1, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Precision = "float32"
+    seed: int = 0
+    checkpoint_every: int = Field(500, gt=0)  # steps
+    keep_checkpoints: int = Field(2, gt=1)
+    log_every: int = Field(20, gt=0)  # steps
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    deepspeed: Json = {}  # merged over the configuration that fewstep writes
+
+
+class Evaluation(Section):
+    """How the student is judged: against the teacher at the same few steps, and at many."""
+
+    prompts: str  # a text file, one prompt a line; none that the teacher was trained on, ideally
+    samples: int = Field(500, gt=1)
+    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student and of the teacher
+    reference_steps: int = Field(50, gt=0)  # of the teacher's reference
+    solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # candidates for the teacher's best
+    guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
+    guidance_scale: float = Field(3.0, ge=1)  # of the reference, and of the student where it is an input
+    selection_samples: int = Field(256, gt=1)  # for choosing the teacher's best, on seeds of their own
+    images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
+    features: str = "mobilenetv2"
+    seed: int = 1_000_000
+    batch_size: int = Field(64, gt=0)
+    bootstraps: int = Field(1000, gt=0)
+    baselines: str = ""  # a folder of stored teacher features, reused where the plan's hash matches
+
+    @field_validator("solvers")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in SOLVERS:
+                raise ValueError(f"solver {name!r} is not one of {', '.join(SOLVERS)}")
+        return value
+
+
+class Resources(Section):
+    """What the run asks of the cluster."""
+
+    workers: int = Field(1, gt=0)  # training processes
+    generators: int = Field(1, gt=0)  # sampling actors
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    threads_per_worker: int = Field(1, gt=0)  # of torch, on the CPU
+    address: str = ""  # of a running Ray cluster; starts one here by default
+    wait_s: float = Field(0.0, ge=0)  # for a cluster that scales up to give what is asked
+
+
+class Recipe(Section):
+    """One run, from teacher to report."""
+
+    teacher: TeacherSpec
+    trajectories: Trajectories
+    method: MethodSpec
+    training: Training
+    evaluation: Evaluation
+    resources: Resources = Resources()
+    output: str
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Recipe:
+        parts = self.resources.workers * self.training.accumulation
+        if self.training.batch_size % parts:
+            raise ValueError(
+                f"training.batch_size={self.training.batch_size} must be a multiple of "
+                f"resources.workers x training.accumulation = {parts}"
+            )
+        return self
+
+    def resolved(self) -> Json:
+        """The recipe as plain data with every default filled in."""
+        return self.model_dump(mode="json") | {"method": self.method.resolved()}
+
+
+def find(name: str) -> Path:
+    """The recipe file at a path, or one that comes with fewstep by its name."""
+    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    file = Path(name)
+    if file.is_file():
+        return file.resolve()
+    if name in shipped:
+        return shipped[name]
+    hint = nearest(name, shipped)
+    raise BadInput(f"no recipe at {name!r}{hint}; give a YAML file or one of {', '.join(shipped)}")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override (`method.student_steps=2`) and check a recipe. Raises BadInput with one sentence."""
+    file = find(name)
+    try:
+        data = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{file} holds no recipe: it must be a mapping with the keys {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        _override(data, override)
+    recipe = parse(data)
+    return _with_paths(recipe, file.parent)
+
+
+def parse(data: Mapping[str, object]) -> Recipe:
+    """A recipe from plain data. Raises BadInput."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise BadInput(sentence(error)) from None
+    recipe.method.build()
+    return recipe
+
+
+def _override(data: Json, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise BadInput(f"override {override!r} has no value; write it as training.steps=100")
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise BadInput(f"override {override!r}: {parent} is not a section")
+        place = inner
+    place[last] = yaml.safe_load(value)
+
+
+def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Input paths are relative to the recipe's folder (outputs to where the command runs), and must exist."""
+
+    def absolute(field: str, path: str, *, must_exist: bool = True) -> str:
+        if not path:
+            return path
+        full = (folder / path).resolve()
+        if must_exist and not full.exists():
+            raise BadInput(f"{field}: there is nothing at {full}")
+        return str(full)
+
+    teacher = recipe.teacher
+    if teacher.folder:
+        teacher = teacher.model_copy(update={"folder": absolute("teacher.folder", teacher.folder)})
+        if not (Path(teacher.folder) / "model_index.json").is_file():
+            raise BadInput(f"teacher.folder: {teacher.folder} is no diffusers pipeline, it has no model_index.json")
+    data = recipe.trajectories
+    judge = recipe.evaluation
+    return recipe.model_copy(
+        update={
+            "teacher": teacher,
+            "trajectories": data.model_copy(update={"prompts": absolute("trajectories.prompts", data.prompts)}),
+            "evaluation": judge.model_copy(
+                update={
+                    "prompts": absolute("evaluation.prompts", judge.prompts),
+                    "images": absolute("evaluation.images", judge.images),
+                    "baselines": absolute("evaluation.baselines", judge.baselines, must_exist=False),
+                }
+            ),
+        }
+    )
+
+
+def sentence(error: ValidationError, section: str = "") -> str:
+    """The first thing that is wrong, as a person would say it."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+    if first["type"] == "extra_forbidden":
+        return f"{where} is not a known key{nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _keys(place: Sequence[int | str]) -> list[str]:
+    """The keys that a section of the recipe knows."""
+    section: type[BaseModel] = Recipe
+    for part in place:
+        inner = section.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        section = inner
+    return list(section.model_fields)

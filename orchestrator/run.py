@@ -1,0 +1,152 @@
+"""A run directory: whose recipe it is, who works in it, and what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import yaml
+
+from methods.base import Round
+from orchestrator.checkpoint import write_whole
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Json, Recipe
+
+BEAT_S = 5.0
+SILENT_S = 60.0  # after which a driver on another machine counts as dead
+VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
+
+
+class Run:
+    """One run directory, opened for one recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Create the directory, or continue in it. Raises BadInput if it belongs to another recipe."""
+        self.recipe = recipe
+        self.folder = Path(recipe.output).resolve()
+        self._file = self.folder / "run.json"
+        resolved = recipe.resolved()
+        written = self.folder / "recipe.yaml"
+        if written.exists():
+            differences = compare(identity(yaml.safe_load(written.read_text())), identity(resolved))
+            if differences:
+                raise BadInput(
+                    f"output: {self.folder} belongs to another recipe; choose another output or use its own values: "
+                    + "; ".join(f"{key} is {there} there and {here} here" for key, there, here in differences[:6])
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise BadInput(f"output: {self.folder} holds files that are no run of fewstep; choose an empty folder")
+        write_whole(written, yaml.safe_dump(resolved, sort_keys=False))
+        if not self._file.exists():
+            self._write({"recipe": recipe_hash(recipe), "rounds": {}, "stages": {}, "versions": versions()})
+
+    @property
+    def facts(self) -> Json:
+        """What is recorded so far."""
+        return json.loads(self._file.read_text())
+
+    def round_folder(self, number: int, round: Round) -> Path:
+        """Where a round keeps its checkpoints, metrics and student; rounds count from 1."""
+        return self.folder / "rounds" / f"{number}-{round.name}"
+
+    def record(self, section: str, key: str, value: object) -> None:
+        """Note a fact, like what a stage took."""
+        facts = self.facts
+        part = facts.setdefault(section, {})
+        assert isinstance(part, dict)
+        part[key] = value
+        self._write(facts)
+
+    def recorded(self, section: str, key: str) -> object:
+        """A fact noted before, or an empty string."""
+        part = self.facts.get(section, {})
+        assert isinstance(part, dict)
+        return part.get(key, "")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; what an interrupted attempt took is not lost."""
+        before = self.recorded("stages", name)
+        started = time.time()
+        try:
+            yield
+        finally:
+            self.record("stages", name, round(float(str(before or 0)) + time.time() - started, 2))
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Be the one live driver of this directory. Raises BadInput if there is another."""
+        file = self.folder / "driver.json"
+        _refuse_second(file)
+        stop = threading.Event()
+
+        def beat() -> None:
+            while True:
+                me = {"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}
+                write_whole(file, json.dumps(me | {"born": psutil.Process().create_time()}))
+                if stop.wait(BEAT_S):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            file.unlink(missing_ok=True)
+
+    def _write(self, facts: Mapping[str, object]) -> None:
+        write_whole(self._file, json.dumps(facts, indent=1))
+
+
+def _refuse_second(file: Path) -> None:
+    if not file.exists():
+        return
+    other = json.loads(file.read_text())
+    if other["host"] == socket.gethostname():
+        alive = psutil.pid_exists(other["pid"]) and psutil.Process(other["pid"]).create_time() == other["born"]
+    else:
+        alive = time.time() - other["beat"] < SILENT_S
+    if alive:
+        raise BadInput(f"output: process {other['pid']} on {other['host']} is already working in {file.parent}")
+
+
+def identity(resolved: Mapping[str, object]) -> Json:
+    """The part of a recipe that makes a run what it is; the same run may continue on other resources."""
+    return {key: value for key, value in resolved.items() if key not in ("resources", "output")}
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """sha256 of the recipe's identity."""
+    return hashlib.sha256(json.dumps(identity(recipe.resolved()), sort_keys=True).encode()).hexdigest()
+
+
+def compare(there: Mapping[str, object], here: Mapping[str, object], prefix: str = "") -> list[tuple[str, str, str]]:
+    """The fields that differ: (name, value there, value here)."""
+    found: list[tuple[str, str, str]] = []
+    for key in dict.fromkeys([*there, *here]):
+        a, b = there.get(key, "absent"), here.get(key, "absent")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += compare(a, b, f"{prefix}{key}.")
+        elif json.loads(json.dumps(a)) != json.loads(json.dumps(b)):
+            found.append((f"{prefix}{key}", json.dumps(a), json.dumps(b)))
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What ran: packages, and fewstep's own revision where it runs from a checkout."""
+    found = {name: importlib.metadata.version(name) for name in VERSIONS}
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found | ({"git": git.stdout.strip()} if git.returncode == 0 else {})

@@ -1,0 +1,179 @@
+"""The teacher: a diffusers pipeline, seen as a denoiser, a text encoder and a decoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+from methods.diffusion import Cond, Denoiser, DiscreteVP, Prediction, Schedule
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Json, TeacherSpec
+from orchestrator.solvers import Scheduler
+
+GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
+
+
+class UNetNetwork(nn.Module):
+    """A text-conditioned diffusers UNet as net(x_t, time, cond).
+
+    `cond` holds "prompt" [b, tokens, width] and, for a network with a guidance input, "guidance_scale" [b].
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """The raw output of the UNet, in its own dtype."""
+        embedded = None
+        if "guidance_scale" in cond:
+            # diffusers' pipelines call guidance_scale - 1 "w" and show the network 1000 w (arXiv:2310.04378, 4.1).
+            w = (cond["guidance_scale"] - 1) * 1000
+            embedded = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1).to(self.unet.dtype)
+        prompt = cond["prompt"].to(self.unet.dtype)
+        return self.unet(x_t.to(self.unet.dtype), time, prompt, timestep_cond=embedded).sample
+
+    def with_guidance_input(self) -> UNetNetwork:
+        """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
+
+        diffusers initialises the embedding at random; zero makes the student the teacher at step 0.
+        """
+        # diffusers notes in private keys which values were defaults, and would put those back.
+        config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+        config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
+        unet = UNet2DConditionModel.from_config(config).to(self.unet.device, self.unet.dtype)
+        missing, unexpected = unet.load_state_dict(self.unet.state_dict(), strict=False)
+        assert not unexpected and missing == ["time_embedding.cond_proj.weight"]
+        nn.init.zeros_(unet.time_embedding.cond_proj.weight)
+        return UNetNetwork(unet)
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """What a plan has to know of a teacher; the same folder gives the same card."""
+
+    revision: str  # hash of the pipeline's files, or the hub's commit
+    pipeline: str  # diffusers class
+    scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
+    prediction: Prediction
+    latent_shape: tuple[int, ...]
+
+    def dump(self) -> Json:
+        """As plain data."""
+        return {**vars(self), "latent_shape": list(self.latent_shape)}
+
+
+class Teacher:
+    """A loaded pipeline, frozen, on one device."""
+
+    def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
+        dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[spec.dtype]
+        place = spec.folder or spec.hub
+        arguments = {"revision": spec.revision} if spec.revision else {}
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(place, torch_dtype=dtype, **arguments)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
+        if not isinstance(pipeline, StableDiffusionPipeline):
+            raise BadInput(f"teacher: {place} is a {type(pipeline).__name__}; fewstep distills StableDiffusionPipeline")
+        pipeline.set_progress_bar_config(disable=True)
+        self.spec, self.device = spec, torch.device(device)
+        self.pipeline = pipeline.to(self.device)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            part.requires_grad_(False).eval()
+        self.network = UNetNetwork(pipeline.unet)
+
+    @property
+    def card(self) -> TeacherCard:
+        """What a plan has to know."""
+        unet = self.pipeline.unet.config
+        config = {name: value for name, value in self.pipeline.scheduler.config.items() if not name.startswith("_")}
+        return TeacherCard(
+            revision=self.spec.revision or folder_hash(Path(self.spec.folder)),
+            pipeline=type(self.pipeline).__name__,
+            scheduler=json.loads(json.dumps(config)),
+            prediction=self.pipeline.scheduler.config.prediction_type,
+            latent_shape=(unet.in_channels, unet.sample_size, unet.sample_size),
+        )
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise levels that the network was trained on."""
+        return schedule_of(self.pipeline.scheduler.config)
+
+    def denoiser(self) -> Denoiser:
+        """The network with the meaning of its output."""
+        return Denoiser(self.network, self.schedule, self.pipeline.scheduler.config.prediction_type)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the network is conditioned on, one row per prompt."""
+        prompt, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
+        return {"prompt": prompt}
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [n, *latent] to images [n, 3, height, width] in 0..1, float32."""
+        return decode(self.pipeline, latents)
+
+
+def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
+    """Latents of a pipeline to images [n, 3, height, width] in 0..1, float32."""
+    vae = pipeline.vae
+    pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def schedule_of(config: Mapping[str, object]) -> Schedule:
+    """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
+    return DiscreteVP(DDIMScheduler.from_config(dict(config)).alphas_cumprod)
+
+
+@torch.inference_mode()
+def sample_path(
+    network: nn.Module, scheduler: Scheduler, noise: Tensor, cond: Cond, uncond: Cond, guidance_scale: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Solve the guided ODE from unit noise [b, *latent] in `steps` evaluations.
+
+    Returns the states [b, steps + 1, *latent], noise first, and their times [steps + 1], -1 for the last,
+    which is clean. Guidance is evaluated as one batch of twice the size, and left out where no sample has any.
+    """
+    scheduler.set_timesteps(steps)
+    states = [noise * scheduler.init_noise_sigma]
+    w = guidance_scale.view(-1, *(1,) * (noise.ndim - 1))
+    is_guided = bool((guidance_scale != 1).any())
+    both = {name: torch.cat([value, uncond[name].expand_as(value)]) for name, value in cond.items()}
+    for t in scheduler.timesteps:
+        x = scheduler.scale_model_input(states[-1], t)
+        if is_guided:
+            time = t.to(x.device).expand(2 * len(x))
+            conditional, unconditional = network(torch.cat([x, x]), time, both).float().chunk(2)
+            output = unconditional + w * (conditional - unconditional)
+        else:
+            output = network(x, t.to(x.device).expand(len(x)), cond).float()
+        states.append(scheduler.step(output, t, states[-1]).prev_sample)
+    times = torch.cat([scheduler.timesteps.float().cpu(), torch.tensor([-1.0])])
+    return torch.stack(states, 1), times
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of a pipeline's own files: its index and the components that the index names."""
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [folder / "model_index.json"]
+    for name in sorted(index):
+        if (folder / name).is_dir():
+            parts += sorted(file for file in (folder / name).rglob("*") if file.is_file())
+    whole = hashlib.sha256()
+    for file in parts:
+        with file.open("rb") as stream:
+            whole.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()

@@ -1,0 +1,319 @@
+"""Training: Ray Train workers, a DeepSpeed engine per network, checkpoints of our own, one round after another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from methods.base import Round
+from orchestrator import checkpoint, metrics
+from orchestrator.cluster import bundle, require
+from orchestrator.console import progress, say
+from orchestrator.dataset import Dataset
+from orchestrator.engine import DeepSpeedEngine, EngineSpec
+from orchestrator.errors import BadInput
+from orchestrator.loader import Loader
+from orchestrator.loop import Place, Progress, train
+from orchestrator.networks import Networks, build, full_state, student_network, trained_of
+from orchestrator.recipe import Recipe, parse
+from orchestrator.run import Run
+from orchestrator.teacher import Teacher
+
+RESULT = "result"  # folder of a finished round: weights.safetensors and student.json
+RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training worker is told; plain data, for Ray to carry."""
+
+    recipe: dict[str, object]
+    round: int  # from 0
+    folder: str  # of the round
+    dataset: str
+    manifest: int
+
+
+def train_rounds(recipe: Recipe, run: Run, dataset: Dataset) -> None:
+    """Train every round that is not finished yet. Needs a connected cluster."""
+    rounds = recipe.method.build().rounds()
+    check(recipe, rounds)
+    require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.workers, "resources.workers")
+    for number, round in enumerate(rounds):
+        folder = run.round_folder(number + 1, round)
+        if (folder / RESULT).exists():
+            say(f"round {number + 1} of {len(rounds)} ({round.name}) is already trained")
+            continue
+        say(f"round {number + 1} of {len(rounds)}: {round.name}")
+        resolved = recipe.model_dump(mode="json")
+        job = Job(resolved, number, str(folder), dataset.place, dataset.version)
+        with following(folder / "metrics.jsonl", round.name, length(round, recipe)):
+            fit(recipe, job)
+
+
+def check(recipe: Recipe, rounds: tuple[Round, ...]) -> None:
+    """Refuse what cannot be trained yet, before anything starts."""
+    for round in rounds:
+        if round.teacher != "base":
+            raise BadInput(f"method.name: {recipe.method.name} has rounds with a new teacher; not trainable yet")
+        for source in round.sources.values():
+            if source.kind == "path" and recipe.trajectories.save != "all":
+                raise BadInput(
+                    f"trajectories.save is {recipe.trajectories.save!r}, but {recipe.method.name} reads whole paths: "
+                    "set trajectories.save=all"
+                )
+            if source.num_inference_steps not in (0, recipe.trajectories.num_inference_steps):
+                raise BadInput(
+                    f"trajectories.num_inference_steps is {recipe.trajectories.num_inference_steps}, but "
+                    f"{recipe.method.name} reads paths of {source.num_inference_steps}: set it to that"
+                )
+
+
+def length(round: Round, recipe: Recipe) -> int:
+    """Training steps of a round."""
+    return max(1, int(recipe.training.steps * round.length))
+
+
+def fit(recipe: Recipe, job: Job) -> None:
+    """One round on Ray Train. Its own run name each time: what Ray keeps there is never resumed from."""
+    name = uuid.uuid4().hex
+    storage = Path(job.folder) / "ray"
+    resources = recipe.resources
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": vars(job)},
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=bundle(resources),
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=RECOVERIES)
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise cause(error) from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def cause(error: BaseException) -> BaseException:
+    """The user's mistake behind a failed worker group, where there is one."""
+    failures = getattr(error, "worker_failures", {})
+    for inner in [*failures.values(), error.__cause__]:
+        if isinstance(inner, BadInput):
+            return inner
+        if inner is not None and (found := cause(inner)) is not inner:
+            return found
+    return error
+
+
+def train_worker(config: Mapping[str, dict[str, object]]) -> None:
+    """One rank of one round."""
+    job = Job(**config["job"])  # pyright: ignore[reportArgumentType]
+    recipe = parse(job.recipe)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    torch.set_num_threads(recipe.resources.threads_per_worker)
+    place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
+    Trainee(recipe, job, place).train()
+
+
+class Trainee:
+    """One rank of one round: networks, loaders, checkpoints. torch.distributed must be up."""
+
+    def __init__(self, recipe: Recipe, job: Job, place: Place) -> None:
+        self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
+        self.round = recipe.method.build().rounds()[job.round]
+        self.steps = length(self.round, recipe)
+        self.networks = self._networks()
+        self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
+        self.dataset = Dataset.open(job.dataset, job.manifest)
+
+    def _networks(self) -> Networks:
+        teacher = Teacher(self.recipe.teacher, self.place.device)
+        spec = trained_of(self.round, self.round.result)
+        return build(
+            self.round,
+            teacher.denoiser(),
+            start=student_network(teacher.network, spec),
+            specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
+            make_engine=DeepSpeedEngine,
+        )
+
+    def train(self) -> None:
+        """From the newest checkpoint to the end of the round."""
+        start, seen = self._resume()
+        batches = {name: self._loader(name).batches for name in self.round.sources}
+        train(
+            self.round,
+            self.networks,
+            batches,
+            self.recipe.training,
+            self.place,
+            steps=self.steps,
+            start=start,
+            progress=Progress(seen),
+            after=self._after,
+        )
+        self._finish()
+
+    def _loader(self, name: str) -> Loader:
+        kind = self.round.sources[name].kind
+        conditions = self.dataset.conditions()
+        return Loader(
+            self.dataset.row_groups(),
+            batch_size=self.recipe.training.batch_size,
+            rows=self.place.rows(self.recipe.training.batch_size),
+            seed=self.recipe.training.seed,
+            conditions=conditions.cond,
+            uncond=conditions.uncond,
+            device=self.place.device,
+            columns=columns_of(kind, self.dataset.times()),
+        )
+
+    def _after(self, step: int, progress: Progress) -> None:
+        training = self.recipe.training
+        if step % training.log_every == 0 or step == self.steps:
+            values = progress.report(self.place, training.batch_size)
+            for name, engine in self.networks.engines.items():
+                values[f"grad_norm/{name}"] = engine.grad_norm()
+            if self.place.rank == 0:
+                self.recorder.record(step, values | {"train/step": step})
+        if step % training.checkpoint_every == 0 and step < self.steps:
+            self._save(step, progress.batches)
+
+    def _save(self, step: int, seen: str) -> None:
+        started = time.perf_counter()
+        root = self.folder / "checkpoints"
+        named: list[str] = [str(checkpoint.new_folder(root, step))]
+        torch.distributed.broadcast_object_list(named)
+        folder = Path(named[0])
+        for name, engine in self.networks.engines.items():
+            engine.save(folder / name)
+        for name, average in self.networks.averages.items():
+            save_file(average.state(), folder / f"{name}-rank{self.place.rank}.safetensors")
+        torch.distributed.barrier()
+        if self.place.rank == 0:
+            checkpoint.seal(folder, step, {"world_size": self.place.world_size, "batches": seen})
+            checkpoint.prune(root, self.recipe.training.keep_checkpoints)
+            self.recorder.record(step, {"time/checkpoint_s": time.perf_counter() - started})
+        torch.distributed.barrier()
+
+    def _resume(self) -> tuple[int, str]:
+        """Where to go on, and the digest of the batches before; rank 0 looks and tells the others."""
+        found: list[checkpoint.Checkpoint | None] = [None]
+        if self.place.rank == 0:
+            found = [checkpoint.newest(self.folder / "checkpoints")]
+        torch.distributed.broadcast_object_list(found)
+        last = found[0]
+        if last is None:
+            return 0, ""
+        if last.facts["world_size"] != self.place.world_size and self.recipe.training.zero_stage:
+            raise BadInput(
+                f"resources.workers: the checkpoint {last.folder.name} was written by {last.facts['world_size']} "
+                f"workers at ZeRO-{self.recipe.training.zero_stage} and cannot be continued by {self.place.world_size}"
+            )
+        for name, engine in self.networks.engines.items():
+            engine.load(last.folder / name)
+        for name, average in self.networks.averages.items():
+            rank = self.place.rank if self.recipe.training.zero_stage == 3 else 0
+            average.restore(load_file(last.folder / f"{name}-rank{rank}.safetensors"))
+        return last.step, str(last.facts["batches"])
+
+    def _finish(self) -> None:
+        """Write the result, whole or not at all."""
+        state = full_state(self.networks, self.round.result)
+        if self.place.rank == 0:
+            write_result(self.folder / RESULT, state, self.round)
+        torch.distributed.barrier()
+
+
+def write_result(folder: Path, state: dict[str, Tensor], round: Round) -> None:
+    """A round's student: its weights and what they mean."""
+    spec = trained_of(round, round.result)
+    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    fresh.mkdir(parents=True)
+    save_file(state, fresh / "weights.safetensors")
+    facts = {
+        "guidance_input": spec.guidance_input,
+        "prediction": spec.prediction,
+        "schedule": spec.schedule,
+        "lora_rank": spec.lora_rank,
+    }
+    checkpoint.write_whole(fresh / "student.json", json.dumps(facts, indent=1))
+    fresh.rename(folder)
+
+
+def columns_of(kind: str, times: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """How stored rows become the columns that a source of this kind promises."""
+
+    def columns(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        path = stored["path"].float()
+        ends = {"noise": path[:, 0], "x0": path[:, -1]}
+        whole = {"path": path, "times": times.expand(len(path), -1)}
+        chosen = {
+            "path": ends | whole,
+            "pairs": ends,
+            "data": {"x0": path[:, -1]},  # the teacher's own samples stand in for real data
+            "prompts": {},
+        }[kind]
+        return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}
+
+    return columns
+
+
+@contextmanager
+def following(file: Path, description: str, steps: int) -> Iterator[None]:
+    """Show the progress that rank 0 writes to `file`."""
+    rows = metrics.read(file)
+    done = int(rows[-1]["step"]) if rows else 0
+    stop = threading.Event()
+    with progress(description, steps, done) as bar:
+
+        def follow() -> None:
+            seen = done
+            while not stop.wait(1.0):
+                rows = [row for row in metrics.read(file) if "train/step" in row]
+                if rows and (step := int(rows[-1]["step"])) > seen:
+                    losses = [f"{key.removeprefix('loss/')} {row:.4f}" for key, row in rows[-1].items() if "loss/" in key]
+                    bar.describe(f"{description} ({', '.join(losses)})")
+                    bar.advance(step - seen)
+                    seen = step
+
+        thread = threading.Thread(target=follow, daemon=True, name="progress")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def load_student(teacher: Teacher, result: Path) -> nn.Module:
+    """A trained student's network from a round's result folder."""
+    facts = json.loads((result / "student.json").read_text())
+    network = teacher.network.with_guidance_input() if facts["guidance_input"] else teacher.network
+    network.load_state_dict(load_file(result / "weights.safetensors"))
+    return cast(nn.Module, network)
+
+

@@ -1,0 +1,224 @@
+"""Train the embedded text-to-image teacher from nothing: autoencoder, then text encoder and denoiser.
+
+    python recipes/teachers/emoji/train.py --work outputs/emoji-teacher
+
+About an hour on two cores. Interrupt it at will: the same command continues from the last
+checkpoint in --work, and every step's randomness is a function of its number alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from data import SIZE, load, samples
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+HERE = Path(__file__).parent
+WORDS = 20  # tokens of a prompt, start and end included
+WIDTH = 96  # of a token's embedding
+BATCH = 64
+POOL = 102_600  # augmented pictures encoded once for the denoiser
+
+
+def autoencoder() -> AutoencoderKL:
+    """32x32x3 pixels to 8x8x8 latents; convolutions only."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 48, 64),
+        latent_channels=8,
+        layers_per_block=1,
+        norm_num_groups=16,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def text_encoder(vocabulary: int) -> CLIPTextModel:
+    """One layer, trained with the denoiser."""
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=WORDS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(config)
+
+
+def denoiser() -> UNet2DConditionModel:
+    """A UNet of two levels with cross attention on both."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise levels, rescaled so that the last one is pure noise (arXiv:2305.08891)."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """Byte pairs learned from the captions, in CLIP's file format."""
+    learned = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    learned.normalizer = normalizers.Lowercase()
+    learned.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
+    )
+    learned.train_from_iterator(captions, trainer)
+    model = json.loads(learned.to_str())["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=WORDS, pad_token="<|endoftext|>"
+    )
+
+
+def fit(
+    name: str, net: nn.Module, loss: Callable[[int, torch.Generator], Tensor], *, steps: int, lr: float, work: Path
+) -> nn.Module:
+    """Train to the end, from the last checkpoint if there is one; return the averaged network."""
+    average = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    file, done = work / f"{name}.pt", 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        done = state["done"]
+        for target, key in ((net, "net"), (average, "average"), (optimizer, "optimizer")):
+            target.load_state_dict(state[key])
+    started, first, total = time.time(), done, 0.0
+    for step in range(done, steps):
+        rate = min(1.0, (step + 1) / 100, (1 + math.cos(math.pi * max(0.0, step / steps - 0.3) / 0.7)) / 2 + 0.005)
+        optimizer.param_groups[0]["lr"] = lr * rate
+        value = loss(step, torch.Generator().manual_seed(1_000_003 * step + 17))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        decay = min(0.9995, (step + 1) / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+        total += value.item()
+        if (step + 1) % 100 == 0:
+            rate_s = (time.time() - started) / (step + 1 - first)
+            print(f"{name} {step + 1}/{steps} loss {total / 100:.4f} {rate_s:.3f} s/step", flush=True)
+            total = 0.0
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {
+                "net": net.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "done": step + 1,
+            }
+            torch.save(state, file.with_suffix(".new"))
+            file.with_suffix(".new").replace(file)
+    return average.eval()
+
+
+def main(work: Path, autoencoder_steps: int, denoiser_steps: int, export_only: bool) -> None:
+    """Train both networks and write the pipeline beside this file."""
+    work.mkdir(parents=True, exist_ok=True)
+    pictures, emoji = load()
+    steps = (0, 0) if export_only else (autoencoder_steps, denoiser_steps)
+
+    def reconstruct(step: int, generator: torch.Generator) -> Tensor:
+        x = samples(pictures, emoji, BATCH, seed=10_000_000 + step)[0]
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return F.mse_loss(decoded, x) + 0.5 * F.l1_loss(decoded, x) + 3e-4 * posterior.kl().mean() / noise[0].numel()
+
+    vae = autoencoder()
+    kept = fit("autoencoder", vae, reconstruct, steps=steps[0], lr=2e-3, work=work)
+
+    pool = work / "pool.pt"
+    if not pool.exists():
+        latents, captions = [], []
+        for part in range(POOL // 2052):
+            x, said, _ = samples(pictures, emoji, 2052, seed=part)
+            with torch.no_grad():
+                latents += [kept.encode(some).latent_dist.mean.half() for some in x.split(228)]
+            captions += said
+        torch.save({"latents": torch.cat(latents), "captions": captions}, pool)
+    state = torch.load(pool, weights_only=True)
+    latents, captions = state["latents"].float(), state["captions"]
+    kept.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    latents *= kept.config["scaling_factor"]
+
+    words = tokenizer(captions, work / "tokenizer")
+    tokens = words(captions, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt").input_ids
+    torch.manual_seed(1)
+    net = nn.ModuleDict({"text_encoder": text_encoder(len(words)), "unet": denoiser()})
+    noises = scheduler()
+    alpha, sigma = noises.alphas_cumprod.sqrt(), (1 - noises.alphas_cumprod).sqrt()
+
+    def denoise(step: int, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(latents), (BATCH,), generator=generator)
+        t = torch.randint(1000, (BATCH,), generator=generator)
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
+        x_t, v = a * latents[rows] + s * noise, a * noise - s * latents[rows]
+        hidden = net["text_encoder"](tokens[rows]).last_hidden_state
+        return F.mse_loss(net["unet"](x_t, t, hidden).sample, v)
+
+    best = fit("denoiser", net, denoise, steps=steps[1], lr=1.5e-3, work=work)
+    StableDiffusionPipeline(
+        vae=kept,
+        text_encoder=best["text_encoder"],
+        tokenizer=words,
+        unet=best["unet"],
+        scheduler=noises,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16).save_pretrained(HERE)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("outputs/emoji-teacher"), help="checkpoints")
+    parser.add_argument("--autoencoder-steps", type=int, default=1200)
+    parser.add_argument("--denoiser-steps", type=int, default=8500)
+    parser.add_argument("--export-only", action="store_true", help="write the pipeline as trained so far")
+    args = parser.parse_args()
+    main(args.work, args.autoencoder_steps, args.denoiser_steps, args.export_only)
