@@ -257,6 +257,7 @@ Range = Uniform | LogUniform | Choice
 class Method(Protocol):
     """A distillation method: a frozen dataclass whose fields are its hyperparameters."""
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
     paper: ClassVar[str]  # arXiv id
     space: ClassVar[Mapping[str, Range]]  # field -> what a search may try
 

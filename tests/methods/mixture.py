@@ -1,0 +1,158 @@
+"""A 2-D world whose score is known exactly: three Gaussians, and conditions that weigh them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from methods.base import Averaged, Batch, Draw, Round, Rows
+from methods.diffusion import Cond, Denoiser, DiscreteVP, Estimate, coefficients, guided, step, target
+
+MEANS = torch.tensor([[1.6, 0.0], [-0.8, 1.4], [-0.8, -1.4]])
+SPREAD = 0.5  # standard deviation of a mode
+FAVORED = 0.7  # weight of the mode that a condition names
+
+
+def schedule(timesteps: int = 1000) -> DiscreteVP:
+    """Stable Diffusion's noise levels with zero terminal SNR."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=timesteps,
+        beta_start=0.85 / timesteps,
+        beta_end=12 / timesteps,
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+    )
+    return DiscreteVP(scheduler.alphas_cumprod)
+
+
+class ExactNetwork(nn.Module):
+    """The v that the mixture's posterior mean answers with; `cond["modes"]` weighs the modes."""
+
+    def __init__(self, noise_levels: DiscreteVP) -> None:
+        super().__init__()
+        self.noise_levels = noise_levels
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        alpha, sigma = coefficients(self.noise_levels, time, x_t)
+        variance = (alpha * SPREAD) ** 2 + sigma**2
+        apart = x_t[:, None] - alpha[:, None] * MEANS
+        likelihood = -(apart**2).sum(-1) / (2 * variance) + cond["modes"].log()
+        mean = (likelihood.softmax(1)[..., None] * (MEANS + (alpha * SPREAD**2 / variance)[:, None] * apart)).sum(1)
+        estimate = Estimate(mean, (x_t - alpha * mean) / sigma.clamp_min(1e-6))
+        return target("v_prediction", self.noise_levels, estimate, time)
+
+
+class StudentNetwork(nn.Module):
+    """The exact network, and a correction that starts at zero and may know the guidance scale."""
+
+    def __init__(self, noise_levels: DiscreteVP, width: int = 96) -> None:
+        super().__init__()
+        self.exact = ExactNetwork(noise_levels)
+        last = nn.Linear(width, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(nn.Linear(2 + 6 + 3 + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        u = time[:, None] / len(self.exact.noise_levels.alphas_cumprod)
+        waves = torch.cat([(u * math.pi * k / 2).cos() for k in range(1, 7)], 1)
+        w = cond.get("guidance_scale", torch.ones(len(x_t)))[:, None] / 4
+        correction = self.body(torch.cat([x_t, waves, cond["modes"], w], 1))
+        return self.exact(x_t, time, {"modes": cond["modes"]}) + correction
+
+
+def teacher(noise_levels: DiscreteVP) -> Denoiser:
+    """The exact denoiser."""
+    return Denoiser(ExactNetwork(noise_levels), noise_levels, "v_prediction")
+
+
+def conditions(labels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of the modes for each label, and with no label."""
+    rest = (1 - FAVORED) / (len(MEANS) - 1)
+    modes = torch.full((len(labels), len(MEANS)), rest).scatter(1, labels[:, None], FAVORED)
+    return {"modes": modes}, {"modes": torch.full_like(modes, 1 / len(MEANS))}
+
+
+def rows(samples: int, noise_levels: DiscreteVP, steps: int, scales: tuple[float, float]) -> tuple[Rows, Rows]:
+    """What generation would store, as rows of a `path` source, and true data as rows of a `data` source."""
+    generator = torch.Generator().manual_seed(0)
+    cond, uncond = conditions(torch.randint(len(MEANS), (samples,), generator=generator))
+    w = scales[0] + (scales[1] - scales[0]) * torch.rand(samples, generator=generator)
+    noise = torch.randn(samples, 2, generator=generator)
+    points, times = solve(teacher(noise_levels), noise, cond, uncond, w, steps)
+    modes = torch.multinomial(cond["modes"], 1, generator=generator)[:, 0]
+    x0 = MEANS[modes] + SPREAD * torch.randn(samples, 2, generator=generator)
+    path = Rows({"path": points, "times": times, "guidance_scale": w}, cond, uncond)
+    return path, Rows({"x0": x0}, cond, uncond)
+
+
+@torch.no_grad()
+def solve(denoiser: Denoiser, noise: Tensor, cond: Cond, uncond: Cond, w: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The guided ODE by DDIM on the trailing grid: points [b, steps + 1, 2] and times [b, steps + 1]."""
+    times = denoiser.schedule.at(torch.arange(steps, -1, -1) / steps).round()
+    points = [noise]
+    for t, s in zip(times[:-1].expand(len(noise), -1).T, times[1:].expand(len(noise), -1).T, strict=True):
+        points.append(step(denoiser.schedule, guided(denoiser, points[-1], t, cond, uncond, w), s))
+    return torch.stack(points, 1), times.expand(len(noise), -1)
+
+
+def networks(round_: Round, noise_levels: DiscreteVP) -> dict[str, Denoiser]:
+    """The round's student and averages, and the teacher."""
+    torch.manual_seed(0)
+    student = StudentNetwork(noise_levels)
+    nets = {"teacher": teacher(noise_levels), "student": Denoiser(student, noise_levels, "v_prediction")}
+    for name, net in round_.nets.items():
+        if isinstance(net, Averaged):
+            copied = copy.deepcopy(student).requires_grad_(False)
+            nets[name] = Denoiser(copied, noise_levels, "v_prediction")
+    return nets
+
+
+def train(
+    round_: Round,
+    nets: Mapping[str, Denoiser],
+    sources: Mapping[str, Rows],
+    steps: int,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    observe: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Plain training of a round with one update, drawing as the runtime does."""
+    (update,) = round_.updates
+    weights = dict(module(nets["student"]).named_parameters())
+    optimizer = torch.optim.Adam(weights.values(), learning_rate)
+    size = len(next(iter(sources.values())))
+    for number in range(steps):
+        here = slice((number * batch_size) % size, (number * batch_size) % size + batch_size)
+        draw = Draw(0, number, 0, range(batch_size))
+        batch = Batch({name: source.take(here) for name, source in sources.items()}, draw)
+        optimizer.zero_grad()
+        torch.stack(list(update.loss(nets, batch).values())).sum().backward()
+        optimizer.step()
+        for name, net in round_.nets.items():
+            if isinstance(net, Averaged):
+                for value, weight in zip(module(nets[name]).parameters(), weights.values(), strict=True):
+                    value.data.lerp_(weight.data, 1 - net.decay)
+        observe(number)
+
+
+def module(denoiser: Denoiser) -> nn.Module:
+    """The network of a denoiser, which is a module here."""
+    assert isinstance(denoiser.net, nn.Module)
+    return denoiser.net
+
+
+def one_step(denoiser: Denoiser, noise: Tensor, cond: Cond) -> Tensor:
+    """The sample in one step from noise."""
+    with torch.no_grad():
+        return denoiser(noise, denoiser.schedule.at(torch.ones(len(noise))), cond).x0
+
+
+def root_mean_square(a: Tensor, b: Tensor) -> float:
+    """How far two sets of points are apart."""
+    return (a - b).square().sum(1).mean().sqrt().item()
