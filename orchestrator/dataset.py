@@ -73,6 +73,11 @@ class Dataset:
         """Of the manifest."""
         return self.manifest.version
 
+    def verify(self) -> None:
+        """Hash every file of this version. Raises Damaged with the first that is not what was committed."""
+        for commit in (self.manifest.conditions, *self.manifest.shards):
+            self._ledger.reader(commit).verify()
+
     def row_groups(self) -> RowGroups:
         """The rows."""
         return RowGroups(self._ledger, self.manifest)

@@ -68,7 +68,7 @@ class Plan(BaseModel):
     batch_size: int
     shard_size: int
 
-    @functools.cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -15,6 +15,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
+START_S = 1800.0  # for a node to come up and a teacher to be loaded
 
 
 @dataclass(eq=False)
@@ -58,8 +59,8 @@ class Pool:
                 self._hire()
                 self._assign()
                 calls = [ref for worker in self._workers for ref in worker.pending]
-                ends = min((worker.since for worker in self._workers if worker.pending), default=0.0) + self._deadline_s
-                ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, ends - time.monotonic()))
+                wait_s = min(self._left_s(worker) for worker in self._workers if worker.pending)
+                ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, wait_s))
                 for ref in ready:
                     yield from self._settle(ref)
                 self._give_up_late()
@@ -111,10 +112,14 @@ class Pool:
                 yield answer
             worker.is_ready, self._false_starts = True, 0
 
+    def _left_s(self, worker: Worker) -> float:
+        """Until the worker's oldest call is late."""
+        return worker.since + (self._deadline_s if worker.is_ready else START_S) - time.monotonic()
+
     def _give_up_late(self) -> None:
-        now = time.monotonic()
-        for worker in [w for w in self._workers if w.pending and now - w.since > self._deadline_s]:
-            self._fail(worker, worker.pending[:1], f"not done after trajectories.deadline_s={self._deadline_s:g}")
+        for worker in [worker for worker in self._workers if worker.pending and self._left_s(worker) < 0]:
+            limit = f"trajectories.deadline_s={self._deadline_s:g}" if worker.is_ready else f"{START_S:g} s"
+            self._fail(worker, worker.pending[:1], f"not done after {limit}")
 
     def _fail(self, worker: Worker, blamed: list[ray.ObjectRef], why: str) -> None:
         """Replace the actor and hand its shards back; count a failure where it is clear whose it is."""

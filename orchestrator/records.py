@@ -43,6 +43,7 @@ def unseal(data: bytes, complaint: Complaint) -> Json:
         raise complaint("is no JSON") from None
     if not isinstance(record, dict) or "seal" not in record:
         raise complaint("is no record of fewstep")
-    if data != seal({key: value for key, value in record.items() if key != "seal"}):
+    kept = {key: value for key, value in record.items() if key != "seal"}
+    if data != seal(kept):
         raise complaint("does not match its own hash")
-    return record
+    return kept

@@ -53,7 +53,7 @@ class ShardSampler:
 
     def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
         self.ledger, self.plan, self.device = ledger, ledger.plan, torch.device(device)
-        self.compute = set_up(device, threads)
+        self.compute, self._threads = set_up(device, threads), threads
         self.teacher = teacher_of(ledger, device)
         self._shards = self.plan.shards()
         commits, _ = ledger.commits()
@@ -80,6 +80,7 @@ class ShardSampler:
 
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
+        torch.set_num_threads(self._threads)  # again, because OpenMP counts for each calling thread
         batches = [self._sample_batch(ids) for ids in self.plan.batches(shard)]
         path = torch.cat([path for path, _ in batches])
         finite = path.flatten(1).isfinite().all(1)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from orchestrator.ledger import CONDITIONS, Ledger, create_ledger
+from orchestrator.plan import make_plan, read_prompts
+from orchestrator.recipe import Recipe
+from orchestrator.sampler import ShardSampler, commit_conditions
+from orchestrator.teacher import Teacher
+from tests import tiny
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 1024**2,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def recipe_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return dict(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def make_recipe(recipe_data: dict[str, object]) -> MakeRecipe:
+    """The tiny recipe with other trajectories or resources."""
+
+    def make(resources: dict[str, object] | None = None, **trajectories: object) -> Recipe:
+        told = recipe_data["trajectories"]
+        assert isinstance(told, dict)
+        return Recipe.model_validate(recipe_data | {"trajectories": told | trajectories, "resources": resources or {}})
+
+    return make
+
+
+def new_ledger(recipe: Recipe, store: Path) -> Ledger:
+    """A data set with its conditions and no shard, made in this process."""
+    prompts = read_prompts(recipe.trajectories.prompts)
+    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts)
+    ledger = create_ledger(str(store), plan, prompts, recipe.teacher)
+    if not ledger.has(CONDITIONS, 0):
+        commit_conditions(ledger, 0, "cpu", 1)
+    return ledger
+
+
+def fill(ledger: Ledger) -> None:
+    """Make every shard in this process and publish them."""
+    sampler = ShardSampler(ledger, "cpu", 1)
+    for shard in ledger.plan.shards():
+        sampler.make(shard.id, 0)
+    ledger.publish(ledger.commits()[0])
+
+
+@pytest.fixture(scope="session")
+def finished(recipe_data: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """The undisturbed data set, made in this process without Ray."""
+    ledger = new_ledger(Recipe.model_validate(recipe_data), tmp_path_factory.mktemp("store"))
+    fill(ledger)
+    return ledger

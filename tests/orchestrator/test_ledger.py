@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
+from orchestrator.ledger import CONDITIONS, Commit, Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.records import Damaged
+from orchestrator.sampler import ShardSampler, scalars
+from orchestrator.shards import Columns
+from orchestrator.store import LocalStore
+
+COMPUTE: dict[str, str | int] = {"device": "test"}
+
+
+@pytest.fixture
+def copy(finished: Ledger, tmp_path: Path) -> Ledger:
+    """The finished data set, free to be damaged."""
+    place = tmp_path / finished.plan.hash
+    shutil.copytree(finished.url, place)
+    return open_ledger(str(place))
+
+
+@pytest.fixture
+def empty(finished: Ledger, tmp_path: Path) -> Ledger:
+    return create_ledger(str(tmp_path), finished.plan, finished.prompts(), finished.teacher)
+
+
+def rows(ledger: Ledger, shard: int) -> Columns:
+    """Rows that need no teacher."""
+    ids = ledger.plan.shards()[shard].samples
+    return {**scalars(ledger.plan, ids), "path": torch.full((len(ids), *ledger.plan.path_shape), shard).half()}
+
+
+def flip(file: Path, place: int) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[place] ^= 16
+    file.write_bytes(whole)
+
+
+def test_of_racing_writers_one_commits_and_all_agree(empty: Ledger) -> None:
+    def write(_: int) -> Commit:
+        return open_ledger(empty.url).commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+
+    with ThreadPoolExecutor(8) as writers:
+        commits = list(writers.map(write, range(8)))
+    assert len({commit.attempt for commit in commits}) == 1
+    assert empty.store.keys("shards/000000") == [commits[0].file_key]  # the losers took theirs away
+
+
+class LosesAnswers(LocalStore):
+    """Every creation succeeds, and its answer gets lost: a repetition was told that the key exists."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        super().put_if_absent(key, data)
+        return False
+
+
+def test_a_commit_whose_answer_was_lost_is_still_ours(empty: Ledger) -> None:
+    ledger = Ledger(LosesAnswers(Path(empty.url)), empty.plan, empty.teacher)
+    commit = ledger.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+    assert empty.commits()[0] == {"000000": commit}
+    assert empty.check(commit) == ""
+
+
+def test_a_commit_of_another_driver_whose_file_is_damaged_is_refused(empty: Ledger) -> None:
+    commit = empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+    flip(Path(empty.url) / commit.file_key, 1000)
+    with pytest.raises(Damaged, match="shard 000000"):
+        empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+
+
+def test_what_is_not_committed_does_not_exist(empty: Ledger) -> None:
+    empty.store.write("shards/000001/0123456789abcdef.parquet", b"half a sha")
+    empty.commit(CONDITIONS, 0, {"condition_id": torch.arange(-1, 4), "prompt": torch.zeros(5, 2)}, {}, COMPUTE)
+    empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+    assert [commit.name for commit in empty.publish(empty.commits()[0]).shards] == ["000000"]
+
+
+def test_publishing_again_makes_no_new_version_until_something_is_new(copy: Ledger) -> None:
+    commits, _ = copy.commits()
+    assert copy.publish(commits).version == 1 and copy.versions() == [1]
+    fewer = {name: commit for name, commit in commits.items() if name != "000002"}
+    assert copy.publish(fewer).version == 2
+    assert copy.newest().rows == 16
+    assert Dataset.open(copy.url, 1).manifest.rows == 20  # a reader keeps the version that it pinned
+
+
+def test_the_content_hash_is_that_of_all_shards_in_order(copy: Ledger) -> None:
+    commits, _ = copy.commits()
+    before = copy.newest().content_hash
+    swapped = {
+        **commits,
+        "000000": dataclasses.replace(commits["000000"], file=commits["000001"].file),
+        "000001": dataclasses.replace(commits["000001"], file=commits["000000"].file),
+    }
+    manifest = copy.publish(swapped)
+    assert manifest.content_hash != before
+    assert manifest.changed == ("000000", "000001")
+
+
+def test_another_plan_in_the_same_place_is_refused(finished: Ledger, tmp_path: Path) -> None:
+    other = finished.plan.model_copy(update={"seed": 8})
+    shutil.copytree(finished.url, tmp_path / other.hash)
+    with pytest.raises(BadInput, match="holds another plan, which differs in seed"):
+        create_ledger(str(tmp_path), other, finished.prompts(), finished.teacher)
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is no data set"):
+        open_ledger(str(tmp_path))
+
+
+def test_committed_shards_are_counted_without_touching_the_place(finished: Ledger, tmp_path: Path) -> None:
+    assert count_committed(str(Path(finished.url).parent), finished.plan) == 3
+    assert count_committed(str(tmp_path / "nowhere"), finished.plan) == 0
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: Ledger) -> None:
+    commit = copy.newest().shards[1]
+    file = Path(copy.url) / commit.file_key
+    whole = file.read_bytes()
+
+    def damage(kind: str) -> None:
+        if kind == "truncated":
+            file.write_bytes(whole[: len(whole) // 2])
+        elif kind == "has changed":
+            flip(file, len(whole) // 2)
+        else:
+            file.unlink()
+
+    for kind in ("truncated", "has changed", "is gone"):
+        file.write_bytes(whole)
+        damage(kind)
+        (broken,) = copy.verify().broken
+        assert broken.shard == "000001" and kind in broken.why
+        for read in (Dataset.open(copy.url, 1).verify, lambda: Dataset.open(copy.url, 1).row_groups().read(1)):
+            with pytest.raises(BadInput, match=f"shard 000001 of .*{kind}.* `fewstep repair {copy.url}`"):
+                read()
+        assert len(Dataset.open(copy.url, 1).row_groups().read(0)["path"]) == 8
+
+
+def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: Ledger) -> None:
+    flip(Path(copy.url) / "commits/000002.json", 40)
+    flip(Path(copy.url) / "manifest/0001.json", 400)
+    assert {broken.shard for broken in copy.verify().broken} == {"000002", "version 1"}
+    with pytest.raises(Damaged, match="version 1 of .* `fewstep repair"):
+        Dataset.open(copy.url, 1)
+
+
+def test_a_damaged_plan_is_named_and_written_again(copy: Ledger) -> None:
+    flip(Path(copy.url) / "plan.json", 100)
+    with pytest.raises(Damaged, match="delete it and repeat `fewstep generate`"):
+        open_ledger(copy.url)
+    (Path(copy.url) / "plan.json").unlink()
+    again = create_ledger(str(Path(copy.url).parent), copy.plan, copy.prompts(), copy.teacher)
+    assert again.plan == copy.plan and again.verify().broken == ()
+
+
+def test_errors_about_damage_travel_between_processes(copy: Ledger) -> None:
+    commit = copy.newest().shards[0]
+    (Path(copy.url) / commit.file_key).unlink()
+    with pytest.raises(Damaged) as caught:
+        copy.reader(commit)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_teacher_that_changed_is_refused(copy: Ledger, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(copy.teacher.folder, teacher)
+    config = teacher / "scheduler/scheduler_config.json"
+    config.write_text(config.read_text().replace("0.012", "0.013"))
+    changed = Ledger(copy.store, copy.plan, copy.teacher.model_copy(update={"folder": str(teacher)}))
+    with pytest.raises(BadInput, match="is not the teacher that made"):
+        ShardSampler(changed, "cpu", 1)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import BadInput
+from orchestrator.plan import Plan, read_prompts
+
+PLAN = Plan(
+    teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
+    solver="ddim",
+    scheduler="DDIMScheduler",
+    scheduler_options={"timestep_spacing": "trailing"},
+    num_inference_steps=4,
+    guidance_scale=(1.5, 4.0),
+    negative_prompt="",
+    prompts_sha256="0" * 64,
+    num_prompts=7,
+    samples=50,
+    saved_points=(0, 1, 2, 3, 4),
+    dtype="float16",
+    compute_dtype="float32",
+    latent_shape=(4, 8, 8),
+    seed=3,
+    batch_size=4,
+    shard_size=8,
+)
+
+OTHER = {
+    "teacher": {"revision": "abd", "scheduler": {"beta_start": 0.00085}},
+    "solver": "unipc",
+    "scheduler": "UniPCMultistepScheduler",
+    "scheduler_options": {"timestep_spacing": "leading"},
+    "num_inference_steps": 5,
+    "guidance_scale": (1.5, 4.5),
+    "negative_prompt": "ugly",
+    "prompts_sha256": "1" * 64,
+    "num_prompts": 8,
+    "samples": 51,
+    "saved_points": (0, 4),
+    "dtype": "float32",
+    "compute_dtype": "float16",
+    "latent_shape": (4, 8, 9),
+    "seed": 4,
+    "batch_size": 8,
+    "shard_size": 16,
+}
+
+
+def test_the_hash_is_the_same_in_every_process_and_version() -> None:
+    assert PLAN.hash == "cdcb253fa7686930c05ad6572aed2a3a0ad6a18df74f4db052b3bf15b782b2c5"
+
+
+def test_a_plan_survives_json() -> None:
+    again = Plan.model_validate_json(json.dumps(PLAN.model_dump(mode="json")))
+    assert again == PLAN and again.hash == PLAN.hash
+
+
+@pytest.mark.parametrize("field", sorted(set(Plan.model_fields) - {"schema_version"}))
+def test_every_field_changes_the_hash(field: str) -> None:
+    other = PLAN.model_copy(update={field: OTHER[field]})
+    assert other.hash != PLAN.hash
+    assert PLAN.differences(other) == [field]
+
+
+def test_shards_cover_every_sample_once_and_batches_every_shard() -> None:
+    shards = PLAN.shards()
+    assert [i for shard in shards for i in shard.samples] == list(range(50))
+    assert [i for shard in shards for batch in PLAN.batches(shard) for i in batch] == list(range(50))
+    assert {len(batch) for shard in shards[:-1] for batch in PLAN.batches(shard)} == {4}
+    assert [shard.name for shard in shards][:2] == ["000000", "000001"]
+
+
+def test_prompts_get_equal_shares_in_changing_orders() -> None:
+    drawn = [PLAN.sample_condition(i) for i in range(49)]
+    assert set(Counter(drawn).values()) == {7}
+    assert drawn[7:14] != drawn[14:21]
+
+
+def test_few_samples_meet_prompts_from_the_whole_list() -> None:
+    plan = PLAN.model_copy(update={"num_prompts": 1000, "samples": 20})
+    assert [plan.sample_condition(i) for i in range(20)] == list(range(plan.num_conditions))
+    met = [plan.condition_prompt(condition) for condition in range(plan.num_conditions)]
+    assert len(set(met)) == 20 and max(met) > 500 > min(met)
+
+
+def test_guidance_is_drawn_over_the_range_and_seeds_differ() -> None:
+    drawn = [PLAN.sample_guidance(i) for i in range(1000)]
+    assert 1.5 <= min(drawn) < 1.55 and 3.95 < max(drawn) <= 4.0
+    assert len({PLAN.sample_seed(i) for i in range(1000)}) == 1000
+    other = PLAN.model_copy(update={"seed": 4})
+    assert not {PLAN.sample_seed(i) for i in range(1000)} & {other.sample_seed(i) for i in range(1000)}
+
+
+def test_evaluations_count_guidance_twice() -> None:
+    assert PLAN.teacher_evaluations == 50 * 4 * 2
+    assert PLAN.model_copy(update={"guidance_scale": (1.0, 1.0)}).teacher_evaluations == 50 * 4
+
+
+def test_prompts_are_distinct_lines_and_an_empty_line_is_the_empty_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\r\na dog \n\na cat\n")
+    assert read_prompts(str(file)) == ["a cat", "a dog", ""]
+
+
+@pytest.mark.parametrize(("content", "word"), [(b"", "no prompt"), (b"\n \n", "no prompt"), (b"\xff\xfe\x00", "UTF-8")])
+def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, word: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=f"trajectories.prompts: .*{word}"):
+        read_prompts(str(file))
+
+
+def test_a_missing_prompts_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="trajectories.prompts: there is no file"):
+        read_prompts(str(tmp_path / "none.txt"))

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
+from orchestrator.ledger import Ledger
+from orchestrator.plan import read_prompts
+from orchestrator.sampler import ShardSampler, noise_of
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import Teacher, sample_path
+from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
+from tests.orchestrator.test_store import largest_file
+
+
+def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledger, make_recipe: MakeRecipe) -> None:
+    recipe, plan = make_recipe(), finished.plan
+    teacher, prompts = Teacher(recipe.teacher), read_prompts(recipe.trajectories.prompts)
+    rows = Dataset(finished, finished.newest()).row_groups().read(1)
+    asked = [prompts[plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
+    path, times = sample_path(
+        teacher.network,
+        SOLVERS["ddim"].build(teacher.card.scheduler),
+        rows["path"][:, 0].float(),
+        teacher.encode(asked),
+        teacher.encode([""]),
+        rows["guidance_scale"],
+        4,
+    )
+    # Only the batches differ, so only the last bits of float32 do, and of the float16 that they are rounded to.
+    torch.testing.assert_close(rows["path"].float(), path, atol=2e-3, rtol=2e-3)
+    assert torch.equal(Dataset(finished, finished.newest()).times(), times)
+
+
+def test_the_noise_is_the_plans_and_every_column_is_a_function_of_plan_and_id(finished: Ledger) -> None:
+    plan, groups = finished.plan, Dataset(finished, finished.newest()).row_groups()
+    ids = []
+    for group in range(len(groups.sizes)):
+        rows = groups.read(group)
+        for row, i in enumerate(rows["sample_id"].tolist()):
+            ids.append(i)
+            assert rows["seed"][row] == plan.sample_seed(i)
+            assert rows["condition_id"][row] == plan.sample_condition(i)
+            assert rows["guidance_scale"][row] == plan.sample_guidance(i)
+            assert torch.equal(rows["path"][row, 0], noise_of(plan, i).half())
+    assert ids == list(range(20))
+
+
+def test_ends_are_the_ends_of_the_path(finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    ledger = new_ledger(make_recipe(save="ends"), tmp_path)
+    fill(ledger)
+    ends = Dataset(ledger, ledger.newest())
+    whole = Dataset(finished, finished.newest()).row_groups().read(2)["path"]
+    assert torch.equal(ends.row_groups().read(2)["path"], whole[:, [0, -1]])
+    assert ends.times().tolist() == [999.0, -1.0]
+
+
+def test_writing_beside_the_next_sampling_changes_nothing(
+    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    ledger = new_ledger(make_recipe(), tmp_path)
+    sampler = ShardSampler(ledger, "cpu", 1)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda shard: sampler.make(shard, 0), (2, 0, 1)))
+    assert ledger.publish(ledger.commits()[0]).content_hash == finished.newest().content_hash
+
+
+def test_a_full_disk_commits_nothing_and_the_same_call_continues(
+    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    ledger = new_ledger(make_recipe(), tmp_path)
+    sampler = ShardSampler(ledger, "cpu", 1)
+    sampler.make(0, 0)
+    with largest_file(15_000), pytest.raises(BadInput, match="no space left at .* continues"):
+        sampler.make(1, 0)
+    assert not ledger.has("000001", 0) and ledger.store.keys("shards/000001") == []
+    sampler.make(1, 0)
+    sampler.make(2, 0)
+    assert ledger.publish(ledger.commits()[0]).content_hash == finished.newest().content_hash
+
+
+def test_two_drivers_on_one_place_keep_one_file_per_shard(
+    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    first, second = (new_ledger(make_recipe(), tmp_path) for _ in range(2))
+    samplers = [ShardSampler(ledger, "cpu", 1) for ledger in (first, second)]
+    with ThreadPoolExecutor(2) as drivers:
+        versions = list(drivers.map(lambda s: [s.make(shard, 0) for shard in range(3)], samplers))
+    assert versions[0] == versions[1]
+    for name in ("000000", "000001", "000002"):
+        assert len(first.store.keys(f"shards/{name}")) == 1
+    manifests = [ledger.publish(ledger.commits()[0]) for ledger in (first, second)]
+    assert manifests[0] == manifests[1] and manifests[0].content_hash == finished.newest().content_hash
+
+
+def test_numbers_that_the_dtype_cannot_hold_are_never_stored(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    ledger = new_ledger(make_recipe(guidance_scale=1e9), tmp_path)
+    with pytest.raises(ValueError, match="sample 0 has numbers that float16 cannot hold"):
+        ShardSampler(ledger, "cpu", 1).make(0, 0)
+    assert not ledger.has("000000", 0)
