@@ -89,7 +89,9 @@ class MethodSpec(Section):
         """The method itself. Raises BadInput for an unknown name or field, or a value that the method refuses."""
         if self.name not in METHODS:
             known = ", ".join(METHODS)
-            raise BadInput(f"method.name: no method is called {self.name!r}{nearest(self.name, METHODS)}; known: {known}")
+            raise BadInput(
+                f"method.name: no method is called {self.name!r}{nearest(self.name, METHODS)}; known: {known}"
+            )
         cls = METHODS[self.name]
         given = dict(self.model_extra or {})
         known_fields = [field.name for field in dataclasses.fields(cls)]

@@ -139,7 +139,13 @@ def schedule_of(config: Mapping[str, object]) -> Schedule:
 
 @torch.inference_mode()
 def sample_path(
-    network: nn.Module, scheduler: Scheduler, noise: Tensor, cond: Cond, uncond: Cond, guidance_scale: Tensor, steps: int
+    network: nn.Module,
+    scheduler: Scheduler,
+    noise: Tensor,
+    cond: Cond,
+    uncond: Cond,
+    guidance_scale: Tensor,
+    steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Solve the guided ODE from unit noise [b, *latent] in `steps` evaluations.
 

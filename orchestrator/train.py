@@ -53,7 +53,7 @@ class Job:
 def train_rounds(recipe: Recipe, run: Run, dataset: Dataset) -> None:
     """Train every round that is not finished yet. Needs a connected cluster."""
     rounds = recipe.method.build().rounds()
-    check(recipe, rounds)
+    check(recipe)
     require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.workers, "resources.workers")
     for number, round in enumerate(rounds):
         folder = run.round_folder(number + 1, round)
@@ -67,9 +67,9 @@ def train_rounds(recipe: Recipe, run: Run, dataset: Dataset) -> None:
             fit(recipe, job)
 
 
-def check(recipe: Recipe, rounds: tuple[Round, ...]) -> None:
+def check(recipe: Recipe) -> None:
     """Refuse what cannot be trained yet, before anything starts."""
-    for round in rounds:
+    for round in recipe.method.build().rounds():
         if round.teacher != "base":
             raise BadInput(f"method.name: {recipe.method.name} has rounds with a new teacher; not trainable yet")
         for source in round.sources.values():
@@ -163,6 +163,7 @@ class Trainee:
     def train(self) -> None:
         """From the newest checkpoint to the end of the round."""
         start, seen = self._resume()
+        progress = Progress(seen)
         batches = {name: self._loader(name).batches for name in self.round.sources}
         train(
             self.round,
@@ -172,10 +173,10 @@ class Trainee:
             self.place,
             steps=self.steps,
             start=start,
-            progress=Progress(seen),
+            progress=progress,
             after=self._after,
         )
-        self._finish()
+        self._finish(progress)
 
     def _loader(self, name: str) -> Loader:
         kind = self.round.sources[name].kind
@@ -240,16 +241,16 @@ class Trainee:
             average.restore(load_file(last.folder / f"{name}-rank{rank}.safetensors"))
         return last.step, str(last.facts["batches"])
 
-    def _finish(self) -> None:
+    def _finish(self, progress: Progress) -> None:
         """Write the result, whole or not at all."""
         state = full_state(self.networks, self.round.result)
         if self.place.rank == 0:
-            write_result(self.folder / RESULT, state, self.round)
+            write_result(self.folder / RESULT, state, self.round, progress.batches)
         torch.distributed.barrier()
 
 
-def write_result(folder: Path, state: dict[str, Tensor], round: Round) -> None:
-    """A round's student: its weights and what they mean."""
+def write_result(folder: Path, state: dict[str, Tensor], round: Round, batches: str) -> None:
+    """A round's student: its weights, what they mean, and a digest of the batches that made them."""
     spec = trained_of(round, round.result)
     fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     fresh.mkdir(parents=True)
@@ -259,6 +260,7 @@ def write_result(folder: Path, state: dict[str, Tensor], round: Round) -> None:
         "prediction": spec.prediction,
         "schedule": spec.schedule,
         "lora_rank": spec.lora_rank,
+        "batches": batches,
     }
     checkpoint.write_whole(fresh / "student.json", json.dumps(facts, indent=1))
     fresh.rename(folder)
@@ -295,7 +297,9 @@ def following(file: Path, description: str, steps: int) -> Iterator[None]:
             while not stop.wait(1.0):
                 rows = [row for row in metrics.read(file) if "train/step" in row]
                 if rows and (step := int(rows[-1]["step"])) > seen:
-                    losses = [f"{key.removeprefix('loss/')} {row:.4f}" for key, row in rows[-1].items() if "loss/" in key]
+                    losses = [
+                        f"{key.removeprefix('loss/')} {row:.4f}" for key, row in rows[-1].items() if "loss/" in key
+                    ]
                     bar.describe(f"{description} ({', '.join(losses)})")
                     bar.advance(step - seen)
                     seen = step
@@ -315,5 +319,3 @@ def load_student(teacher: Teacher, result: Path) -> nn.Module:
     network = teacher.network.with_guidance_input() if facts["guidance_input"] else teacher.network
     network.load_state_dict(load_file(result / "weights.safetensors"))
     return cast(nn.Module, network)
-
-

@@ -1,6 +1,6 @@
 """One rank of the parity test: trains a round at every ZeRO stage and writes down what came out.
 
-    python parity.py RANK WORLD_SIZE PORT FOLDER
+python parity.py RANK WORLD_SIZE PORT FOLDER
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tests import tiny
 
 from methods import METHODS
 from methods.base import Round, Rows
@@ -22,6 +21,7 @@ from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Training
 from orchestrator.teacher import UNetNetwork, schedule_of
+from tests import tiny
 
 STEPS = 4
 BATCH = 8
@@ -109,7 +109,9 @@ def run(training: Training, place: Place, engine: type) -> tuple[list[dict[str, 
         log.append({"loss": values["loss/student/consistency"], "grad_norm": built.engines["student"].grad_norm()})
 
     train(ROUND, built, {"path": batches(place)}, training, place, steps=STEPS, after=after)
-    weights = {f"{name}/{key}": value for name in ("student", "average") for key, value in full_state(built, name).items()}
+    weights = {
+        f"{name}/{key}": value for name in ("student", "average") for key, value in full_state(built, name).items()
+    }
     return log, weights
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training import parity
 
 from orchestrator.engine import TorchEngine
 from orchestrator.loop import Place
+from tests.training import parity
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,37 @@
+# Two commands do all set-up on a fresh machine: `make demo` and `make test`.
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# A CPU build where there is no GPU; constraints.txt pins the versions that were tested.
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi > /dev/null && echo cuda || echo cpu)
+
+.PHONY: demo test lint faults slow bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/fewstep run emoji-lcm
+
+test: $(VENV)/installed lint
+	$(BIN)/pytest -m "not faults and not slow"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+faults: $(VENV)/installed
+	$(BIN)/pytest -m faults
+
+slow: $(VENV)/installed
+	$(BIN)/pytest -m slow
+
+bench: $(VENV)/installed
+	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[evaluation,development]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

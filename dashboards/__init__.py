@@ -1,0 +1,1 @@
+"""Dashboards, alerts and scrape rules, made from the metrics registry."""

@@ -1,0 +1,206 @@
+"""Judges on the cluster: samples are split among actors, and what was measured before is not measured again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
+from ray.util import ActorPool
+
+from orchestrator.checkpoint import file_hash, write_whole
+from orchestrator.cluster import bundle, connect, require
+from orchestrator.console import progress
+from orchestrator.errors import BadInput
+from orchestrator.feature_files import FeatureFiles, Key
+from orchestrator.features import features_label
+from orchestrator.judge import Call, Judge, Measured, Setting, System, num_images
+from orchestrator.plan import prompts_digest, read_prompts
+from orchestrator.recipe import Recipe
+
+PROTOCOL = 1  # goes up when the same setting would give other samples
+RESTARTS = 3  # of an actor that dies, and of the batch that it was making
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a system, or some rows of a file of images."""
+
+    of: System | str
+    samples: range
+
+
+class JudgeActor:
+    """A Judge in a process of its own."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    @cached_property
+    def _judge(self) -> Judge:
+        # Not in __init__, whose errors Ray would turn into the actor's death.
+        return Judge(self._setting)
+
+    def revisions(self) -> dict[str, str]:
+        """Hashes of what is judged."""
+        return self._judge.revisions()
+
+    def measure(self, batch: Batch) -> tuple[Batch, Measured]:
+        """One batch."""
+        make = self._judge.measure_images if isinstance(batch.of, str) else self._judge.measure
+        return batch, make(batch.of, batch.samples)  # pyright: ignore[reportArgumentType]
+
+    def seconds_per_image(self, system: System) -> float:
+        """Timed on this actor."""
+        return self._judge.seconds_per_image(system)
+
+
+class Bench:
+    """Measures systems; whatever is in the feature files already is taken from there."""
+
+    def __init__(self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path) -> None:
+        self.setting, self.files = setting, files
+        self._actors, self._timings = actors, timings
+        self.revisions: dict[str, str] = _ask(lambda: ray.get(actors[0].revisions.remote()))
+
+    def key(self, system: System) -> Key:
+        """All that a system's features depend on."""
+        setting = self.setting
+        facts = {
+            "protocol": PROTOCOL,
+            "revision": self.revisions[system.name],
+            "dtype": setting.teacher.dtype,
+            "prompts": prompts_digest(setting.prompts),
+            "negative_prompt": setting.negative_prompt,
+            "call": vars(setting.call) if system.name == "student" else {},
+            "seed": setting.seed,
+            "batch_size": setting.batch_size,
+            "features": setting.features,
+            **vars(system),
+        }
+        words = (system.noise, system.name, system.sampler, f"{system.steps}-steps", f"{system.guidance_scale:g}")
+        return Key("-".join(words).replace(" ", "-").replace("+", "p"), facts)
+
+    def images_key(self, file: str) -> Key:
+        """All that the features of real images depend on, the teacher for its size."""
+        facts = {"protocol": PROTOCOL, "images": file_hash(Path(file)), "teacher": self.revisions["teacher"]}
+        return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
+
+    def measure(self, systems: Sequence[System], count: int, description: str) -> list[Measured]:
+        """`count` samples of each system, in their order."""
+        keys = {system: self.key(system) for system in systems}
+        self._make({system: (key, count) for system, key in keys.items()}, description)
+        return [self._found(keys[system], count) for system in systems]
+
+    def measure_images(self, file: str, count: int) -> Measured:
+        """The first `count` real images, or as many as there are."""
+        count = min(count, num_images(file))
+        key = self.images_key(file)
+        self._make({file: (key, count)}, "real images")
+        return self._found(key, count)
+
+    def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
+        """Timed one after the other on one actor, while the others rest."""
+        known = json.loads(self._timings.read_text()) if self._timings.exists() else {}
+        stems = {system: self.key(system).stem for system in systems}
+        missing = [system for system, stem in stems.items() if stem not in known]
+        with _shown("timing", len(missing)) as advance:
+            for system in missing:
+                timed = self._actors[0].seconds_per_image.remote(system)
+                known[stems[system]] = _ask(lambda timed=timed: ray.get(timed))
+                write_whole(self._timings, json.dumps(known, indent=1))
+                advance(1)
+        return {system: known[stem] for system, stem in stems.items()}
+
+    def _found(self, key: Key, count: int) -> Measured:
+        found = self.files.find(key, count)
+        assert found is not None
+        return found
+
+    def _make(self, wanted: Mapping[System | str, tuple[Key, int]], description: str) -> None:
+        """Measure what is missing. A file is written as soon as its last batch is there."""
+        missing = {of: (key, n) for of, (key, n) in wanted.items() if self.files.find(key, n) is None}
+        size = self.setting.batch_size
+        batches = {of: [Batch(of, range(i, min(i + size, n))) for i in range(0, n, size)] for of, (_, n) in missing.items()}
+        done: dict[System | str, dict[int, Measured]] = {of: {} for of in missing}
+        pool = ActorPool(list(self._actors))
+        answers = pool.map_unordered(lambda actor, batch: actor.measure.remote(batch), sum(batches.values(), []))
+        with _shown(description, sum(n for _, n in missing.values())) as advance:
+            for batch, measured in _each(answers):
+                parts = done[batch.of]
+                parts[batch.samples.start] = measured
+                advance(len(batch.samples))
+                if len(parts) == len(batches[batch.of]):
+                    whole = Measured.join([parts[start] for start in sorted(parts)])
+                    self.files.keep(missing[batch.of][0], whole)
+                    done[batch.of] = {}
+
+
+@contextmanager
+def open_bench(recipe: Recipe, student: str, call: Call, out: Path) -> Iterator[Bench]:
+    """Start the actors that a recipe asks for; `out` keeps the features. Needs no connected cluster."""
+    connect(recipe.resources)
+    judged, resources = recipe.evaluation, recipe.resources
+    features_label(judged.features)
+    require(resources, [bundle(resources)] * resources.generators, "resources.generators")
+    setting = Setting(
+        teacher=recipe.teacher,
+        student=student,
+        call=call,
+        negative_prompt=recipe.trajectories.negative_prompt,
+        prompts=tuple(read_prompts(judged.prompts, "evaluation.prompts")),
+        features=judged.features,
+        seed=judged.seed,
+        batch_size=judged.batch_size,
+        device="cuda" if resources.gpus_per_worker else "cpu",
+        threads=resources.threads_per_worker,
+    )
+    remote = ray.remote(JudgeActor).options(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )
+    actors: list[ActorHandle] = [remote.remote(setting) for _ in range(resources.generators)]
+    try:
+        yield Bench(setting, actors, FeatureFiles(out / "features", judged.baselines), out / "timings.json")
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@contextmanager
+def _shown(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar, where there is something to do."""
+    if not total:
+        yield lambda count: None
+        return
+    with progress(description, total) as bar:
+        yield bar.advance
+
+
+def _each(answers: Iterator[Answer]) -> Iterator[Answer]:
+    while True:
+        try:
+            answer = _ask(lambda: next(answers))
+        except StopIteration:
+            return
+        yield answer
+
+
+def _ask(answer: Callable[[], Answer]) -> Answer:
+    """A BadInput on an actor comes back as itself."""
+    try:
+        return answer()
+    except RayTaskError as error:
+        if isinstance(error.cause, BadInput):
+            raise error.cause from None
+        raise

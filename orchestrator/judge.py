@@ -1,0 +1,247 @@
+"""Makes the pictures that are judged, and their features. All that evaluation does with networks; knows no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from orchestrator.errors import BadInput
+from orchestrator.features import FeatureNetwork, feature_network
+from orchestrator.recipe import TeacherSpec
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import Teacher, folder_hash, sample_path
+
+PICTURES = 36  # of each system, kept to be looked at
+PICTURE_PX = 256  # at most
+Noise = Literal["judged", "reference", "selection", "selection reference"]
+
+
+@dataclass(frozen=True)
+class System:
+    """A network with a way to sample it. Systems of one `noise` start from the same noise for the same prompts."""
+
+    name: Literal["teacher", "student"]
+    sampler: str  # one of SOLVERS for the teacher; the student brings its own
+    steps: int
+    guidance_scale: float
+    noise: Noise = "judged"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a student's pipeline is called with besides prompt, noise, steps and guidance scale."""
+
+    eta: float = 0.0
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all systems of an evaluation have in common."""
+
+    teacher: TeacherSpec
+    student: str  # the exported folder; "" where the teacher is judged alone
+    call: Call
+    negative_prompt: str
+    prompts: tuple[str, ...]
+    features: str
+    seed: int
+    batch_size: int
+    device: str
+    threads: int
+
+    def prompt(self, sample: int) -> str:
+        """Prompts are taken in turn, so that every number of samples repeats them evenly."""
+        return self.prompts[sample % len(self.prompts)]
+
+    def generator(self, role: str, sample: int) -> torch.Generator:
+        """Where a sample's random numbers come from: a function of its number and what they are for."""
+        digest = hashlib.sha256(json.dumps([self.seed, role, sample]).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Features of pictures, and the first of the pictures themselves."""
+
+    features: NDArray[np.float16]  # [n, d]
+    pictures: NDArray[np.uint8]  # [at most PICTURES, height, width, 3]
+
+    @staticmethod
+    def join(parts: Sequence[Measured]) -> Measured:
+        """Batches in order as one."""
+        return Measured(
+            np.concatenate([part.features for part in parts]), np.concatenate([part.pictures for part in parts])
+        )
+
+
+class Judge:
+    """Samples systems in batches. A batch depends on the setting and its place alone, never on who makes it."""
+
+    def __init__(self, setting: Setting) -> None:
+        torch.set_num_threads(setting.threads)
+        self.setting = setting
+        self._warm: set[tuple[str, bool]] = set()
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        return Teacher(self.setting.teacher, self.setting.device)
+
+    @cached_property
+    def _scheduler(self) -> dict[str, object]:
+        return self._teacher.card.scheduler
+
+    @cached_property
+    def _uncond(self) -> dict[str, Tensor]:
+        return self._teacher.encode([self.setting.negative_prompt])
+
+    @cached_property
+    def _student(self) -> StableDiffusionPipeline:
+        pipeline = DiffusionPipeline.from_pretrained(
+            self.setting.student, torch_dtype=self._teacher.pipeline.dtype, local_files_only=True
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.setting.device)
+
+    @cached_property
+    def _features(self) -> FeatureNetwork:
+        return feature_network(self.setting.features, self.setting.device)
+
+    def revisions(self) -> dict[str, str]:
+        """Hashes of what is judged."""
+        student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
+        return {"teacher": self._teacher.card.revision, **student}
+
+    def measure(self, system: System, samples: range) -> Measured:
+        """One batch of a system's samples."""
+        return self._look(self.sample(system, samples), samples)
+
+    @torch.inference_mode()
+    def sample(self, system: System, samples: range) -> Tensor:
+        """Images [n, 3, height, width] in 0..1."""
+        prompts = [self.setting.prompt(i) for i in samples]
+        shape = self._teacher.card.latent_shape
+        noise = torch.stack([torch.randn(shape, generator=self.setting.generator(system.noise, i)) for i in samples])
+        make = {"teacher": self._sample_teacher, "student": self._sample_student}[system.name]
+        return make(system, prompts, noise.to(self.setting.device), samples).float().cpu()
+
+    def _sample_teacher(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
+        teacher = self._teacher
+        states, _ = sample_path(
+            teacher.network,
+            SOLVERS[system.sampler].build(self._scheduler),
+            noise,
+            teacher.encode(prompts),
+            self._uncond,
+            torch.full((len(prompts),), system.guidance_scale, device=noise.device),
+            system.steps,
+        )
+        return teacher.decode(states[:, -1])
+
+    def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
+        """As a user would: the exported pipeline with its own scheduler."""
+        answer = self._student(
+            prompts,
+            negative_prompt=[self.setting.call.negative_prompt] * len(prompts),
+            num_inference_steps=system.steps,
+            guidance_scale=system.guidance_scale,
+            eta=self.setting.call.eta,
+            latents=noise.to(self._student.dtype),
+            generator=[self.setting.generator(f"{system.noise} steps", i) for i in samples],
+            output_type="pt",
+        )
+        return answer.images
+
+    def seconds_per_image(self, system: System) -> float:
+        """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
+        batch = range(self.setting.batch_size)
+        kind = (system.name, system.guidance_scale > 1)
+        if kind not in self._warm:
+            self.sample(System(system.name, system.sampler, 1, system.guidance_scale, system.noise), batch)
+            self._warm.add(kind)
+        started = time.perf_counter()
+        self.sample(system, batch)
+        return (time.perf_counter() - started) / len(batch)
+
+    def measure_images(self, file: str, samples: range) -> Measured:
+        """Real images, cut square and brought to the teacher's size, so that size makes no difference."""
+        pipeline = self._teacher.pipeline
+        size = self._teacher.card.latent_shape[-1] * pipeline.vae_scale_factor
+        return self._look(read_images(file, samples, size), samples)
+
+    def _look(self, images: Tensor, samples: range) -> Measured:
+        features = self._features(images).half().cpu().numpy()
+        return Measured(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))
+
+
+def _thumbnails(images: Tensor) -> NDArray[np.uint8]:
+    longest = max(images.shape[-2:])
+    if longest > PICTURE_PX and len(images):
+        images = F.interpolate(images, scale_factor=PICTURE_PX / longest, mode="bilinear", antialias=True)
+    return (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def read_images(file: str, rows: range, size: int) -> Tensor:
+    """Images [n, 3, size, size] in 0..1 of a Parquet file with a column `image` in Hugging Face's format."""
+    return torch.stack([_square(cell["bytes"], size) for cell in _column(file, "image", rows)])
+
+
+def read_captions(file: str) -> list[str]:
+    """The column `prompt` of a file of images, or nothing where it has none."""
+    names = _checked(lambda: pq.ParquetFile(file).schema_arrow.names, file)
+    return _column(file, "prompt", range(num_images(file))) if "prompt" in names else []
+
+
+def num_images(file: str) -> int:
+    """How many images a file holds. Raises BadInput where it is none of images."""
+    parquet = _checked(lambda: pq.ParquetFile(file), file)
+    if "image" not in parquet.schema_arrow.names:
+        raise BadInput(f"evaluation.images: {file} has no column `image`, only {', '.join(parquet.schema_arrow.names)}")
+    return parquet.metadata.num_rows
+
+
+def _column(file: str, name: str, rows: range) -> list:
+    """Part of a column, reading the row groups that hold it."""
+    parquet = pq.ParquetFile(file)
+    found, start = [], 0
+    for group in range(parquet.num_row_groups):
+        count = parquet.metadata.row_group(group).num_rows
+        wanted = range(max(rows.start, start), min(rows.stop, start + count))
+        if wanted:
+            cells = parquet.read_row_group(group, columns=[name])[name]
+            found += cells.slice(wanted.start - start, len(wanted)).to_pylist()
+        start += count
+    return found
+
+
+def _checked[T](read: Callable[[], T], file: str) -> T:
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"evaluation.images: {file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
+
+
+def _square(data: bytes, size: int) -> Tensor:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255

@@ -1,0 +1,186 @@
+"""How near two sets of pictures are, with intervals. Plain numpy on features; knows no network and no Ray.
+
+Sets share prompts, so a pair of samples of one prompt is not a pair of independent samples: such pairs are
+left out of every sum. What is left is a U-statistic over prompts (Eq. 4 of Gretton et al., "A kernel two-sample
+test", JMLR 2012), without bias whatever the pictures of one prompt have in common. Its bootstrap draws whole
+prompts, the same ones for every set, so that differences are paired. A prompt drawn twice makes no pair with
+itself either, which would count a picture's likeness to itself as quality. Near the null the bootstrap is too wide
+(up to the square root of 3: it adds the linear terms that vanish there), never too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+NEIGHBOURS = 3  # k of precision and recall, as in arXiv:1904.06991
+SAMPLES_FOR_FRECHET = 5000  # below, its bias is larger than what it measures
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features [n, d] of pictures, and which unit each is resampled with: its prompt, or itself."""
+
+    values: NDArray[np.floating]
+    units: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and what the bootstrap made of it: `draws` holds the number itself, then each resampling."""
+
+    draws: Floats
+
+    @property
+    def value(self) -> float:
+        """What was measured."""
+        return float(self.draws[0])
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return float(np.percentile(self.draws[1:], 2.5))
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return float(np.percentile(self.draws[1:], 97.5))
+
+
+def combine(*terms: tuple[float, Estimate]) -> Estimate:
+    """A weighted sum of paired estimates, like KID(student) - 0.5 KID(teacher)."""
+    return Estimate(sum((factor * estimate.draws for factor, estimate in terms), np.zeros(1)))
+
+
+class Resampling:
+    """How often each unit counts: once in the first row, as drawn with replacement in the others.
+
+    Units below `prompts` are prompts; `others` more, like real images without any, are drawn apart from them.
+    """
+
+    def __init__(self, prompts: int, others: int, bootstraps: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        drawn = [_draws(generator, units, bootstraps) for units in (prompts, others) if units]
+        self.weights = np.concatenate([np.ones((1, prompts + others)), np.concatenate(drawn, axis=1)])
+
+    def mean(self, values: Floats, units: NDArray[np.int64]) -> Estimate:
+        """The mean of one number per sample."""
+        weights = self.weights[:, units]
+        return Estimate(weights @ values / weights.sum(axis=1))
+
+
+def _draws(generator: np.random.Generator, units: int, bootstraps: int) -> Floats:
+    """Multinomial counts; a draw of one unit alone, where a pair needs two, is drawn again."""
+    if units < 2:
+        raise ValueError("an interval needs at least two units to resample, got 1")
+    even = np.full(units, 1 / units)
+    drawn = generator.multinomial(units, even, bootstraps)
+    while len(single := np.flatnonzero(drawn.max(axis=1) == units)):
+        drawn[single] = generator.multinomial(units, even, len(single))
+    return drawn.astype(np.float64)
+
+
+class KernelDistances:
+    """KID, the squared maximum mean discrepancy with a cubic kernel (arXiv:1801.01401), between sets by name."""
+
+    def __init__(self, sets: Mapping[str, Features], resampling: Resampling) -> None:
+        self._sets, self._resampling = sets, resampling
+        self._means: dict[tuple[str, str], Floats] = {}
+
+    def between(self, one: str, other: str) -> Estimate:
+        """The unbiased estimate over all samples at once."""
+        return Estimate(self._mean(one, one) + self._mean(other, other) - 2 * self._mean(one, other))
+
+    def _mean(self, one: str, other: str) -> Floats:
+        """Mean kernel over the pairs of samples that share no unit, for each resampling."""
+        if (one, other) not in self._means:
+            self._means[one, other] = mean_kernel(self._sets[one], self._sets[other], self._resampling)
+        return self._means[one, other]
+
+
+def mean_kernel(a: Features, b: Features, resampling: Resampling) -> Floats:
+    """The weighted mean of k(x, y) over pairs of different units; a quadratic form in the units' weights."""
+    units_a, in_a = np.unique(a.units, return_inverse=True)
+    units_b, in_b = np.unique(b.units, return_inverse=True)
+    apart = units_a[:, None] != units_b[None, :]
+    sums = _sum_by(_sum_by(kernel(a.values, b.values), in_a).T, in_b).T * apart
+    counts = np.bincount(in_a)[:, None] * np.bincount(in_b)[None, :] * apart
+    weights_a, weights_b = resampling.weights[:, units_a], resampling.weights[:, units_b]
+    total = ((weights_a @ sums) * weights_b).sum(axis=1)
+    return total / ((weights_a @ counts) * weights_b).sum(axis=1)
+
+
+def _sum_by(rows: Floats, groups: NDArray[np.int64]) -> Floats:
+    """Sums of the rows of each group."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    return np.add.reduceat(rows[order], starts, axis=0)
+
+
+def kernel(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:
+    """k(x, y) = (x . y / d + 1)^3."""
+    return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
+
+
+def frechet_distance(a: Features, b: Features) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), arXiv:1706.08500. Biased; no interval."""
+    (mean_a, cov_a), (mean_b, cov_b) = (_moments(part.values.astype(np.float64)) for part in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def _moments(values: Floats) -> tuple[Floats, Floats]:
+    return values.mean(axis=0), np.cov(values, rowvar=False)
+
+
+def precision_and_recall(judged: Features, reference: Features, resampling: Resampling) -> tuple[Estimate, Estimate]:
+    """How much of what is judged lies among the reference, and how much of the reference it reaches.
+
+    arXiv:1904.06991: a set's manifold is the union of balls that reach each sample's third neighbour. The balls
+    stay as they are when samples are resampled.
+    """
+    across = _squared_distances(judged.values, reference.values)
+    is_real = (across <= _radii(reference.values)[None, :]).any(axis=1).astype(np.float64)
+    is_reached = (across <= _radii(judged.values)[:, None]).any(axis=0).astype(np.float64)
+    return resampling.mean(is_real, judged.units), resampling.mean(is_reached, reference.units)
+
+
+def _radii(values: NDArray[np.floating]) -> Floats:
+    """Squared distance of each sample to its third nearest other."""
+    within = _squared_distances(values, values)
+    np.fill_diagonal(within, np.inf)
+    nth = min(NEIGHBOURS, len(values) - 1) - 1
+    return np.partition(within, nth, axis=1)[:, nth]
+
+
+def _squared_distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return ((x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2 * x @ y.T).clip(0)
+
+
+def same_noise_distance(judged: Features, teacher: Features, resampling: Resampling) -> Estimate:
+    """Mean distance between the features of two pictures made of the same noise and prompt."""
+    apart = judged.values.astype(np.float64) - teacher.values.astype(np.float64)
+    return resampling.mean(np.linalg.norm(apart, axis=1), judged.units)
+
+
+def units_of(count: int, prompts: int) -> NDArray[np.int64]:
+    """The unit of each of `count` samples, prompts taken in turn; where there is one prompt, each is its own."""
+    return np.arange(count) % prompts if prompts > 1 else np.arange(count)
+
+
+def units_of_images(captions: Sequence[str], prompts: Sequence[str], used: int, count: int) -> NDArray[np.int64]:
+    """The unit of each real image: its prompt where all of them have one of those judged, else itself."""
+    place = {prompt: number for number, prompt in enumerate(prompts[:used])}
+    if captions and all(caption in place for caption in captions[:count]):
+        return np.array([place[caption] for caption in captions[:count]])
+    return used + np.arange(count)

@@ -1,0 +1,204 @@
+"""What the commands do. Each returns its facts as plain data, for --json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from methods import METHODS
+from methods.base import Averaged, Trained
+from orchestrator import metrics
+from orchestrator.cluster import bundle, connect, require
+from orchestrator.console import console, say
+from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
+from orchestrator.generate import Generated, plan_of
+from orchestrator.generate import generate as generate_data
+from orchestrator.generate import repair as repair_data
+from orchestrator.ledger import count_committed, open_ledger
+from orchestrator.plan import Plan
+from orchestrator.recipe import Json, Recipe, Resources
+from orchestrator.run import Run
+from orchestrator.train import RESULT, check, train_rounds
+
+
+def run(recipe: Recipe) -> Json:
+    """Everything, in order; what is done is not done again."""
+    with Run(recipe).driven():
+        _require(recipe)
+        made = _generate(recipe)
+        if made.quarantined:
+            say("some shards were set aside; the student is trained on the others")
+        _train(recipe, made)
+        export(recipe, is_driven=True)
+        facts = evaluate(recipe, is_driven=True)
+    folder = Path(recipe.output).resolve()
+    say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
+    return {**facts, "quarantined": _quarantined(made)}
+
+
+def plan(recipe: Recipe) -> Json:
+    """What would be generated."""
+    check(recipe)
+    planned = plan_of(recipe)
+    facts = plan_facts(planned, store_of(recipe))
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(table)
+    return facts
+
+
+def plan_facts(planned: Plan, store: str) -> Json:
+    """A plan in numbers, and how much of it is there."""
+    return {
+        "plan_hash": planned.hash,
+        "rows": planned.samples,
+        "bytes": planned.bytes,
+        "shards": len(planned.shards()),
+        "teacher_evaluations": planned.teacher_evaluations,
+        "committed": count_committed(store, planned),
+    }
+
+
+def generate(recipe: Recipe) -> Json:
+    """The trajectories alone."""
+    check(recipe)
+    with Run(recipe).driven():
+        made = _generate(recipe)
+    return {
+        "path": made.place,
+        "manifest": made.version,
+        "content_hash": made.content_hash,
+        "shards": made.shards,
+        "rows": made.rows,
+        "quarantined": _quarantined(made),
+    }
+
+
+def train(recipe: Recipe) -> Json:
+    """The student, from trajectories that are there or are made first."""
+    with Run(recipe).driven():
+        _require(recipe)
+        made = _generate(recipe)
+        _train(recipe, made)
+    return {"rounds": [str(_result(recipe))], "manifest": made.version, "content_hash": made.content_hash}
+
+
+def export(recipe: Recipe, *, is_driven: bool = False) -> Json:
+    """The student as a diffusers pipeline."""
+    raise NotImplementedError
+
+
+def evaluate(recipe: Recipe, *, is_driven: bool = False) -> Json:
+    """The student against its teacher, and the report."""
+    raise NotImplementedError
+
+
+def teacher(recipe: Recipe) -> Json:
+    """The teacher alone."""
+    raise NotImplementedError
+
+
+def verify(path: str) -> Json:
+    """Every file of a data set against its hash."""
+    found = open_ledger(path).verify()
+    broken = [dataclasses.asdict(record) for record in found.broken]
+    for record in broken:
+        say(f"{record['shard']} {record['why']}; mend it with `fewstep repair {path}`")
+    if not broken:
+        say(f"{found.shards} shards, {found.rows} rows, all as committed; content {found.content_hash}")
+    facts = {"shards": found.shards, "rows": found.rows, "content_hash": found.content_hash}
+    if broken:
+        raise BadInput(
+            f"{len(broken)} of {found.shards} shards of {path} are broken; `fewstep repair {path}` mends them"
+        )
+    return {**facts, "broken": broken}
+
+
+def repair(path: str) -> Json:
+    """The broken shards again."""
+    made = repair_data(path, Resources())
+    say(f"version {made.version}: {made.shards} shards, {made.rows} rows; content {made.content_hash}")
+    return {"manifest": made.version, "content_hash": made.content_hash, "quarantined": _quarantined(made)}
+
+
+def methods() -> Json:
+    """The methods as a table."""
+    table = Table("method", "paper", "rounds", "networks", "a search may vary", box=None, pad_edge=False)
+    facts = []
+    for name, cls in METHODS.items():
+        rounds = cls().rounds()
+        nets = list(dict.fromkeys(net for round in rounds for net in round.nets))
+        table.add_row(name, cls.paper, str(len(rounds)), ", ".join(nets), ", ".join(cls.space))
+        facts.append(
+            {
+                "name": name,
+                "paper": cls.paper,
+                "networks": nets,
+                "rounds": [round.name for round in rounds],
+                "columns": sorted({source.kind for round in rounds for source in round.sources.values()}),
+                "space": {field: dataclasses.asdict(range) for field, range in cls.space.items()},
+                "exports": "lora" if _is_lora(rounds[-1]) else "pipeline",
+            }
+        )
+    console.print(table)
+    return {"methods": facts}
+
+
+def _is_lora(round) -> bool:  # noqa: ANN001 - Round
+    net = round.nets[round.result]
+    while isinstance(net, Averaged):
+        net = round.nets[net.of]
+    return isinstance(net, Trained) and net.lora_rank > 0
+
+
+def store_of(recipe: Recipe) -> str:
+    """Where the recipe's trajectories are."""
+    return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
+
+
+def _require(recipe: Recipe) -> None:
+    """The cluster can hold every stage, or it is said now."""
+    check(recipe)
+    connect(recipe.resources)
+    for field in ("generators", "workers"):
+        count = recipe.resources.model_dump()[field]
+        require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")
+
+
+def _generate(recipe: Recipe) -> Generated:
+    connect(recipe.resources)
+    opened = Run(recipe)
+    recorder = metrics.Recorder(opened.folder / "generate.jsonl", run=opened.folder.name)
+    with opened.stage("generate"):
+        made = generate_data(recipe, store_of(recipe), recorder.record)
+    opened.record("manifest", "path", made.place)
+    opened.record("manifest", "version", made.version)
+    opened.record("manifest", "content_hash", made.content_hash)
+    say(f"trajectories: {made.rows} rows in {made.shards} shards at {made.place}")
+    return made
+
+
+def _train(recipe: Recipe, made: Generated) -> None:
+    opened = Run(recipe)
+    dataset = Dataset.open(made.place, made.version)
+    if not _result(recipe).exists():
+        dataset.verify()
+    with opened.stage("train"):
+        train_rounds(recipe, opened, dataset)
+
+
+def _result(recipe: Recipe) -> Path:
+    """The folder of the last round's student."""
+    rounds = recipe.method.build().rounds()
+    return Run(recipe).round_folder(len(rounds), rounds[-1]) / RESULT
+
+
+def _quarantined(made: Generated) -> list[Mapping[str, str]]:
+    for shard in made.quarantined:
+        say(f"shard {shard.shard} was set aside: {shard.why}")
+    return [dataclasses.asdict(shard) for shard in made.quarantined]
