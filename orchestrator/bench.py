@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -22,11 +22,12 @@ from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
 from orchestrator.judge import Call, Judge, Measured, Setting, System, num_images
-from orchestrator.plan import prompts_digest, read_prompts
+from orchestrator.plan import prompts_digest
 from orchestrator.recipe import Recipe
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
+ALONE = Call()  # of a teacher that is judged without a student
 Answer = TypeVar("Answer")
 
 
@@ -69,7 +70,7 @@ class Bench:
     def __init__(self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path) -> None:
         self.setting, self.files = setting, files
         self._actors, self._timings = actors, timings
-        self.revisions: dict[str, str] = _ask(lambda: ray.get(actors[0].revisions.remote()))
+        self.revisions = cast(dict[str, str], _ask(lambda: ray.get(actors[0].revisions.remote())))
 
     def key(self, system: System) -> Key:
         """All that a system's features depend on."""
@@ -129,7 +130,10 @@ class Bench:
         """Measure what is missing. A file is written as soon as its last batch is there."""
         missing = {of: (key, n) for of, (key, n) in wanted.items() if self.files.find(key, n) is None}
         size = self.setting.batch_size
-        batches = {of: [Batch(of, range(i, min(i + size, n))) for i in range(0, n, size)] for of, (_, n) in missing.items()}
+        batches = {
+            of: [Batch(of, range(start, min(start + size, n))) for start in range(0, n, size)]
+            for of, (_, n) in missing.items()
+        }
         done: dict[System | str, dict[int, Measured]] = {of: {} for of in missing}
         pool = ActorPool(list(self._actors))
         answers = pool.map_unordered(lambda actor, batch: actor.measure.remote(batch), sum(batches.values(), []))
@@ -145,8 +149,10 @@ class Bench:
 
 
 @contextmanager
-def open_bench(recipe: Recipe, student: str, call: Call, out: Path) -> Iterator[Bench]:
-    """Start the actors that a recipe asks for; `out` keeps the features. Needs no connected cluster."""
+def open_bench(
+    recipe: Recipe, prompts: Sequence[str], out: Path, student: str = "", call: Call = ALONE
+) -> Iterator[Bench]:
+    """Start the actors that a recipe asks for; `out` keeps the features. Connects to the cluster by itself."""
     connect(recipe.resources)
     judged, resources = recipe.evaluation, recipe.resources
     features_label(judged.features)
@@ -156,7 +162,7 @@ def open_bench(recipe: Recipe, student: str, call: Call, out: Path) -> Iterator[
         student=student,
         call=call,
         negative_prompt=recipe.trajectories.negative_prompt,
-        prompts=tuple(read_prompts(judged.prompts, "evaluation.prompts")),
+        prompts=tuple(prompts),
         features=judged.features,
         seed=judged.seed,
         batch_size=judged.batch_size,
@@ -169,7 +175,7 @@ def open_bench(recipe: Recipe, student: str, call: Call, out: Path) -> Iterator[
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
     )
-    actors: list[ActorHandle] = [remote.remote(setting) for _ in range(resources.generators)]
+    actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
         yield Bench(setting, actors, FeatureFiles(out / "features", judged.baselines), out / "timings.json")
     finally:

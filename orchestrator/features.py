@@ -91,7 +91,7 @@ def _clip(place: str) -> Parts:
     from transformers import CLIPVisionModelWithProjection
 
     network = CLIPVisionModelWithProjection.from_pretrained(place)
-    size = network.config.image_size
+    size = int(str(network.config.image_size))
     return (
         network,
         lambda images: _normalised(_resized(images, size, "bicubic"), CLIP),

@@ -6,11 +6,11 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -117,7 +117,7 @@ class Judge:
             self.setting.student, torch_dtype=self._teacher.pipeline.dtype, local_files_only=True
         )
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(self.setting.device)
+        return cast(StableDiffusionPipeline, pipeline.to(self.setting.device))
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -156,7 +156,7 @@ class Judge:
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
-        answer = self._student(
+        images, _ = self._student(
             prompts,
             negative_prompt=[self.setting.call.negative_prompt] * len(prompts),
             num_inference_steps=system.steps,
@@ -165,8 +165,9 @@ class Judge:
             latents=noise.to(self._student.dtype),
             generator=[self.setting.generator(f"{system.noise} steps", i) for i in samples],
             output_type="pt",
+            return_dict=False,
         )
-        return answer.images
+        return cast(Tensor, images)
 
     def seconds_per_image(self, system: System) -> float:
         """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
@@ -204,16 +205,23 @@ def read_images(file: str, rows: range, size: int) -> Tensor:
 
 def read_captions(file: str) -> list[str]:
     """The column `prompt` of a file of images, or nothing where it has none."""
-    names = _checked(lambda: pq.ParquetFile(file).schema_arrow.names, file)
-    return _column(file, "prompt", range(num_images(file))) if "prompt" in names else []
+    parquet = _parquet(file)
+    return _column(file, "prompt", range(parquet.metadata.num_rows)) if "prompt" in parquet.schema_arrow.names else []
 
 
 def num_images(file: str) -> int:
     """How many images a file holds. Raises BadInput where it is none of images."""
-    parquet = _checked(lambda: pq.ParquetFile(file), file)
+    parquet = _parquet(file)
     if "image" not in parquet.schema_arrow.names:
         raise BadInput(f"evaluation.images: {file} has no column `image`, only {', '.join(parquet.schema_arrow.names)}")
     return parquet.metadata.num_rows
+
+
+def _parquet(file: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"evaluation.images: {file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
 def _column(file: str, name: str, rows: range) -> list:
@@ -228,13 +236,6 @@ def _column(file: str, name: str, rows: range) -> list:
             found += cells.slice(wanted.start - start, len(wanted)).to_pylist()
         start += count
     return found
-
-
-def _checked[T](read: Callable[[], T], file: str) -> T:
-    try:
-        return read()
-    except (OSError, ValueError) as error:
-        raise BadInput(f"evaluation.images: {file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
 def _square(data: bytes, size: int) -> Tensor:

@@ -59,6 +59,11 @@ def combine(*terms: tuple[float, Estimate]) -> Estimate:
     return Estimate(sum((factor * estimate.draws for factor, estimate in terms), np.zeros(1)))
 
 
+def exactly(value: float) -> Estimate:
+    """A number without an interval."""
+    return Estimate(np.full(2, value))
+
+
 class Resampling:
     """How often each unit counts: once in the first row, as drawn with replacement in the others.
 
@@ -149,8 +154,8 @@ def precision_and_recall(judged: Features, reference: Features, resampling: Resa
     stay as they are when samples are resampled.
     """
     across = _squared_distances(judged.values, reference.values)
-    is_real = (across <= _radii(reference.values)[None, :]).any(axis=1).astype(np.float64)
-    is_reached = (across <= _radii(judged.values)[:, None]).any(axis=0).astype(np.float64)
+    is_real = np.asarray((across <= _radii(reference.values)[None, :]).any(axis=1), dtype=np.float64)
+    is_reached = np.asarray((across <= _radii(judged.values)[:, None]).any(axis=0), dtype=np.float64)
     return resampling.mean(is_real, judged.units), resampling.mean(is_reached, reference.units)
 
 

@@ -23,9 +23,17 @@ class Scheduler(Protocol):
     init_noise_sigma: float
     config: Mapping[str, object]
 
-    def set_timesteps(self, num_inference_steps: int) -> None: ...
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> StepOutput: ...
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Choose the times to visit."""
+        ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """What the network is shown of a sample."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> StepOutput:
+        """The sample at the next time."""
+        ...
 
 
 @dataclass(frozen=True)

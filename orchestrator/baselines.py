@@ -1,0 +1,156 @@
+"""The teacher's side of every comparison: its reference, the null, its best at few steps, and the gap between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.bench import Bench, open_bench
+from orchestrator.checkpoint import write_whole
+from orchestrator.console import say
+from orchestrator.errors import BadInput
+from orchestrator.feature_files import Key
+from orchestrator.judge import Measured, System
+from orchestrator.pictures import contact_sheet
+from orchestrator.plan import read_prompts
+from orchestrator.quality import Features, KernelDistances, Resampling, combine, units_of
+from orchestrator.recipe import Evaluation, Json, Recipe
+
+VARIETY_SAMPLES = 16  # of one prompt
+GATE_STEPS = 4  # the teacher must be bad at this many steps and fewer
+GATE_SPREADS = 5.0  # by this many times the spread of the null
+
+
+@dataclass(frozen=True)
+class TeacherSystems:
+    """What a student is compared with."""
+
+    reference: System  # many steps; what good pictures are
+    null: System  # the same on other noise: what no system can be told from
+    best: tuple[System, ...]  # one per number of steps, at its best sampler and guidance
+
+
+def many_steps(evaluation: Evaluation) -> tuple[System, System]:
+    """The reference and the null."""
+    arguments = ("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale)
+    return System(*arguments, noise="reference"), System(*arguments, noise="judged")
+
+
+def teacher_systems(bench: Bench, evaluation: Evaluation) -> TeacherSystems:
+    """The systems of an evaluation, the best chosen where they have not been yet."""
+    best = tuple(choose(bench, evaluation, steps) for steps in sorted(evaluation.steps))
+    return TeacherSystems(*many_steps(evaluation), best)
+
+
+def choose(bench: Bench, evaluation: Evaluation, steps: int) -> System:
+    """The teacher's best sampler and guidance at a number of steps, on noise that is used for nothing else."""
+    target, candidates = _candidates(evaluation, steps)
+    key = _choice_key(bench, evaluation, steps)
+    known = bench.files.recall(key)
+    if not known:
+        count = evaluation.selection_samples
+        parts = bench.measure([target, *candidates], count, f"choosing the teacher's best at {steps} steps")
+        kids = _kids(parts, units_of(count, len(bench.setting.prompts)))
+        order = np.argsort(kids, kind="stable")
+        tried = [{"sampler": c.sampler, "guidance_scale": c.guidance_scale} for c in candidates]
+        known = {**tried[order[0]], "tried": [{**tried[i], "kid": kids[i]} for i in order]}
+        bench.files.decide(key, known)
+    return System("teacher", str(known["sampler"]), steps, float(str(known["guidance_scale"])))
+
+
+def _candidates(evaluation: Evaluation, steps: int) -> tuple[System, list[System]]:
+    """What the choice is made by, and from."""
+    target = System("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale, "selection reference")
+    scales = sorted({*evaluation.guidance_scales, evaluation.guidance_scale})
+    return target, [System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in scales]
+
+
+def _choice_key(bench: Bench, evaluation: Evaluation, steps: int) -> Key:
+    target, candidates = _candidates(evaluation, steps)
+    stems = [bench.key(system).stem for system in (target, *candidates)]
+    return Key(f"best-{steps}-steps", {"samples": evaluation.selection_samples, "systems": stems})
+
+
+def _kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
+    """KID of each part but the first against the first."""
+    sets = {str(place): Features(part.features, units) for place, part in enumerate(parts)}
+    kids = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
+    return [kids.between(str(place), "0").value for place in range(1, len(parts))]
+
+
+def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) -> Json:
+    """Judge a teacher alone and write to `out` what an evaluation can start from.
+
+    That is the features of its reference, null and best few-step samples and of the real images, a contact sheet,
+    16 samples of `variety_prompt`, and gate.json, which is returned. `work` keeps what is not shipped.
+    """
+    evaluation = recipe.evaluation
+    prompts = read_prompts(evaluation.prompts, "evaluation.prompts")
+    out.mkdir(parents=True, exist_ok=True)
+    with open_bench(recipe, prompts, work) as bench:
+        systems = teacher_systems(bench, evaluation)
+        judged = [systems.reference, systems.null, *systems.best]
+        parts = bench.measure(judged, evaluation.samples, "measuring the teacher")
+        for system in judged:
+            bench.files.ship(bench.key(system), out)
+        for steps in evaluation.steps:
+            bench.files.ship(_choice_key(bench, evaluation, steps), out)
+        if evaluation.images:
+            bench.measure_images(evaluation.images, evaluation.samples)
+            bench.files.ship(bench.images_key(evaluation.images), out)
+    contact_sheet(parts[0].pictures, 6, out / "contact-sheet.png")
+    with open_bench(recipe, [variety_prompt], work) as bench:
+        (same,) = bench.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")
+    contact_sheet(same.pictures[:VARIETY_SAMPLES], 8, out / "variety.png")
+    gate = judge_gate(recipe, systems, parts)
+    gate["variety"] = {"prompt": variety_prompt, "ratio": _variety(same, parts[0])}
+    write_whole(out / "gate.json", json.dumps(gate, indent=1) + "\n")
+    return gate
+
+
+def judge_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Measured]) -> Json:
+    """Is the teacher at few steps so much worse than at many that there is something to distill?
+
+    The spread of the null is half of its 95 % interval.
+    """
+    evaluation = recipe.evaluation
+    prompts = len(read_prompts(evaluation.prompts, "evaluation.prompts"))
+    units = units_of(evaluation.samples, prompts)
+    names = ["reference", "null", *(str(system.steps) for system in systems.best)]
+    sets = {name: Features(part.features, units) for name, part in zip(names, parts, strict=True)}
+    resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
+    kids = KernelDistances(sets, resampling)
+    null = kids.between("null", "reference")
+    spread = (null.high - null.low) / 2
+    rows = []
+    for system in systems.best:
+        gap = combine((1, kids.between(str(system.steps), "reference")), (-1, null))
+        row = {"steps": system.steps, "sampler": system.sampler, "guidance_scale": system.guidance_scale}
+        rows.append(row | {"kid": gap.value + null.value, "worse_by_spreads": gap.value / spread})
+    few = [row for row in rows if row["steps"] <= GATE_STEPS]
+    if not few:
+        raise BadInput(f"evaluation.steps: the gate needs a number of steps up to {GATE_STEPS}")
+    passes = all(row["worse_by_spreads"] >= GATE_SPREADS for row in few)
+    for row in rows:
+        how = f"{row['sampler']} at guidance {row['guidance_scale']:g}"
+        say(
+            f"teacher at {row['steps']} steps ({how}): KID {row['kid']:.4f}, {row['worse_by_spreads']:.1f} null spreads"
+        )
+    say(f"gate {'passed' if passes else 'NOT passed'}: null KID {null.value:.5f}, spread {spread:.5f}")
+    found = {"value": null.value, "low": null.low, "high": null.high, "spread": spread}
+    return {"passes": passes, "needed_spreads": GATE_SPREADS, "null": found, "teacher": rows, "samples": len(units)}
+
+
+def _variety(same: Measured, others: Measured) -> float:
+    """Mean distance between samples of one prompt, over that between samples of many."""
+    within, across = (_mean_distance(part.features[:VARIETY_SAMPLES].astype(np.float64)) for part in (same, others))
+    return within / across
+
+
+def _mean_distance(values: np.ndarray) -> float:
+    apart = np.linalg.norm(values[:, None] - values[None], axis=-1)
+    return float(apart[np.triu_indices(len(values), 1)].mean())

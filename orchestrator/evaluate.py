@@ -1,0 +1,225 @@
+"""The protocol: the student at few steps against the teacher at the same, by the teacher at many and real images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator import quality
+from orchestrator.baselines import TeacherSystems, teacher_systems
+from orchestrator.bench import open_bench
+from orchestrator.checkpoint import write_whole
+from orchestrator.export import call_of, guidance_of
+from orchestrator.features import features_label
+from orchestrator.judge import Measured, System, read_captions
+from orchestrator.pictures import grid
+from orchestrator.plan import read_prompts
+from orchestrator.quality import Estimate, Features, KernelDistances, Resampling, combine
+from orchestrator.recipe import Evaluation, Recipe
+
+COLUMNS = 12  # of the picture
+SAMPLES_FOR_A_CLAIM = 2000
+Reference = Literal["teacher", "images"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of metrics.json. A metric without an interval has its value at both ends."""
+
+    system: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    metric: str  # names the feature network
+    features: str
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    samples: int
+    seconds_per_image: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paired difference and what it says. With too few samples it is an interval, and no claim."""
+
+    claim: str
+    kind: Literal["beats", "half", "level"]
+    steps: int
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    holds: bool
+    samples: int
+    is_claim: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+
+
+def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
+    """Judge an exported student, and write metrics.json, claims.json and grid.png to `out`.
+
+    Whatever was measured before is taken from there, so that the same call continues.
+    """
+    told = recipe.evaluation
+    prompts = read_prompts(told.prompts, "evaluation.prompts")
+    with open_bench(recipe, prompts, out, str(student), call_of(recipe)) as bench:
+        teachers = teacher_systems(bench, told)
+        sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+        students = [System("student", sampler, steps, guidance_of(recipe)) for steps in sorted(told.steps)]
+        judged = [teachers.null, *teachers.best, *students]
+        systems = [teachers.reference, *judged]
+        parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))
+        images = bench.measure_images(told.images, told.samples) if told.images else None
+        seconds = bench.seconds_per_image(judged)
+    comparison = Comparison(told, prompts, teachers, parts, images)
+    evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
+    write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
+    write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in evaluated.claims], indent=1) + "\n")
+    picture(parts, teachers, students, prompts, out / "grid.png")
+    return evaluated
+
+
+class Comparison:
+    """Numbers with intervals from measured systems; one resampling of prompts serves them all."""
+
+    def __init__(
+        self,
+        told: Evaluation,
+        prompts: Sequence[str],
+        teachers: TeacherSystems,
+        parts: Mapping[System, Measured],
+        images: Measured | None,
+    ) -> None:
+        self._told, self._teachers = told, teachers
+        units = quality.units_of(told.samples, len(prompts))
+        used = int(units.max()) + 1
+        self._sets = {_name(system): Features(part.features, units) for system, part in parts.items()}
+        self._references: dict[Reference, str] = {"teacher": _name(teachers.reference)}
+        others = 0
+        if images is not None:
+            captions = read_captions(told.images)
+            unit = quality.units_of_images(captions, prompts, used, len(images.features))
+            self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
+            others = max(0, int(unit.max()) + 1 - used)
+        self._resampling = Resampling(used, others, told.bootstraps, told.seed)
+        self._kids = KernelDistances(self._sets, self._resampling)
+
+    def kid(self, system: System, reference: Reference) -> Estimate:
+        """KID to a reference."""
+        return self._kids.between(_name(system), self._references[reference])
+
+    def rows(self, judged: Sequence[System], seconds: Mapping[System, float]) -> Iterator[Row]:
+        """Every metric of every system."""
+        label = features_label(self._told.features)
+        for system in judged:
+            for reference in self._references:
+                for metric, estimate in self._metrics(system, reference):
+                    yield Row(
+                        system=system.name,
+                        sampler=system.sampler,
+                        steps=system.steps,
+                        guidance_scale=system.guidance_scale,
+                        metric=f"{metric} ({label})",
+                        features=self._told.features,
+                        reference=reference,
+                        value=estimate.value,
+                        low=estimate.low,
+                        high=estimate.high,
+                        samples=self._told.samples,
+                        seconds_per_image=round(seconds[system], 6),
+                    )
+
+    def _metrics(self, system: System, reference: Reference) -> Iterator[tuple[str, Estimate]]:
+        one, other = self._sets[_name(system)], self._sets[self._references[reference]]
+        yield "KID", self.kid(system, reference)
+        precision, recall = quality.precision_and_recall(one, other, self._resampling)
+        yield "precision", precision
+        yield "recall", recall
+        if min(len(one), len(other)) >= quality.SAMPLES_FOR_FRECHET:
+            yield "Frechet distance", quality.exactly(quality.frechet_distance(one, other))
+        if reference == "teacher" and system != self._teachers.null:
+            same = self._sets[_name(self._teachers.null)]
+            yield "same-noise distance", quality.same_noise_distance(one, same, self._resampling)
+
+    def claims(self, students: Sequence[System]) -> Iterator[Claim]:
+        """The student against the best teacher at the same steps, and against the teacher at many."""
+        for student, teacher in zip(students, self._teachers.best, strict=True):
+            steps = student.steps
+            for reference in self._references:
+                mine, its = self.kid(student, reference), self.kid(teacher, reference)
+                text = f"The student at {steps} steps beats the teacher's best at {steps}, by {_called(reference)}"
+                yield self._claim(text, "beats", steps, reference, combine((1, mine), (-1, its)), 0.0)
+            mine, its = self.kid(student, "teacher"), self.kid(teacher, "teacher")
+            text = f"The student's KID at {steps} steps is less than half of the teacher's best at {steps}"
+            yield self._claim(text, "half", steps, "teacher", combine((1, mine), (-0.5, its)), 0.0)
+            yield from self._level(student)
+
+    def _level(self, student: System) -> Iterator[Claim]:
+        """Level is within a tenth of the gap between the teacher at 4 steps and at many."""
+        many = self.kid(self._teachers.null, "teacher")
+        for four in self._teachers.best:
+            if four.steps == 4:
+                limit = 0.1 * combine((1, self.kid(four, "teacher")), (-1, many)).value
+                text = f"The student at {student.steps} steps is level with the teacher at {self._told.reference_steps}"
+                difference = combine((1, self.kid(student, "teacher")), (-1, many))
+                yield self._claim(text, "level", student.steps, "teacher", difference, limit)
+
+    def _claim(
+        self,
+        text: str,
+        kind: Literal["beats", "half", "level"],
+        steps: int,
+        reference: Reference,
+        difference: Estimate,
+        limit: float,
+    ) -> Claim:
+        samples = self._told.samples
+        return Claim(
+            claim=text.replace(" 1 steps", " 1 step"),
+            kind=kind,
+            steps=steps,
+            reference=reference,
+            value=difference.value,
+            low=difference.low,
+            high=difference.high,
+            holds=difference.high < limit,
+            samples=samples,
+            is_claim=samples >= SAMPLES_FOR_A_CLAIM,
+        )
+
+
+def picture(
+    parts: Mapping[System, Measured],
+    teachers: TeacherSystems,
+    students: Sequence[System],
+    prompts: Sequence[str],
+    file: Path,
+) -> None:
+    """The teacher at many steps, then teacher and student in turn, all from the same noise."""
+    rows = [(f"teacher, {teachers.null.steps} steps", parts[teachers.null].pictures)]
+    for teacher, student in zip(teachers.best, students, strict=True):
+        for system in (teacher, student):
+            words = f"{system.name}, {system.steps} step{'s' if system.steps > 1 else ''}"
+            rows.append((words, parts[system].pictures))
+    columns = min(COLUMNS, len(rows[0][1]))
+    grid(rows, [prompts[column % len(prompts)] for column in range(columns)], file)
+
+
+def _name(system: System) -> str:
+    return f"{system.name} {system.sampler} {system.steps} {system.guidance_scale:g} {system.noise}"
+
+
+def _called(reference: Reference) -> str:
+    return {"teacher": "the teacher at many steps", "images": "real images"}[reference]

@@ -1,0 +1,66 @@
+"""Pictures of pictures: systems across the rows, and contact sheets."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]  # [n, height, width, 3]
+TILE_PX = 96  # at least, where pictures can be enlarged by a whole factor
+GAP_PX = 6
+INK, PAPER, FAINT = (28, 32, 40), (255, 255, 255), (110, 118, 130)
+
+
+def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path) -> None:
+    """The same noise and prompt down each column; the rows are named at their left, the columns above."""
+    tile = _tile(rows[0][1])
+    font = ImageFont.load_default(14)
+    small = ImageFont.load_default(12)
+    lines = [textwrap.wrap(caption or "(empty prompt)", max(8, tile // 7))[:3] for caption in captions]
+    left = int(max(font.getlength(label) for label, _ in rows)) + 3 * GAP_PX
+    top = 15 * max(len(words) for words in lines) + 2 * GAP_PX
+    step = tile + GAP_PX
+    sheet = Image.new("RGB", (left + step * len(captions) + GAP_PX, top + step * len(rows) + GAP_PX), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, words in enumerate(lines):
+        x = left + column * step + tile / 2
+        pen.multiline_text((x, top - GAP_PX), "\n".join(words), FAINT, small, anchor="md", align="center", spacing=2)
+    for row, (label, pictures) in enumerate(rows):
+        y = top + row * step
+        pen.text((left - 2 * GAP_PX, y + tile / 2), label, INK, font, anchor="rm")
+        for column in range(len(captions)):
+            sheet.paste(_enlarged(pictures[column], tile), (left + column * step, y))
+    _save(sheet, file)
+
+
+def contact_sheet(pictures: Pixels, columns: int, file: Path) -> None:
+    """Pictures in reading order."""
+    tile = _tile(pictures)
+    step = tile + GAP_PX
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * step + GAP_PX, rows * step + GAP_PX), PAPER)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(_enlarged(picture, tile), (GAP_PX + column * step, GAP_PX + row * step))
+    _save(sheet, file)
+
+
+def _tile(pictures: Pixels) -> int:
+    size = pictures.shape[1]
+    return size * max(1, TILE_PX // size)
+
+
+def _enlarged(picture: Pixels, tile: int) -> Image.Image:
+    return Image.fromarray(picture).resize((tile, tile), Image.Resampling.NEAREST)
+
+
+def _save(sheet: Image.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}")
+    sheet.save(fresh, format="PNG", optimize=True)
+    fresh.replace(file)

@@ -1,0 +1,83 @@
+"""`kill -9` the driver in the middle of each stage; the same command continues and ends as if undisturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import tiny
+
+DEADLINE_S = 600
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe with enough work in each stage for a kill to fall into it."""
+    folder = tmp_path_factory.mktemp("killed")
+    data = tiny.recipe_data(folder)
+    data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250}
+    data["trajectories"] |= {"samples": 160, "shard_size": 4}  # pyright: ignore[reportOperatorIssue]
+    data["training"] |= {"steps": 60, "checkpoint_every": 5}  # pyright: ignore[reportOperatorIssue]
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(recipe), f"output={output}", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(driver: subprocess.Popen[str]) -> dict[str, object]:
+    out, err = driver.communicate(timeout=DEADLINE_S)
+    assert driver.returncode == 0, err[-3000:]
+    return json.loads(out)
+
+
+def kill_when(driver: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """SIGKILL the driver the moment something is there, while there is still more to do."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate()[1][-3000:]
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+
+
+def facts(output: Path) -> dict[str, object]:
+    """What has to be the same: the data, the batches, the weights and what was measured on them."""
+    student = json.loads((output / "rounds/1-lcm/result/student.json").read_text())
+    measured = json.loads((output / "evaluation/metrics.json").read_text())
+    return {
+        "content": json.loads((output / "run.json").read_text())["manifest"]["content_hash"],
+        "batches": student["batches"],
+        "weights": (output / "rounds/1-lcm/result/weights.safetensors").read_bytes(),
+        "metrics": [(row["system"], row["steps"], row["metric"], row["value"]) for row in measured],
+    }
+
+
+def test_a_run_killed_in_every_stage_ends_like_an_undisturbed_one(recipe: Path, tmp_path: Path) -> None:
+    finish(start(recipe, tmp_path / "calm"))
+    output = tmp_path / "killed"
+
+    def some(pattern: str, count: int = 1) -> Callable[[], bool]:
+        return lambda: len(list(output.glob(pattern))) >= count
+
+    kill_when(start(recipe, output), some("trajectories/*/commits/0*.json", 5))
+    assert not list(output.glob("rounds")), "the kill came too late to hit generation"
+    kill_when(start(recipe, output), some("rounds/1-lcm/checkpoints/*/checkpoint.json", 2))
+    assert not (output / "rounds/1-lcm/result").exists(), "the kill came too late to hit training"
+    kill_when(start(recipe, output), some("evaluation/features/*"))
+    assert not (output / "evaluation/metrics.json").exists(), "the kill came too late to hit evaluation"
+    finish(start(recipe, output))
+    assert facts(output) == facts(tmp_path / "calm")

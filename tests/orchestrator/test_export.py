@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, LCMScheduler, StableDiffusionPipeline
+
+from methods.base import Sampler
+from orchestrator.errors import BadInput
+from orchestrator.export import TARGETS, export, scheduler_for, write
+from orchestrator.recipe import Recipe, parse
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import Teacher, UNetNetwork
+from tests import tiny
+from tests.orchestrator.students import untrained
+
+STEPS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return parse(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    write(recipe, untrained(recipe, folder), folder / "student")
+    return folder / "student"
+
+
+def config(zero_snr: bool, prediction: str) -> Mapping[str, object]:
+    return {**tiny.scheduler().config, "rescale_betas_zero_snr": zero_snr, "prediction_type": prediction}
+
+
+def test_a_fresh_process_without_our_code_samples_the_student(student: Path) -> None:
+    code = f"""
+import sys, torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained({str(student)!r})
+image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
+assert type(pipeline.scheduler).__name__ == "LCMScheduler", pipeline.scheduler
+assert pipeline.scheduler.timesteps.tolist() == [999, 759, 499, 259], pipeline.scheduler.timesteps
+assert image.shape == (1, 3, 32, 32) and torch.isfinite(image).all()
+assert not [name for name in sys.modules if name.split(".")[0] in ("methods", "orchestrator", "ray")]
+"""
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
+
+
+def test_an_untrained_student_answers_as_the_teacher_at_every_guidance(recipe: Recipe, student: Path) -> None:
+    teacher = Teacher(recipe.teacher)
+    exported = UNetNetwork(StableDiffusionPipeline.from_pretrained(student).unet)
+    x = torch.randn(3, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
+    t, cond = torch.tensor([999.0, 500.0, 0.0]), teacher.encode(["a cat", "a dog", ""])
+    with torch.no_grad():
+        guided = exported(x, t, {**cond, "guidance_scale": torch.tensor([1.0, 3.0, 8.0])})
+        assert torch.equal(guided, teacher.network(x, t, cond))
+
+
+def test_the_folder_holds_safetensors_alone(student: Path) -> None:
+    weights = {file.suffix for file in student.rglob("*") if file.stat().st_size > 20_000}
+    assert weights == {".safetensors"}
+    assert not [file for file in student.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, student: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in student.rglob("*.json")}
+    result = untrained(recipe, tmp_path)
+    (result / "weights.safetensors").write_bytes(b"truncated")
+    with pytest.raises(Exception, match="header"):
+        write(recipe, result, student)
+    assert {file: file.read_bytes() for file in student.rglob("*.json")} == before
+    assert [child.name for child in student.parent.iterdir() if child.name.startswith(".")] == []
+
+
+def test_export_runs_on_the_cluster(recipe: Recipe, cluster: None, tmp_path: Path) -> None:
+    export(recipe, untrained(recipe, tmp_path), tmp_path / "student")
+    assert (tmp_path / "student" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_starts_at_the_last_time(solver: str, steps: int, zero_snr: bool) -> None:
+    scheduler = SOLVERS[solver].build(config(zero_snr, "v_prediction"))
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps[0] == 999
+    assert len(scheduler.timesteps) == steps
+
+
+def cells() -> list[tuple[str, str, str, bool]]:
+    """(kind, schedule, prediction, zero-SNR teacher) of the whole table."""
+    return [
+        (kind, schedule, prediction, zero_snr)
+        for kind, target in TARGETS.items()
+        for schedule in target.schedules
+        for prediction in target.predictions
+        for zero_snr in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "schedule", "prediction", "zero_snr"), cells())
+def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refused(
+    kind: str, schedule: str, prediction: str, zero_snr: bool
+) -> None:
+    teacher = config(zero_snr, "v_prediction" if prediction == "flow" else prediction)
+    if prediction == "epsilon" and (zero_snr or schedule == "zero_snr"):
+        with pytest.raises(BadInput, match="zero terminal SNR"):
+            scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
+        return
+    for steps in STEPS:
+        scheduler = scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps[0] == 999
+        assert len(scheduler.timesteps) == steps
+        x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.1 * x, t, scheduler.scale_model_input(x, t)).prev_sample
+        assert torch.isfinite(x).all()
+
+
+def test_euler_students_take_straight_steps() -> None:
+    scheduler = scheduler_for(Sampler("euler"), "flow", "flow", config(False, "epsilon"))
+    scheduler.set_timesteps(4)
+    x0, eps = torch.full((1, 3), 2.0), torch.ones(1, 3)
+    x = eps
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps - x0, t, x).prev_sample
+    # The grid starts at 0.999 instead of 1, and first-order DPM-Solver++ divides by it.
+    assert torch.allclose(x, x0, atol=2e-3)
+
+
+def test_a_grid_that_misses_the_last_time_is_refused() -> None:
+    with pytest.raises(BadInput, match="30 does not divide"):
+        scheduler_for(Sampler("consistency", grid=30), "", "v_prediction", config(True, "v_prediction"))
+
+
+def test_a_student_that_no_scheduler_samples_is_refused() -> None:
+    with pytest.raises(BadInput, match="cannot sample"):
+        scheduler_for(Sampler("euler"), "", "v_prediction", config(True, "v_prediction"))
+
+
+def test_the_noise_levels_are_the_teachers() -> None:
+    teacher = config(True, "v_prediction")
+    exported = scheduler_for(Sampler("consistency"), "", "v_prediction", teacher)
+    assert isinstance(exported, LCMScheduler)
+    own = DDPMScheduler.from_config(dict(teacher))
+    assert torch.equal(exported.alphas_cumprod, own.alphas_cumprod)
