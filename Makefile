@@ -2,8 +2,6 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# A CPU build where there is no GPU; constraints.txt pins the versions that were tested.
-export DS_ACCELERATOR ?= $(shell command -v nvidia-smi > /dev/null && echo cuda || echo cpu)
 
 .PHONY: demo test lint faults slow bench clean
 

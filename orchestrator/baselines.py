@@ -106,8 +106,8 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
     with open_bench(recipe, [variety_prompt], work) as bench:
         (same,) = bench.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")
     contact_sheet(same.pictures[:VARIETY_SAMPLES], 8, out / "variety.png")
-    gate = judge_gate(recipe, systems, parts)
-    gate["variety"] = {"prompt": variety_prompt, "ratio": _variety(same, parts[0])}
+    variety = {"prompt": variety_prompt, "ratio": _variety(same, parts[0])}
+    gate = {**judge_gate(recipe, systems, parts), "variety": variety}
     write_whole(out / "gate.json", json.dumps(gate, indent=1) + "\n")
     return gate
 

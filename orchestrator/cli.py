@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -73,11 +74,16 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
 
 
 @app.command()
-def teacher(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def teacher(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    prompt: Annotated[str, typer.Option(help="A prompt with many right answers, sampled 16 times.")] = "",
+    as_json: AsJson = False,
+) -> None:
     """Measure the teacher alone: its reference, its best few-step baselines, and whether it is worth distilling."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.teacher(_load(recipe, overrides)))
+    _answer(as_json, lambda: verbs.teacher(_load(recipe, overrides), prompt))
 
 
 @app.command()
@@ -132,6 +138,8 @@ def main() -> None:
     """Entry point of the `fewstep` command."""
     # Libraries talk about themselves on stderr; what a person should know is said by fewstep.
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "RAY_DEDUP_LOGS": "1"}
+    if not shutil.which("nvidia-smi"):
+        quiet["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed says at every import that it found no GPU
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     app()

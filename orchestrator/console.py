@@ -14,7 +14,7 @@ console = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """One line about what is being done."""
-    console.print(text)
+    console.print(text, soft_wrap=True)
 
 
 class RateColumn(ProgressColumn):

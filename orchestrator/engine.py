@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,16 +121,58 @@ class TorchEngine:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
+class ZeroOptimizer(Protocol):
+    """The part of DeepSpeed's optimizers that is used here."""
+
+    param_groups: list[dict[str, float]]
+
+    def clear_backward_seen_flag(self) -> None:
+        """Note that a new micro-batch begins."""
+        ...
+
+
+class DeepSpeedCore(Protocol):
+    """The part of deepspeed.DeepSpeedEngine that is used here; its own annotations say less than it does."""
+
+    module: nn.Module
+    optimizer: ZeroOptimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of one micro-batch."""
+        ...
+
+    def step(self) -> None:
+        """End of one micro-batch."""
+        ...
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        """Whether this micro-batch is the last of its accumulation."""
+        ...
+
+    def get_global_grad_norm(self) -> float:
+        """Of the last step."""
+        ...
+
+    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> None:
+        """Every rank's files."""
+        ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]:
+        """From every rank's files."""
+        ...
+
+
 class DeepSpeedEngine:
     """DeepSpeed's engine at any ZeRO stage. torch.distributed must be up (Ray Train has done that)."""
 
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         deepspeed = import_deepspeed()
         optimizer = spec.optimizer(module)
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=configuration(spec), dist_init_required=False
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=dict(configuration(spec)), dist_init_required=False
         )
-        self.module: nn.Module = self._engine.module
+        self._engine = cast(DeepSpeedCore, engine)
+        self.module = self._engine.module
         self._stage = spec.training.zero_stage
         self._is_full_precision = spec.training.precision == "float32"
         self._norm = torch.zeros(())
@@ -162,8 +204,8 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 
         if self._stage == 3:
-            return safe_get_local_fp32_param(weight)
-        return weight.detach() if self._is_full_precision else safe_get_full_fp32_param(weight)
+            return cast(Tensor, safe_get_local_fp32_param(weight))
+        return weight.detach() if self._is_full_precision else cast(Tensor, safe_get_full_fp32_param(weight))
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
@@ -207,7 +249,7 @@ def configuration(spec: EngineSpec) -> Json:
 
 def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:
     """`theirs` over `ours`, section by section."""
-    result = dict(ours)
+    result: dict[str, object] = dict(ours)
     for key, value in theirs.items():
         inner = result.get(key)
         result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
@@ -216,5 +258,5 @@ def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:
 
 def inference_engine(module: nn.Module, spec: EngineSpec) -> nn.Module:
     """A frozen network with its weights sharded over the ranks, each gathered only while its layer runs (ZeRO-3)."""
-    engine, *_ = import_deepspeed().initialize(model=module, config=configuration(spec), dist_init_required=False)
-    return engine.module
+    engine, *_ = import_deepspeed().initialize(model=module, config=dict(configuration(spec)), dist_init_required=False)
+    return cast(DeepSpeedCore, engine).module

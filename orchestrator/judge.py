@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,7 +104,7 @@ class Judge:
         return Teacher(self.setting.teacher, self.setting.device)
 
     @cached_property
-    def _scheduler(self) -> dict[str, object]:
+    def _scheduler(self) -> Mapping[str, object]:
         return self._teacher.card.scheduler
 
     @cached_property

@@ -17,7 +17,7 @@ from orchestrator.solvers import SOLVERS
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 Precision = Literal["float32", "bfloat16", "float16"]
-Json = dict[str, object]
+Json = Mapping[str, object]
 
 
 class Section(BaseModel):
@@ -47,17 +47,17 @@ class Trajectories(Section):
     prompts: str  # a text file, one prompt a line
     samples: int = Field(gt=0)
     negative_prompt: str = ""
-    num_inference_steps: int = Field(50, gt=0)
+    num_inference_steps: int = Field(default=50, gt=0)
     solver: str = "ddim"
     guidance_scale: tuple[float, float] = (1.0, 1.0)  # drawn per sample; 1 is none
     save: Literal["all", "ends"] = "all"
     dtype: Literal["float16", "float32"] = "float16"  # of the stored tensors
     seed: int = 0
-    batch_size: int = Field(32, gt=0)  # samples per teacher evaluation; part of the plan
-    shard_size: int = Field(256, gt=0)  # samples per shard, a multiple of batch_size
+    batch_size: int = Field(default=32, gt=0)  # samples per teacher evaluation; part of the plan
+    shard_size: int = Field(default=256, gt=0)  # samples per shard, a multiple of batch_size
     store: str = ""  # a folder that several runs may share; the run's own by default
-    deadline_s: float = Field(3600.0, gt=0)  # for one shard, before its actor is given up
-    attempts: int = Field(3, gt=0)  # at one shard, before it is set aside
+    deadline_s: float = Field(default=3600.0, gt=0)  # for one shard, before its actor is given up
+    attempts: int = Field(default=3, gt=0)  # at one shard, before it is set aside
 
     @field_validator("guidance_scale", mode="before")
     @classmethod
@@ -112,17 +112,17 @@ class Training(Section):
     """How the student is trained. Sizes are global: over all workers and accumulation steps."""
 
     steps: int = Field(gt=0)
-    batch_size: int = Field(64, gt=0)
-    accumulation: int = Field(1, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    accumulation: int = Field(default=1, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Precision = "float32"
     seed: int = 0
-    checkpoint_every: int = Field(500, gt=0)  # steps
-    keep_checkpoints: int = Field(2, gt=1)
-    log_every: int = Field(20, gt=0)  # steps
+    checkpoint_every: int = Field(default=500, gt=0)  # steps
+    keep_checkpoints: int = Field(default=2, gt=1)
+    log_every: int = Field(default=20, gt=0)  # steps
     zero_stage: Literal[0, 1, 2, 3] = 0
     deepspeed: Json = {}  # merged over the configuration that fewstep writes
 
@@ -131,18 +131,18 @@ class Evaluation(Section):
     """How the student is judged: against the teacher at the same few steps, and at many."""
 
     prompts: str  # a text file, one prompt a line; none that the teacher was trained on, ideally
-    samples: int = Field(500, gt=1)
+    samples: int = Field(default=500, gt=1)
     steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student and of the teacher
-    reference_steps: int = Field(50, gt=0)  # of the teacher's reference
+    reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
     solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # candidates for the teacher's best
     guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
-    guidance_scale: float = Field(3.0, ge=1)  # of the reference, and of the student where it is an input
-    selection_samples: int = Field(256, gt=1)  # for choosing the teacher's best, on seeds of their own
+    guidance_scale: float = Field(default=3.0, ge=1)  # of the reference, and of the student where it is an input
+    selection_samples: int = Field(default=256, gt=1)  # for choosing the teacher's best, on seeds of their own
     images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
     features: str = "mobilenetv2"
     seed: int = 1_000_000
-    batch_size: int = Field(64, gt=0)
-    bootstraps: int = Field(1000, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    bootstraps: int = Field(default=1000, gt=0)
     baselines: str = ""  # a folder of stored teacher features, reused where the plan's hash matches
 
     @field_validator("solvers")
@@ -157,13 +157,13 @@ class Evaluation(Section):
 class Resources(Section):
     """What the run asks of the cluster."""
 
-    workers: int = Field(1, gt=0)  # training processes
-    generators: int = Field(1, gt=0)  # sampling actors
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    threads_per_worker: int = Field(1, gt=0)  # of torch, on the CPU
+    workers: int = Field(default=1, gt=0)  # training processes
+    generators: int = Field(default=1, gt=0)  # sampling actors
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    threads_per_worker: int = Field(default=1, gt=0)  # of torch, on the CPU
     address: str = ""  # of a running Ray cluster; starts one here by default
-    wait_s: float = Field(0.0, ge=0)  # for a cluster that scales up to give what is asked
+    wait_s: float = Field(default=0.0, ge=0)  # for a cluster that scales up to give what is asked
 
 
 class Recipe(Section):
@@ -229,7 +229,7 @@ def parse(data: Mapping[str, object]) -> Recipe:
     return recipe
 
 
-def _override(data: Json, override: str) -> None:
+def _override(data: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise BadInput(f"override {override!r} has no value; write it as training.steps=100")

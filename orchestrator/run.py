@@ -61,11 +61,10 @@ class Run:
 
     def record(self, section: str, key: str, value: object) -> None:
         """Note a fact, like what a stage took."""
-        facts = self.facts
-        part = facts.setdefault(section, {})
+        facts = dict(self.facts)
+        part = facts.get(section, {})
         assert isinstance(part, dict)
-        part[key] = value
-        self._write(facts)
+        self._write(facts | {section: part | {key: value}})
 
     def recorded(self, section: str, key: str) -> object:
         """A fact noted before, or an empty string."""

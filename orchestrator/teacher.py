@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
@@ -49,9 +50,11 @@ class UNetNetwork(nn.Module):
         # diffusers notes in private keys which values were defaults, and would put those back.
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
-        unet = UNet2DConditionModel.from_config(config).to(self.unet.device, self.unet.dtype)
+        unet = UNet2DConditionModel(**config)
+        nn.Module.to(unet, device=self.unet.device, dtype=self.unet.dtype)
         missing, unexpected = unet.load_state_dict(self.unet.state_dict(), strict=False)
         assert not unexpected and missing == ["time_embedding.cond_proj.weight"]
+        assert unet.time_embedding.cond_proj is not None
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)
         return UNetNetwork(unet)
 
@@ -134,7 +137,7 @@ def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 
 def schedule_of(config: Mapping[str, object]) -> Schedule:
     """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
-    return DiscreteVP(DDIMScheduler.from_config(dict(config)).alphas_cumprod)
+    return DiscreteVP(cast(DDIMScheduler, DDIMScheduler.from_config(dict(config))).alphas_cumprod)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -132,7 +132,7 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> None:
     job = Job(**config["job"])  # pyright: ignore[reportArgumentType]
     recipe = parse(job.recipe)
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    device = get_device()
     torch.set_num_threads(recipe.resources.threads_per_worker)
     place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
     Trainee(recipe, job, place).train()
@@ -260,9 +260,9 @@ def write_result(folder: Path, state: dict[str, Tensor], round: Round, batches: 
         "prediction": spec.prediction,
         "schedule": spec.schedule,
         "lora_rank": spec.lora_rank,
-        "batches": batches,
     }
     checkpoint.write_whole(fresh / "student.json", json.dumps(facts, indent=1))
+    checkpoint.write_whole(fresh / "lineage.json", json.dumps({"batches": batches}))
     fresh.rename(folder)
 
 

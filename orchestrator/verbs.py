@@ -11,10 +11,13 @@ from rich.table import Table
 from methods import METHODS
 from methods.base import Averaged, Trained
 from orchestrator import metrics
+from orchestrator.baselines import measure_teacher
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
+from orchestrator.evaluate import evaluate as evaluate_student
+from orchestrator.export import export as write_student
 from orchestrator.generate import Generated, plan_of
 from orchestrator.generate import generate as generate_data
 from orchestrator.generate import repair as repair_data
@@ -27,14 +30,15 @@ from orchestrator.train import RESULT, check, train_rounds
 
 def run(recipe: Recipe) -> Json:
     """Everything, in order; what is done is not done again."""
-    with Run(recipe).driven():
+    opened = Run(recipe)
+    with opened.driven():
         _require(recipe)
         made = _generate(recipe)
         if made.quarantined:
             say("some shards were set aside; the student is trained on the others")
         _train(recipe, made)
-        export(recipe, is_driven=True)
-        facts = evaluate(recipe, is_driven=True)
+        _export(opened)
+        facts = _evaluate(opened)
     folder = Path(recipe.output).resolve()
     say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
     return {**facts, "quarantined": _quarantined(made)}
@@ -57,7 +61,7 @@ def plan_facts(planned: Plan, store: str) -> Json:
     return {
         "plan_hash": planned.hash,
         "rows": planned.samples,
-        "bytes": planned.bytes,
+        "bytes": planned.total_bytes,
         "shards": len(planned.shards()),
         "teacher_evaluations": planned.teacher_evaluations,
         "committed": count_committed(store, planned),
@@ -88,19 +92,25 @@ def train(recipe: Recipe) -> Json:
     return {"rounds": [str(_result(recipe))], "manifest": made.version, "content_hash": made.content_hash}
 
 
-def export(recipe: Recipe, *, is_driven: bool = False) -> Json:
+def export(recipe: Recipe) -> Json:
     """The student as a diffusers pipeline."""
-    raise NotImplementedError
+    opened = Run(recipe)
+    with opened.driven():
+        return _export(opened)
 
 
-def evaluate(recipe: Recipe, *, is_driven: bool = False) -> Json:
+def evaluate(recipe: Recipe) -> Json:
     """The student against its teacher, and the report."""
-    raise NotImplementedError
+    opened = Run(recipe)
+    with opened.driven():
+        _export(opened)
+        return _evaluate(opened)
 
 
-def teacher(recipe: Recipe) -> Json:
-    """The teacher alone."""
-    raise NotImplementedError
+def teacher(recipe: Recipe, prompt: str) -> Json:
+    """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
+    out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
+    return measure_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
 
 
 def verify(path: str) -> Json:
@@ -190,6 +200,28 @@ def _train(recipe: Recipe, made: Generated) -> None:
         dataset.verify()
     with opened.stage("train"):
         train_rounds(recipe, opened, dataset)
+
+
+def _export(opened: Run) -> Json:
+    """Write `student/`, unless it is there already."""
+    recipe, out = opened.recipe, opened.folder / "student"
+    result = _result(recipe)
+    if not result.exists():
+        raise BadInput(f"output: {opened.folder} holds no trained student yet; `fewstep train` makes one")
+    if not out.exists():
+        with opened.stage("export"):
+            write_student(recipe, result, out)
+    say(f"student: {out}")
+    return {"student": str(out)}
+
+
+def _evaluate(opened: Run) -> Json:
+    recipe, out = opened.recipe, opened.folder / "evaluation"
+    with opened.stage("evaluate"):
+        found = evaluate_student(recipe, opened.folder / "student", out)
+    for claim in found.claims:
+        say(f"{claim.claim}: {claim.value:+.4f} [{claim.low:+.4f}, {claim.high:+.4f}]{' holds' if claim.holds else ''}")
+    return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
 
 
 def _result(recipe: Recipe) -> Path:

@@ -56,11 +56,11 @@ def kill_when(driver: subprocess.Popen[str], reached: Callable[[], bool]) -> Non
 
 def facts(output: Path) -> dict[str, object]:
     """What has to be the same: the data, the batches, the weights and what was measured on them."""
-    student = json.loads((output / "rounds/1-lcm/result/student.json").read_text())
+    lineage = json.loads((output / "rounds/1-lcm/result/lineage.json").read_text())
     measured = json.loads((output / "evaluation/metrics.json").read_text())
     return {
         "content": json.loads((output / "run.json").read_text())["manifest"]["content_hash"],
-        "batches": student["batches"],
+        "batches": lineage["batches"],
         "weights": (output / "rounds/1-lcm/result/weights.safetensors").read_bytes(),
         "metrics": [(row["system"], row["steps"], row["metric"], row["value"]) for row in measured],
     }

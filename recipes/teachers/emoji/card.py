@@ -1,6 +1,6 @@
 """Draw the pictures of the teacher's card: what it makes, and the nearest training pictures beside samples.
 
-    python recipes/teachers/emoji/card.py
+python recipes/teachers/emoji/card.py
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ COLOURS = {
     "purple": (200, 170, 240),
 }
 LEVELS = {"name": 0.55, "subcategory": 0.2, "category": 0.15, "": 0.1}  # what a caption calls its object
-SMALL, LARGE = 0.7, 0.85  # below and above these scales an emoji may be called small, or large
-ASIDE = 0.08  # an emoji this far from the middle (in picture widths) may be said to be at that side
+SIZES = {"large": 0.95, "small": 0.6}  # of the picture's width
+SHIFT = 4 / SIZE  # a small emoji stands in the middle, or one latent cell off it
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def choice(options: list[str], generator: torch.Generator, weights: list[float] 
 def place(emoji: list[Emoji], index: int, generator: torch.Generator, colour: str = "") -> Placed:
     """Draw where and how an emoji stands; without a colour, on any that is not held out for it."""
     colour = colour or choice([c for c in COLOURS if not is_held_out(emoji[index].name, c)], generator)
-    u = torch.rand(4, generator=generator).tolist()
-    scale = 0.6 + 0.4 * u[0]
-    free = (1 - scale) / 2
-    return Placed(index, colour, scale, (2 * u[1] - 1) * free, (2 * u[2] - 1) * free, u[3] < 0.5)
+    u = torch.rand(2, generator=generator).tolist()
+    is_large = u[0] < 0.6
+    dx, dy = (0.0, 0.0) if is_large else (float(n) * SHIFT for n in torch.randint(-1, 2, (2,), generator=generator))
+    return Placed(index, colour, SIZES["large" if is_large else "small"], dx, dy, u[1] < 0.5)
 
 
 def describe(emoji: Emoji, placed: Placed, generator: torch.Generator) -> str:
@@ -91,14 +91,14 @@ def describe(emoji: Emoji, placed: Placed, generator: torch.Generator) -> str:
     say = (torch.rand(4, generator=generator) < torch.tensor([0.3, 0.3, 0.3, 0.6])).tolist()
     thing = getattr(emoji, level)
     words = [thing]
-    if say[0] and not SMALL < placed.scale < LARGE:
-        words.insert(0, "small" if placed.scale <= SMALL else "large")
+    if say[0]:
+        words.insert(0, "large" if placed.scale == SIZES["large"] else "small")
     if say[1] and placed.mirrored:
         words.append("mirrored")
-    sides = {"left": -placed.dx, "right": placed.dx, "top": -placed.dy, "bottom": placed.dy}
-    side = max(sides, key=lambda s: sides[s])
-    if say[2] and sides[side] > ASIDE:
-        words.append(f"at the {side}")
+    sides = {"left": placed.dx < 0, "right": placed.dx > 0, "top": placed.dy < 0, "bottom": placed.dy > 0}
+    aside = [side for side, is_there in sides.items() if is_there]
+    if say[2] and aside:
+        words.append(f"at the {choice(aside, generator)}")
     if say[3] and not is_held_out(thing, placed.colour):
         words.append(f"on {placed.colour}")
     return " ".join(words)

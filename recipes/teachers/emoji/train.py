@@ -2,7 +2,7 @@
 
     python recipes/teachers/emoji/train.py --work outputs/emoji-teacher
 
-About an hour on two cores. Interrupt it at will: the same command continues from the last
+About two hours on two cores. Interrupt it at will: the same command continues from the last
 checkpoint in --work, and every step's randomness is a function of its number alone.
 """
 
@@ -218,7 +218,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("outputs/emoji-teacher"), help="checkpoints")
     parser.add_argument("--autoencoder-steps", type=int, default=1200)
-    parser.add_argument("--denoiser-steps", type=int, default=7000)
+    parser.add_argument("--denoiser-steps", type=int, default=16000)
     parser.add_argument("--export-only", action="store_true", help="write the pipeline as trained so far")
     args = parser.parse_args()
     main(args.work, args.autoencoder_steps, args.denoiser_steps, args.export_only)

@@ -1,0 +1,82 @@
+"""What the numbers say, in words: for the terminal, the model card and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM, Claim, Row
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The rows and claims of an evaluation, by the questions that people ask of them."""
+
+    rows: Sequence[Row]
+    claims: Sequence[Claim]
+
+    @property
+    def kid(self) -> str:
+        """KID by the name that its rows have."""
+        return next(row.metric for row in self.rows if row.metric.startswith("KID"))
+
+    @property
+    def many_steps(self) -> int:
+        """Of the teacher that all are compared with."""
+        return max(row.steps for row in self.rows if row.system == "teacher")
+
+    @property
+    def steps(self) -> list[int]:
+        """The numbers of steps that the student was judged at."""
+        return sorted({row.steps for row in self.rows if row.system == "student"})
+
+    @property
+    def references(self) -> list[str]:
+        """What was compared with: the teacher, and real images where there are any."""
+        return list(dict.fromkeys(row.reference for row in self.rows))
+
+    def judged_steps(self, wanted: int) -> int:
+        """The number of steps nearest to what the student was made for."""
+        return min(self.steps, key=lambda steps: abs(steps - wanted))
+
+    def find(self, system: str, steps: int, metric: str, reference: str = "teacher") -> Row:
+        """One row by the start of its metric's name."""
+        return next(
+            row
+            for row in self.rows
+            if (row.system, row.steps, row.reference) == (system, steps, reference) and row.metric.startswith(metric)
+        )
+
+    def claim(self, kind: str, steps: int, reference: str = "teacher") -> Claim:
+        """One claim."""
+        return next(c for c in self.claims if (c.kind, c.steps, c.reference) == (kind, steps, reference))
+
+    def headline(self, wanted: int) -> str:
+        """One honest sentence about the student at the number of steps that it was made for."""
+        steps = self.judged_steps(wanted)
+        student, teacher = (self.find(system, steps, "KID") for system in ("student", "teacher"))
+        half, beats = self.claim("half", steps), self.claim("beats", steps)
+        at = f"{steps} step{'s' if steps > 1 else ''}"
+        numbers = f"{self.kid} {student.value:.4f} against {teacher.value:.4f}"
+        if half.holds:
+            says = (
+                f"At {at} the student is less than half as far from the teacher's {self.many_steps}-step pictures as "
+            )
+            says += f"the teacher's own best at {at}: {numbers}, {interval(half, 'KID minus half the other')}."
+        elif beats.holds:
+            says = f"At {at} the student is nearer to the teacher's {self.many_steps}-step pictures than the teacher's own "
+            says += f"best at {at}: {numbers}, {interval(beats, 'difference')}."
+        else:
+            says = f"At {at} the student is not shown to be better than the teacher's own best at {at}: {numbers}, "
+            says += f"{interval(beats, 'difference')}."
+        return says if beats.is_claim else f"{says} {caution(beats.samples)}"
+
+
+def interval(claim: Claim, what: str) -> str:
+    """A difference with its interval."""
+    return f"{what} {claim.value:+.4f}, 95 % interval [{claim.low:+.4f}, {claim.high:+.4f}]"
+
+
+def caution(samples: int) -> str:
+    """What has to be said where there are too few samples."""
+    return f"This is an interval from {samples:,} samples and no claim, which would need {SAMPLES_FOR_A_CLAIM:,}."

@@ -1,0 +1,255 @@
+"""report.html: one page that shows a run to whoever opens it, with nothing to load from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestrator.chart import Band, Series, legend, line_chart
+from orchestrator.checkpoint import write_whole
+from orchestrator.evaluate import Row
+from orchestrator.findings import Findings, caution
+from orchestrator.recipe import Json
+
+STYLE = Path(__file__).with_name("report.css")
+LOSS_POINTS = 200  # of a curve, each the mean of its stretch
+COLOURS = ("student", "teacher", "third", "fourth")
+Losses = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """All that a report tells."""
+
+    run: str  # its name
+    teacher: str  # its name
+    method: str
+    paper: str  # arXiv id
+    student_steps: int  # what the student was made for
+    findings: Findings
+    grid: Path  # PNG
+    losses: Mapping[str, Losses]  # by round: rows of metrics.jsonl, with "step" and "loss/..." keys
+    stages_s: Mapping[str, float]  # what each stage of the run took
+    snippet: str  # Python that samples the student
+    lineage: Mapping[str, str]  # what it was made from and with: revisions, hashes, versions
+    places: Mapping[str, str]  # what lies where
+    recipe: Json  # resolved
+
+
+def write_report(facts: ReportFacts, out: Path) -> None:
+    """Write the page."""
+    write_whole(out, page(facts))
+
+
+def page(facts: ReportFacts) -> str:
+    """The page's HTML."""
+    title = f"{facts.teacher} in {_steps(facts.student_steps)}"
+    sections = [
+        _header(facts, title),
+        _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
+        _section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
+        _section("Every system", _table(facts.findings), _table_note(facts.findings)),
+        _section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+        _section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
+        _section("Training", _losses(facts.losses), "Each point is the mean of its stretch of steps."),
+        _section("Time", _timings(facts.stages_s), ""),
+        _section("Where things are", _list(facts.places), ""),
+        _section("Made from", _list(facts.lineage), ""),
+        f"<details><summary>The whole recipe</summary>{_code(yaml.safe_dump(dict(facts.recipe), sort_keys=False))}</details>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)} - fewstep</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(sections)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(facts: ReportFacts, title: str) -> str:
+    found = facts.findings
+    steps = found.judged_steps(facts.student_steps)
+    student, teacher = (found.find(system, steps, "KID") for system in ("student", "teacher"))
+    many = found.find("teacher", found.many_steps, "KID")
+    faster = many.seconds_per_image / student.seconds_per_image
+    tiles = [
+        ("student", f"{student.value:.4f}", f"{found.kid} at {_steps(steps)}", _range(student)),
+        ("teacher", f"{teacher.value:.4f}", f"the teacher's best at {_steps(steps)}", _range(teacher)),
+        ("null", f"{many.value:.4f}", f"the teacher at {found.many_steps}, other noise", _range(many)),
+        (
+            "",
+            f"{faster:.1f}x",
+            f"as fast as the teacher at {found.many_steps}",
+            f"{student.seconds_per_image:.3g} s per image",
+        ),
+    ]
+    boxes = "".join(
+        f'<div class="tile {css}"><b>{value}</b><span>{html.escape(name)}</span><small>{html.escape(more)}</small></div>'
+        for css, value, name, more in tiles
+    )
+    paper = f'<a href="https://arxiv.org/abs/{facts.paper}">arXiv:{facts.paper}</a>'
+    return (
+        f'<header><p class="eyebrow">{html.escape(facts.run)} &middot; {html.escape(facts.method)} &middot; {paper}</p>'
+        f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(found.headline(facts.student_steps))}</p>'
+        f'<div class="tiles">{boxes}</div></header>'
+    )
+
+
+def _section(title: str, body: str, note: str) -> str:
+    said = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<section><h2>{html.escape(title)}</h2>{said}{body}</section>"
+
+
+def _picture(file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<div class="wide paper"><img alt="Systems across the rows" src="data:image/png;base64,{data}"></div>'
+
+
+def _quality(found: Findings) -> str:
+    return (
+        '<div class="charts">' + "".join(_quality_chart(found, reference) for reference in found.references) + "</div>"
+    )
+
+
+def _quality_chart(found: Findings, reference: str) -> str:
+    def line(system: str, name: str) -> Series:
+        rows = [found.find(system, steps, "KID", reference) for steps in found.steps]
+        points = [(row.steps, row.value) for row in rows]
+        return Series(name, system, points, [(row.low, row.high) for row in rows])
+
+    many = found.find("teacher", found.many_steps, "KID", reference)
+    series = [line("student", "student"), line("teacher", "teacher at its best")]
+    bands = [Band(f"teacher at {found.many_steps} steps", "null", many.low, many.high)]
+    chart = line_chart(series, "sampling steps", found.kid, bands=bands, log_x=True)
+    title = {"teacher": f"To the teacher's {found.many_steps}-step pictures", "images": "To real images"}[reference]
+    return f"<figure><figcaption><b>{title}</b>{legend(series, bands)}</figcaption>{chart}</figure>"
+
+
+def _quality_note(found: Findings) -> str:
+    return (
+        f"{found.kid}, lower is nearer, on a logarithmic scale. The band is the teacher at {found.many_steps} steps on "
+        "other noise: no system can do better than not to be told from it."
+    )
+
+
+METRICS = ("same-noise distance", "precision", "recall")
+
+
+def _table(found: Findings) -> str:
+    names = {"teacher": f"KID to teacher at {found.many_steps}", "images": "KID to images"}
+    head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in found.references)]
+    head += ["Same-noise distance", "Precision", "Recall", "s per image"]
+    rows = []
+    judged = [row for row in found.rows if row.metric == found.kid and row.reference == "teacher"]
+    for row in sorted(judged, key=lambda row: (row.steps, row.system)):
+        cells = [row.system, str(row.steps), row.sampler, f"{row.guidance_scale:g}"]
+        cells += [_measure(found.find(row.system, row.steps, "KID", ref)) for ref in found.references]
+        cells += [_measure_of(found, row, metric) for metric in METRICS] + [f"{row.seconds_per_image:.3g}"]
+        rows.append(f'<tr class="{row.system}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _measure_of(found: Findings, row: Row, metric: str) -> str:
+    is_null = row.system == "teacher" and row.steps == found.many_steps
+    if is_null and metric == "same-noise distance":
+        return "0"
+    return _measure(found.find(row.system, row.steps, metric))
+
+
+def _measure(row: Row) -> str:
+    return f"{_number(row.value)}<small>{_range(row)}</small>"
+
+
+def _table_note(found: Findings) -> str:
+    samples = found.rows[0].samples
+    return (
+        f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the same "
+        "prompts for every system. The teacher's sampler and guidance are the best found on other noise. Same-noise "
+        f"distance is between the features of a sample and of the teacher's at {found.many_steps} steps from equal noise."
+    )
+
+
+def _claims(found: Findings) -> str:
+    rows = []
+    for claim in found.claims:
+        verdict = ("yes", "holds") if claim.holds else ("no", "not shown")
+        words = f"{claim.value:+.4f}<small>[{claim.low:+.4f}, {claim.high:+.4f}]</small>"
+        mark = f'<span class="verdict {verdict[0]}">{verdict[1]}</span>'
+        rows.append(f"<tr><td>{html.escape(claim.claim)}</td><td>{words}</td><td>{mark}</td></tr>")
+    head = "<tr><th>Claim</th><th>Paired difference</th><th></th></tr>"
+    return f'<div class="wide"><table class="claims"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _claims_note(found: Findings) -> str:
+    first = found.claims[0]
+    note = "A claim holds where the whole 95 % interval of its paired difference is on the right side."
+    return note if first.is_claim else f"{note} {caution(first.samples)}"
+
+
+def _losses(rounds: Mapping[str, Losses]) -> str:
+    charts = []
+    for name, rows in rounds.items():
+        keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss/")))
+        series = [
+            Series(key.removeprefix("loss/"), COLOURS[place % len(COLOURS)], _smoothed(rows, key), has_dots=False)
+            for place, key in enumerate(keys)
+        ]
+        if series:
+            chart = line_chart(series, "step", "loss", log_x=False)
+            charts.append(
+                f"<figure><figcaption><b>{html.escape(name)}</b>{legend(series)}</figcaption>{chart}</figure>"
+            )
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _smoothed(rows: Losses, key: str) -> list[tuple[float, float]]:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    size = max(1, len(points) // LOSS_POINTS)
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
+
+
+def _timings(stages: Mapping[str, float]) -> str:
+    longest = max(stages.values(), default=1.0)
+    bars = "".join(
+        f"<dt>{html.escape(name)}</dt>"
+        f'<dd><i style="width:{100 * seconds / longest:.1f}%"></i><span>{_duration(seconds)}</span></dd>'
+        for name, seconds in stages.items()
+    )
+    return f'<dl class="bars">{bars}<dt>all</dt><dd><span>{_duration(sum(stages.values()))}</span></dd></dl>'
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    items = "".join(
+        f"<dt>{html.escape(name)}</dt><dd><code>{html.escape(value)}</code></dd>" for name, value in facts.items()
+    )
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _code(text: str) -> str:
+    return f"<pre><code>{html.escape(text)}</code></pre>"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
+def _range(row: Row) -> str:
+    return f"[{_number(row.low)}, {_number(row.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
