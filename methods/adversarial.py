@@ -97,4 +97,4 @@ class Adversarial:
 
     def sampler(self) -> Sampler:
         """Noise the sample again between steps; guidance already inside."""
-        return Sampler("consistency", grid=FINE_GRID)
+        return Sampler("renoising", grid=FINE_GRID)

@@ -211,7 +211,7 @@ class Sampler:
     strategic sampling (arXiv:2402.19159).
     """
 
-    kind: Literal["ddim", "consistency", "trajectory", "euler"]
+    kind: Literal["ddim", "renoising", "strategic", "euler"]
     guidance: Literal["none", "input", "composed"] = "none"
     gamma: float = 0.0
     grid: int = 50  # points of the training grid that inference times are chosen from

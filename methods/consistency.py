@@ -75,4 +75,4 @@ class Consistency:
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling."""
-        return Sampler("consistency", grid=self.grid)
+        return Sampler("renoising", grid=self.grid)

@@ -109,4 +109,4 @@ class DistributionMatching:
 
     def sampler(self) -> Sampler:
         """One step; noised again where more are asked for. Guidance is already inside."""
-        return Sampler("consistency", grid=FINE_GRID)
+        return Sampler("renoising", grid=FINE_GRID)

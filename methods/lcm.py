@@ -116,7 +116,7 @@ class LCM:
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, guidance as an input."""
-        return Sampler("consistency", guidance="input", grid=self.grid)
+        return Sampler("renoising", guidance="input", grid=self.grid)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class LCMLoRA:
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, guidance already inside."""
-        return Sampler("consistency", grid=self.grid)
+        return Sampler("renoising", grid=self.grid)
 
 
 def _check(method: LCM | LCMLoRA) -> None:

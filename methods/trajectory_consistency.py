@@ -92,4 +92,4 @@ class TrajectoryConsistency:
 
     def sampler(self) -> Sampler:
         """Strategic stochastic sampling, guidance already inside."""
-        return Sampler("trajectory", gamma=self.gamma, grid=self.grid)
+        return Sampler("strategic", gamma=self.gamma, grid=self.grid)

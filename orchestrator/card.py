@@ -53,8 +53,8 @@ def write_card(
     parts = [
         f"---\n{front}---",
         f"# {Path(recipe.output).name}: {teacher_name(recipe.teacher)} in {steps} step{'s' if steps > 1 else ''}",
-        f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by fewstep. "
-        + findings.headline(steps),
+        f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
+        "fewstep. " + findings.headline(steps),
         "![The same noise and prompts down each column](grid.png)",
         "## Use\n\nFrom inside this folder, or with its path in place of the dot:\n\n```python\n"
         + snippet(recipe, ".", prompt)

@@ -51,9 +51,8 @@ def line_chart(series: Sequence[Series], x_name: str, y_name: str, *, bands: Seq
     x = _steps_axis(xs) if log_x else _linear_axis(xs)
     parts = [_grid(x, y), *(_band(band, y) for band in bands), *(_line(line, x, y) for line in series)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_name, "middle", "name"))
-    parts.append(
-        f'<g transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text(0, 0, y_name, "middle", "name")}</g>'
-    )
+    turned = f'transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
+    parts.append(f"<g {turned}>{_text(0, 0, y_name, 'middle', 'name')}</g>")
     title = html.escape(f"{y_name} by {x_name}")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
 

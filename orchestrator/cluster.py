@@ -42,11 +42,11 @@ def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None
     said = False
     while True:
         nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-        unplaced = _place(nodes, bundles)
+        have, unplaced = _sum(nodes), _place(nodes, bundles)
         if not unplaced:
             return
         if time.monotonic() >= ends:
-            need, have = _sum(bundles), _sum(nodes)
+            need = _sum(bundles)
             hint = "; set resources.wait_s if this cluster scales up" if resources.address else ""
             raise BadInput(
                 f"{field} asks for {len(bundles)} x {_words(bundles[0])} = {_words(need)}, "
@@ -68,7 +68,7 @@ def bundle(resources: Resources) -> dict[str, float]:
 
 
 def _place(nodes: list[dict[str, float]], bundles: Sequence[Bundle]) -> list[Bundle]:
-    """The bundles that find no room, filling nodes in turn."""
+    """The bundles that find no room; takes from the nodes what the others hold."""
     unplaced = []
     for wanted in bundles:
         room = next((n for n in nodes if all(n.get(name, 0) >= much for name, much in wanted.items())), {})

@@ -50,7 +50,7 @@ class Target:
 _VP = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 TARGETS: dict[str, Target] = {
-    "consistency": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
+    "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
     "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}),
     # Euler's method on straight paths. diffusers' FlowMatchEulerDiscreteScheduler does not run in
     # StableDiffusionPipeline; first-order DPM-Solver++ on flow sigmas makes the same steps, and does.
@@ -67,7 +67,7 @@ TARGETS: dict[str, Target] = {
             "rescale_betas_zero_snr": False,
         },
     ),
-    "trajectory": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
+    "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
 
 
@@ -86,7 +86,7 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
             "nothing of the picture; distill a v_prediction or sample teacher, or let the student predict v"
         )
     options = {"prediction_type": target.predictions[prediction], "rescale_betas_zero_snr": zero_snr, **target.options}
-    if sampler.kind in ("consistency", "trajectory"):
+    if sampler.kind in ("renoising", "strategic"):
         _require_last_time(sampler.grid, config)
         options["original_inference_steps"] = sampler.grid
     return getattr(diffusers, target.scheduler).from_config(dict(config), **options)
@@ -106,7 +106,7 @@ def call_of(recipe: Recipe) -> Call:
     """What the student's pipeline is called with besides prompt, steps and guidance scale."""
     sampler = recipe.method.build().sampler()
     negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
-    return Call(eta=sampler.gamma if sampler.kind == "trajectory" else 0.0, negative_prompt=negative)
+    return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
 
 
 def guidance_of(recipe: Recipe) -> float:

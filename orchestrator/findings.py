@@ -58,16 +58,14 @@ class Findings:
         half, beats = self.claim("half", steps), self.claim("beats", steps)
         at = f"{steps} step{'s' if steps > 1 else ''}"
         numbers = f"{self.kid} {student.value:.4f} against {teacher.value:.4f}"
+        many, best = f"the teacher's {self.many_steps}-step pictures", f"the teacher's own best at {at}"
         if half.holds:
-            says = (
-                f"At {at} the student is less than half as far from the teacher's {self.many_steps}-step pictures as "
-            )
-            says += f"the teacher's own best at {at}: {numbers}, {interval(half, 'KID minus half the other')}."
+            says = f"At {at} the student is less than half as far from {many} as {best}: {numbers}, "
+            says += f"{interval(half, 'KID minus half the other')}."
         elif beats.holds:
-            says = f"At {at} the student is nearer to the teacher's {self.many_steps}-step pictures than the teacher's own "
-            says += f"best at {at}: {numbers}, {interval(beats, 'difference')}."
+            says = f"At {at} the student is nearer to {many} than {best}: {numbers}, {interval(beats, 'difference')}."
         else:
-            says = f"At {at} the student is not shown to be better than the teacher's own best at {at}: {numbers}, "
+            says = f"At {at} the student is not shown to be better than {best}: {numbers}, "
             says += f"{interval(beats, 'difference')}."
         return says if beats.is_claim else f"{says} {caution(beats.samples)}"
 

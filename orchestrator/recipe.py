@@ -145,6 +145,21 @@ class Evaluation(Section):
     bootstraps: int = Field(default=1000, gt=0)
     baselines: str = ""  # a folder of stored teacher features, reused where the plan's hash matches
 
+    @field_validator("steps")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1 or len(set(value)) < len(value):
+            raise ValueError(f"steps must be distinct positive numbers, like [1, 2, 4, 8]; got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _few(self) -> Evaluation:
+        if max(self.steps) >= self.reference_steps:
+            raise ValueError(
+                f"steps goes up to {max(self.steps)}, which must be fewer than reference_steps={self.reference_steps}"
+            )
+        return self
+
     @field_validator("solvers")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def write_report(facts: ReportFacts, out: Path) -> None:
 def page(facts: ReportFacts) -> str:
     """The page's HTML."""
     title = f"{facts.teacher} in {_steps(facts.student_steps)}"
+    recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
     sections = [
         _header(facts, title),
         _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
@@ -60,14 +61,13 @@ def page(facts: ReportFacts) -> str:
         _section("Time", _timings(facts.stages_s), ""),
         _section("Where things are", _list(facts.places), ""),
         _section("Made from", _list(facts.lineage), ""),
-        f"<details><summary>The whole recipe</summary>{_code(yaml.safe_dump(dict(facts.recipe), sort_keys=False))}</details>",
+        f"<details><summary>The whole recipe</summary>{_code(recipe)}</details>",
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)} - fewstep</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)} - fewstep</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n"
+        "<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -89,7 +89,8 @@ def _header(facts: ReportFacts, title: str) -> str:
         ),
     ]
     boxes = "".join(
-        f'<div class="tile {css}"><b>{value}</b><span>{html.escape(name)}</span><small>{html.escape(more)}</small></div>'
+        f'<div class="tile {css}"><b>{value}</b><span>{html.escape(name)}</span>'
+        f"<small>{html.escape(more)}</small></div>"
         for css, value, name, more in tiles
     )
     paper = f'<a href="https://arxiv.org/abs/{facts.paper}">arXiv:{facts.paper}</a>'
@@ -169,9 +170,10 @@ def _measure(row: Row) -> str:
 def _table_note(found: Findings) -> str:
     samples = found.rows[0].samples
     return (
-        f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the same "
-        "prompts for every system. The teacher's sampler and guidance are the best found on other noise. Same-noise "
-        f"distance is between the features of a sample and of the teacher's at {found.many_steps} steps from equal noise."
+        f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
+        "same prompts for every system. The teacher's sampler and guidance are the best found on other noise. "
+        "Same-noise distance is between the features of a sample and of the teacher's at "
+        f"{found.many_steps} steps from equal noise."
     )
 
 

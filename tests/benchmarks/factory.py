@@ -1,6 +1,6 @@
 """The trajectory factory against the bare teacher loop: samples per second as a ratio, taken in one run.
 
-    python tests/benchmarks/factory.py [--teacher FOLDER] [--shards 4] [--repeats 5]
+    python -m tests.benchmarks.factory [--teacher FOLDER] [--shards 4] [--repeats 5]
 
 Bare is the same batches of the same teacher with nothing around them: no Ray, no hashing, no writing.
 Each repeat runs both, one after the other, so that a busy machine slows both alike. Prints JSON.
@@ -9,12 +9,9 @@ Each repeat runs both, one after the other, so that a busy machine slows both al
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher, sample_path
 from tests import tiny
+from tests.benchmarks.ratio import paired
 
 
 def new_ledger(recipe: Recipe, folder: Path) -> Ledger:
@@ -64,13 +62,6 @@ def factory(sampler: ShardSampler, revision: int) -> None:
         list(threads.map(lambda shard: sampler.make(shard.id, revision), sampler.plan.shards()))
 
 
-def timed(act: Callable[[], None], samples: int) -> float:
-    """Samples per second."""
-    started = time.perf_counter()
-    act()
-    return samples / (time.perf_counter() - started)
-
-
 def main(teacher: str, shards: int, repeats: int) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
@@ -81,23 +72,10 @@ def main(teacher: str, shards: int, repeats: int) -> None:
         if teacher:
             data["teacher"] = {"folder": teacher}
         sampler = ShardSampler(new_ledger(Recipe.model_validate(data), Path(folder) / "store"), "cpu", 1)
+        revisions = itertools.count()
         samples = sampler.plan.samples
-        rates = []
-        for repeat in range(repeats):
-            rates.append((timed(lambda: bare(sampler), samples), timed(lambda r=repeat: factory(sampler, r), samples)))
-        ratios = [made / bare for bare, made in rates]
-    result = {
-        "benchmark": "factory",
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "bare_samples_per_s": round(statistics.median(bare for bare, _ in rates), 2),
-        "factory_samples_per_s": round(statistics.median(made for _, made in rates), 2),
-        "samples": samples,
-        "bytes": sampler.plan.total_bytes,
-        "compute": sampler.compute,
-        "machine": platform.platform(),
-    }
-    print(json.dumps(result))
+        result = paired(lambda: bare(sampler), lambda: factory(sampler, next(revisions)), samples, repeats)
+    print(json.dumps({"benchmark": "factory", **result, "bytes": sampler.plan.total_bytes, "compute": sampler.compute}))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Recipe:
     data = tiny.recipe_data(tmp_path_factory.mktemp("tiny"))
     told = data["evaluation"]
     assert isinstance(told, dict)
-    return parse(data | {"evaluation": told | {"images": str(images), "steps": [1, 4], "guidance_scale": 2.0}})
+    return parse(
+        data
+        | {"evaluation": told | {"images": str(images), "steps": [1, 4], "reference_steps": 6, "guidance_scale": 2.0}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_metrics_are_as_the_design_lists_them(evaluation: Path, recipe: Recipe) 
     assert all(set(row) == set(fields.split()) for row in rows)
     assert {(row["system"], row["steps"]) for row in rows} == {
         *(("student", steps) for steps in (1, 4)),
-        *(("teacher", steps) for steps in (1, 4)),
+        *(("teacher", steps) for steps in (1, 4, 6)),
     }
     kids = [row for row in rows if row["metric"] == "KID (MobileNetV2)"]
     assert {row["reference"] for row in kids} == {"teacher", "images"}

@@ -136,7 +136,7 @@ def test_euler_students_take_straight_steps() -> None:
 
 def test_a_grid_that_misses_the_last_time_is_refused() -> None:
     with pytest.raises(BadInput, match="30 does not divide"):
-        scheduler_for(Sampler("consistency", grid=30), "", "v_prediction", config(True, "v_prediction"))
+        scheduler_for(Sampler("renoising", grid=30), "", "v_prediction", config(True, "v_prediction"))
 
 
 def test_a_student_that_no_scheduler_samples_is_refused() -> None:
@@ -146,7 +146,7 @@ def test_a_student_that_no_scheduler_samples_is_refused() -> None:
 
 def test_the_noise_levels_are_the_teachers() -> None:
     teacher = config(True, "v_prediction")
-    exported = scheduler_for(Sampler("consistency"), "", "v_prediction", teacher)
+    exported = scheduler_for(Sampler("renoising"), "", "v_prediction", teacher)
     assert isinstance(exported, LCMScheduler)
     own = DDPMScheduler.from_config(dict(teacher))
     assert torch.equal(exported.alphas_cumprod, own.alphas_cumprod)

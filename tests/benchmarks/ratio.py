@@ -1,0 +1,29 @@
+"""Two ways of doing the same work, timed in turns in one run, so that a busy machine slows both alike."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+
+def paired(bare: Callable[[], None], ours: Callable[[], None], work: int, repeats: int) -> dict[str, object]:
+    """Work per second of ours over that of the bare twin: the median of the repeats, and all of them."""
+    rates = [(rate(bare, work), rate(ours, work)) for _ in range(repeats)]
+    ratios = [mine / plain for plain, mine in rates]
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "bare_per_s": round(statistics.median(plain for plain, _ in rates), 2),
+        "ours_per_s": round(statistics.median(mine for _, mine in rates), 2),
+        "work": work,
+        "machine": platform.platform(),
+    }
+
+
+def rate(act: Callable[[], None], work: int) -> float:
+    """Work per second."""
+    started = time.perf_counter()
+    act()
+    return work / (time.perf_counter() - started)
