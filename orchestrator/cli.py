@@ -105,9 +105,9 @@ def repair(path: DataSet, as_json: AsJson = False) -> None:
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods: paper, networks, rounds, and what a search may vary."""
-    from orchestrator import verbs
+    from orchestrator import catalog
 
-    _answer(as_json, verbs.methods)
+    _answer(as_json, catalog.show)
 
 
 def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
@@ -129,7 +129,9 @@ def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
         sys.stderr.write("fewstep: interrupted; the same command continues\n")
         raise typer.Exit(FAILED) from None
     if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.write(json.dumps(dict(facts)) + "\n")
+    if facts.get("broken"):
+        raise typer.Exit(FAILED)
     if facts.get("quarantined"):
         raise typer.Exit(QUARANTINED)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from methods import METHODS
-from methods.base import Averaged, Trained
 from orchestrator import metrics
 from orchestrator.baselines import measure_teacher
 from orchestrator.cluster import bundle, connect, require
@@ -116,17 +114,11 @@ def teacher(recipe: Recipe, prompt: str) -> Json:
 def verify(path: str) -> Json:
     """Every file of a data set against its hash."""
     found = open_ledger(path).verify()
-    broken = [dataclasses.asdict(record) for record in found.broken]
-    for record in broken:
-        say(f"{record['shard']} {record['why']}; mend it with `fewstep repair {path}`")
-    if not broken:
+    for record in found.broken:
+        say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
+    if not found.broken:
         say(f"{found.shards} shards, {found.rows} rows, all as committed; content {found.content_hash}")
-    facts = {"shards": found.shards, "rows": found.rows, "content_hash": found.content_hash}
-    if broken:
-        raise BadInput(
-            f"{len(broken)} of {found.shards} shards of {path} are broken; `fewstep repair {path}` mends them"
-        )
-    return {**facts, "broken": broken}
+    return dataclasses.asdict(found)
 
 
 def repair(path: str) -> Json:
@@ -134,36 +126,6 @@ def repair(path: str) -> Json:
     made = repair_data(path, Resources())
     say(f"version {made.version}: {made.shards} shards, {made.rows} rows; content {made.content_hash}")
     return {"manifest": made.version, "content_hash": made.content_hash, "quarantined": _quarantined(made)}
-
-
-def methods() -> Json:
-    """The methods as a table."""
-    table = Table("method", "paper", "rounds", "networks", "a search may vary", box=None, pad_edge=False)
-    facts = []
-    for name, cls in METHODS.items():
-        rounds = cls().rounds()
-        nets = list(dict.fromkeys(net for round in rounds for net in round.nets))
-        table.add_row(name, cls.paper, str(len(rounds)), ", ".join(nets), ", ".join(cls.space))
-        facts.append(
-            {
-                "name": name,
-                "paper": cls.paper,
-                "networks": nets,
-                "rounds": [round.name for round in rounds],
-                "columns": sorted({source.kind for round in rounds for source in round.sources.values()}),
-                "space": {field: dataclasses.asdict(range) for field, range in cls.space.items()},
-                "exports": "lora" if _is_lora(rounds[-1]) else "pipeline",
-            }
-        )
-    console.print(table)
-    return {"methods": facts}
-
-
-def _is_lora(round) -> bool:  # noqa: ANN001 - Round
-    net = round.nets[round.result]
-    while isinstance(net, Averaged):
-        net = round.nets[net.of]
-    return isinstance(net, Trained) and net.lora_rank > 0
 
 
 def store_of(recipe: Recipe) -> str:
