@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.bench import Bench, open_bench
+from orchestrator.bench import Bench, judged_prompts, open_bench
 from orchestrator.checkpoint import write_whole
 from orchestrator.console import say
 from orchestrator.errors import BadInput
 from orchestrator.feature_files import Key
 from orchestrator.judge import Measured, System
 from orchestrator.pictures import contact_sheet
-from orchestrator.plan import read_prompts
 from orchestrator.quality import Features, KernelDistances, Resampling, combine, units_of
 from orchestrator.recipe import Evaluation, Json, Recipe
 
@@ -89,7 +88,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
     16 samples of `variety_prompt`, and gate.json, which is returned. `work` keeps what is not shipped.
     """
     evaluation = recipe.evaluation
-    prompts = read_prompts(evaluation.prompts, "evaluation.prompts")
+    prompts = judged_prompts(evaluation)
     out.mkdir(parents=True, exist_ok=True)
     with open_bench(recipe, prompts, work) as bench:
         systems = teacher_systems(bench, evaluation)
@@ -100,7 +99,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
         for steps in evaluation.steps:
             bench.files.ship(_choice_key(bench, evaluation, steps), out)
         if evaluation.images:
-            bench.measure_images(evaluation.images, evaluation.samples)
+            bench.measure_images(evaluation.images)
             bench.files.ship(bench.images_key(evaluation.images), out)
     contact_sheet(parts[0].pictures, 6, out / "contact-sheet.png")
     with open_bench(recipe, [variety_prompt], work) as bench:
@@ -118,8 +117,7 @@ def judge_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Measured
     The spread of the null is half of its 95 % interval.
     """
     evaluation = recipe.evaluation
-    prompts = len(read_prompts(evaluation.prompts, "evaluation.prompts"))
-    units = units_of(evaluation.samples, prompts)
+    units = units_of(evaluation.samples, len(judged_prompts(evaluation)))
     names = ["reference", "null", *(str(system.steps) for system in systems.best)]
     sets = {name: Features(part.features, units) for name, part in zip(names, parts, strict=True)}
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
+import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
@@ -22,8 +23,8 @@ from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
 from orchestrator.judge import Call, Judge, Measured, Setting, System, num_images
-from orchestrator.plan import prompts_digest
-from orchestrator.recipe import Recipe
+from orchestrator.plan import prompts_digest, read_prompts
+from orchestrator.recipe import Evaluation, Recipe
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
@@ -101,9 +102,9 @@ class Bench:
         self._make({system: (key, count) for system, key in keys.items()}, description)
         return [self._found(keys[system], count) for system in systems]
 
-    def measure_images(self, file: str, count: int) -> Measured:
-        """The first `count` real images, or as many as there are."""
-        count = min(count, num_images(file))
+    def measure_images(self, file: str) -> Measured:
+        """All real images of a file."""
+        count = num_images(file)
         key = self.images_key(file)
         self._make({file: (key, count)}, "real images")
         return self._found(key, count)
@@ -146,6 +147,13 @@ class Bench:
                     whole = Measured.join([parts[start] for start in sorted(parts)])
                     self.files.keep(missing[batch.of][0], whole)
                     done[batch.of] = {}
+
+
+def judged_prompts(evaluation: Evaluation) -> list[str]:
+    """The prompts in an order of chance, so that any number of samples has a fair share of them."""
+    prompts = read_prompts(evaluation.prompts, "evaluation.prompts")
+    order = np.random.default_rng(evaluation.seed).permutation(len(prompts))
+    return [prompts[place] for place in order]
 
 
 @contextmanager

@@ -10,13 +10,12 @@ from typing import Literal
 
 from orchestrator import quality
 from orchestrator.baselines import TeacherSystems, teacher_systems
-from orchestrator.bench import open_bench
+from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import call_of, guidance_of
 from orchestrator.features import features_label
 from orchestrator.judge import Measured, System, read_captions
 from orchestrator.pictures import grid
-from orchestrator.plan import read_prompts
 from orchestrator.quality import Estimate, Features, KernelDistances, Resampling, combine
 from orchestrator.recipe import Evaluation, Recipe
 
@@ -73,7 +72,7 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
     Whatever was measured before is taken from there, so that the same call continues.
     """
     told = recipe.evaluation
-    prompts = read_prompts(told.prompts, "evaluation.prompts")
+    prompts = judged_prompts(told)
     with open_bench(recipe, prompts, out, str(student), call_of(recipe)) as bench:
         teachers = teacher_systems(bench, told)
         sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
@@ -81,7 +80,7 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
         judged = [teachers.null, *teachers.best, *students]
         systems = [teachers.reference, *judged]
         parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))
-        images = bench.measure_images(told.images, told.samples) if told.images else None
+        images = bench.measure_images(told.images) if told.images else None
         seconds = bench.seconds_per_image(judged)
     comparison = Comparison(told, prompts, teachers, parts, images)
     evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
@@ -110,7 +109,7 @@ class Comparison:
         others = 0
         if images is not None:
             captions = read_captions(told.images)
-            unit = quality.units_of_images(captions, prompts, used, len(images.features))
+            unit = quality.units_of_images(captions, prompts[:used], len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
             others = max(0, int(unit.max()) + 1 - used)
         self._resampling = Resampling(used, others, told.bootstraps, told.seed)

@@ -61,7 +61,7 @@ class Findings:
         many, best = f"the teacher's {self.many_steps}-step pictures", f"the teacher's own best at {at}"
         if half.holds:
             says = f"At {at} the student is less than half as far from {many} as {best}: {numbers}, "
-            says += f"{interval(half, 'KID minus half the other')}."
+            says += f"{interval(half, 'KID(student) - 0.5 KID(teacher) =')}."
         elif beats.holds:
             says = f"At {at} the student is nearer to {many} than {best}: {numbers}, {interval(beats, 'difference')}."
         else:

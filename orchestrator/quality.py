@@ -183,9 +183,12 @@ def units_of(count: int, prompts: int) -> NDArray[np.int64]:
     return np.arange(count) % prompts if prompts > 1 else np.arange(count)
 
 
-def units_of_images(captions: Sequence[str], prompts: Sequence[str], used: int, count: int) -> NDArray[np.int64]:
-    """The unit of each real image: its prompt where all of them have one of those judged, else itself."""
-    place = {prompt: number for number, prompt in enumerate(prompts[:used])}
-    if captions and all(caption in place for caption in captions[:count]):
-        return np.array([place[caption] for caption in captions[:count]])
-    return used + np.arange(count)
+def units_of_images(captions: Sequence[str], prompts: Sequence[str], count: int) -> NDArray[np.int64]:
+    """The unit of each of `count` real images: the judged prompt that is its caption, else one beyond those.
+
+    Images of one caption share a unit; where nothing has a caption, each image is its own.
+    """
+    place = {prompt: number for number, prompt in enumerate(prompts)}
+    if not captions:
+        return len(prompts) + np.arange(count)
+    return np.array([place.setdefault(caption, len(place)) for caption in captions[:count]])

@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from rich.table import Table
 
 from orchestrator import metrics
 from orchestrator.baselines import measure_teacher
+from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
+from orchestrator.findings import Findings
 from orchestrator.generate import Generated, plan_of
 from orchestrator.generate import generate as generate_data
 from orchestrator.generate import repair as repair_data
 from orchestrator.ledger import count_committed, open_ledger
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, read_prompts
 from orchestrator.recipe import Json, Recipe, Resources
+from orchestrator.report import ReportFacts, write_report
 from orchestrator.run import Run
 from orchestrator.train import RESULT, check, train_rounds
 
@@ -181,9 +185,42 @@ def _evaluate(opened: Run) -> Json:
     recipe, out = opened.recipe, opened.folder / "evaluation"
     with opened.stage("evaluate"):
         found = evaluate_student(recipe, opened.folder / "student", out)
-    for claim in found.claims:
-        say(f"{claim.claim}: {claim.value:+.4f} [{claim.low:+.4f}, {claim.high:+.4f}]{' holds' if claim.holds else ''}")
+    _report(opened, Findings(found.rows, found.claims))
     return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
+
+
+def _report(opened: Run, findings: Findings) -> None:
+    """Write the student's card and the page, and say what was found."""
+    recipe, folder, facts = opened.recipe, opened.folder, opened.facts
+    method = recipe.method.build()
+    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
+    manifest, versions = (cast(Mapping[str, object], facts[name]) for name in ("manifest", "versions"))
+    lineage = {
+        "teacher revision": str(open_ledger(str(manifest["path"])).plan.teacher["revision"]),
+        "trajectories": f"{manifest['content_hash']} (version {manifest['version']})",
+        **{name: str(version) for name, version in versions.items()},
+    }
+    student, evaluation = folder / "student", folder / "evaluation"
+    write_card(recipe, student, findings, evaluation, prompt, lineage)
+    rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
+    places = {"student": student, "trajectories": manifest["path"], "metrics": evaluation / "metrics.json"}
+    report = ReportFacts(
+        run=folder.name,
+        teacher=teacher_name(recipe.teacher),
+        method=recipe.method.name,
+        paper=method.paper,
+        student_steps=method.student_steps,
+        findings=findings,
+        grid=evaluation / "grid.png",
+        losses={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
+        stages_s=cast(Mapping[str, float], facts["stages"]),
+        snippet=snippet(recipe, str(student), prompt),
+        lineage=lineage,
+        places={name: str(place) for name, place in places.items()},
+        recipe=recipe.resolved(),
+    )
+    write_report(report, folder / "report.html")
+    say(findings.headline(method.student_steps))
 
 
 def _result(recipe: Recipe) -> Path:

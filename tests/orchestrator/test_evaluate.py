@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from orchestrator.baselines import judge_gate, measure_teacher, teacher_systems
-from orchestrator.bench import open_bench
+from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate
 from orchestrator.export import write
@@ -182,10 +182,10 @@ def test_shipped_baselines_are_used_and_a_gate_is_judged(recipe: Recipe, cluster
     assert {"contact-sheet.png", "variety.png"} <= {file.name for file in (tmp_path / "shipped").iterdir()}
     told = recipe.evaluation.model_copy(update={"baselines": str(tmp_path / "shipped"), "samples": 6})
     shipped = recipe.model_copy(update={"evaluation": told})
-    with open_bench(shipped, tiny.PROMPTS, tmp_path / "new") as bench:
+    with open_bench(shipped, judged_prompts(told), tmp_path / "new") as bench:
         systems = teacher_systems(bench, told)
         parts = bench.measure([systems.reference, systems.null, *systems.best], 6, "nothing to do")
-        bench.measure_images(told.images, 6)
+        bench.measure_images(told.images)
     assert [len(part.features) for part in parts] == [6, 6, 6, 6]
     assert list((tmp_path / "new" / "features").iterdir()) == []
 

@@ -131,10 +131,10 @@ def test_same_noise_distance_is_zero_for_the_same_pictures() -> None:
     assert same_noise_distance(moved, features, resampling).value == 5
 
 
-def test_images_share_units_with_prompts_only_where_all_do() -> None:
-    assert units_of_images(["b", "a", "b"], ["a", "b"], 2, 3).tolist() == [1, 0, 1]
-    assert units_of_images(["b", "c"], ["a", "b"], 2, 2).tolist() == [2, 3]
-    assert units_of_images([], ["a", "b"], 2, 2).tolist() == [2, 3]
+def test_images_share_units_with_the_prompts_that_caption_them() -> None:
+    assert units_of_images(["b", "a", "b"], ["a", "b"], 3).tolist() == [1, 0, 1]
+    assert units_of_images(["c", "b", "c", "d"], ["a", "b"], 4).tolist() == [2, 1, 2, 3]
+    assert units_of_images([], ["a", "b"], 2).tolist() == [2, 3]
 
 
 def test_one_prompt_makes_every_sample_its_own_unit() -> None:
