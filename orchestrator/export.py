@@ -14,7 +14,6 @@ import diffusers
 import ray
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from ray.exceptions import RayTaskError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,6 +23,7 @@ from orchestrator.cluster import bundle, connect, require
 from orchestrator.errors import BadInput
 from orchestrator.judge import Call
 from orchestrator.recipe import Recipe
+from orchestrator.solvers import Scheduler
 from orchestrator.teacher import Teacher
 
 
@@ -71,7 +71,7 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapping[str, object]) -> SchedulerMixin:
+def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapping[str, object]) -> Scheduler:
     """The scheduler to export with, from the teacher's configuration. Raises BadInput where none fits."""
     target = TARGETS[sampler.kind]
     if schedule not in target.schedules or prediction not in target.predictions:
@@ -114,7 +114,7 @@ def guidance_of(recipe: Recipe) -> float:
     return 1.0 if recipe.method.build().sampler().guidance == "none" else recipe.evaluation.guidance_scale
 
 
-def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> SchedulerMixin:
+def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
     prediction = facts.prediction or str(config["prediction_type"])
     return scheduler_for(recipe.method.build().sampler(), facts.schedule, prediction, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ from orchestrator.bench import judged_prompts
 from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.evaluate import Evaluated
 from orchestrator.findings import Findings
+from orchestrator.ledger import open_ledger
 from orchestrator.recipe import Recipe
 from orchestrator.report import ReportFacts, write_report
 from orchestrator.run import Run
@@ -46,10 +46,10 @@ def summarise(run: Run, evaluated: Evaluated) -> Path:
 def lineage_of(run: Run) -> dict[str, str]:
     """What the student was made from and with."""
     manifest = cast(Mapping[str, object], run.facts["manifest"])
-    plan = json.loads((Path(str(manifest["path"])) / "plan.json").read_text())
+    plan = open_ledger(str(manifest["path"])).plan
     lineage = {
         "teacher": place_of(run.recipe),
-        "teacher revision": str(plan["teacher"]["revision"]),
+        "teacher revision": str(plan.teacher["revision"]),
         "trajectories": f"{manifest['content_hash']} (version {manifest['version']})",
     }
     return lineage | cast(dict[str, str], run.facts["versions"])
