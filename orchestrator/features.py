@@ -56,7 +56,7 @@ def feature_network(name: str, device: str | torch.device = "cpu") -> FeatureNet
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"evaluation.features: {name} cannot be loaded: {' '.join(str(error).split())}") from error
-    network.requires_grad_(False).eval().to(device)
+    network.eval().to(device)
     return FeatureNetwork(network, prepare, answer, torch.device(device))
 
 

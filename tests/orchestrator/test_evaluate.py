@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -266,10 +265,12 @@ def test_inception_is_a_torchscript_file_of_bytes(tmp_path: Path) -> None:
 def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
-    sizes: Mapping[str, int] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
-    clip = CLIPVisionConfig(**sizes, intermediate_size=16, image_size=28, projection_dim=12)
+    clip, dino = CLIPVisionConfig(intermediate_size=16, projection_dim=12), Dinov2Config()
+    for config in (clip, dino):
+        config.hidden_size, config.num_hidden_layers, config.num_attention_heads = 16, 1, 2
+        config.patch_size, config.image_size = 14, 28
     CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip")
-    Dinov2Model(Dinov2Config(**sizes, image_size=28)).save_pretrained(tmp_path / "dino")
+    Dinov2Model(dino).save_pretrained(tmp_path / "dino")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert feature_network(f"clip:{tmp_path / 'clip'}")(images).shape == (2, 12)
     assert feature_network(f"dinov2:{tmp_path / 'dino'}")(images).shape == (2, 16)
