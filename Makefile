@@ -3,13 +3,13 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint faults slow bench clean
+.PHONY: demo test lint faults bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/fewstep run emoji-lcm
 
 test: $(VENV)/installed lint
-	$(BIN)/pytest -m "not faults and not slow"
+	$(BIN)/pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -18,9 +18,6 @@ lint: $(VENV)/installed
 
 faults: $(VENV)/installed
 	$(BIN)/pytest -m faults
-
-slow: $(VENV)/installed
-	$(BIN)/pytest -m slow
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks

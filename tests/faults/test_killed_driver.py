@@ -66,6 +66,7 @@ def facts(output: Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.faults
 def test_a_run_killed_in_every_stage_ends_like_an_undisturbed_one(recipe: Path, tmp_path: Path) -> None:
     finish(start(recipe, tmp_path / "calm"))
     output = tmp_path / "killed"
