@@ -38,5 +38,5 @@ def test_the_installed_command_lists_the_methods(fewstep: Path, tmp_path: Path) 
 
 def test_the_installed_command_plans_a_recipe_that_came_with_it(fewstep: Path, tmp_path: Path) -> None:
     facts = json.loads(run(fewstep, "plan", "emoji-lcm", "--json", cwd=tmp_path))
-    assert facts["rows"] == 1024 and facts["committed"] == 0
-    assert facts["teacher_evaluations"] == 1024 * 50 * 2
+    assert facts["rows"] == 640 and facts["committed"] == 0
+    assert facts["teacher_evaluations"] == 640 * 50 * 2
