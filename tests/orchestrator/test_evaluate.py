@@ -265,10 +265,16 @@ def test_inception_is_a_torchscript_file_of_bytes(tmp_path: Path) -> None:
 def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
-    clip, dino = CLIPVisionConfig(intermediate_size=16, projection_dim=12), Dinov2Config()
-    for config in (clip, dino):
-        config.hidden_size, config.num_hidden_layers, config.num_attention_heads = 16, 1, 2
-        config.patch_size, config.image_size = 14, 28
+    clip = CLIPVisionConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        projection_dim=12,
+        patch_size=14,
+        image_size=28,
+    )
+    dino = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=28)
     CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip")
     Dinov2Model(dino).save_pretrained(tmp_path / "dino")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
