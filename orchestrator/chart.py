@@ -49,7 +49,9 @@ def line_chart(series: Sequence[Series], x_name: str, y_name: str, *, bands: Seq
     y = _log_axis([value for value in values if value > 0], (HEIGHT - BOTTOM, TOP))
     xs = sorted({x for line in series for x, _ in line.points})
     x = _steps_axis(xs) if log_x else _linear_axis(xs)
-    parts = [_grid(x, y), *(_band(band, y) for band in bands), *(_line(line, x, y) for line in series)]
+    # Side by side, so that one interval does not hide another.
+    beside = [(line, 5 * (place - (len(series) - 1) / 2) if log_x else 0.0) for place, line in enumerate(series)]
+    parts = [_grid(x, y), *(_band(band, y) for band in bands), *(_line(line, x, y, shift) for line, shift in beside)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_name, "middle", "name"))
     turned = f'transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
     parts.append(f"<g {turned}>{_text(0, 0, y_name, 'middle', 'name')}</g>")
@@ -107,8 +109,8 @@ def _band(band: Band, y: Axis) -> str:
     return f'<rect class="band {band.css}" x="{LEFT}" y="{top:.1f}" {size}/>'
 
 
-def _line(line: Series, x: Axis, y: Axis) -> str:
-    places = [(x.place(a), y.place(b)) for a, b in line.points]
+def _line(line: Series, x: Axis, y: Axis, shift: float) -> str:
+    places = [(x.place(a) + shift, y.place(b)) for a, b in line.points]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     parts = [f'<polyline points="{path}"/>']
     for (a, _), (low, high) in zip(places, line.intervals, strict=bool(line.intervals)):

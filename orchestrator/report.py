@@ -78,9 +78,9 @@ def _header(facts: ReportFacts, title: str) -> str:
     many = found.find("teacher", found.many_steps, "KID")
     faster = many.seconds_per_image / student.seconds_per_image
     tiles = [
-        ("student", f"{student.value:.4f}", f"{found.kid} at {_steps(steps)}", _range(student)),
-        ("teacher", f"{teacher.value:.4f}", f"the teacher's best at {_steps(steps)}", _range(teacher)),
-        ("null", f"{many.value:.4f}", f"the teacher at {found.many_steps}, other noise", _range(many)),
+        ("student", _number(student.value), f"{found.kid} at {_steps(steps)}", _range(student)),
+        ("teacher", _number(teacher.value), f"the teacher's best at {_steps(steps)}", _range(teacher)),
+        ("null", _number(many.value), f"the teacher at {found.many_steps}, other noise", _range(many)),
         (
             "",
             f"{faster:.1f}x",
@@ -247,7 +247,8 @@ def _range(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+    places = 4 if abs(value) < 1 else 2
+    return f"{round(value, places) + 0.0:.{places}f}"  # adding 0 turns -0 into 0
 
 
 def _duration(seconds: float) -> str:
