@@ -139,7 +139,7 @@ def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
 def main() -> None:
     """Entry point of the `fewstep` command."""
     # Libraries talk about themselves on stderr; what a person should know is said by fewstep.
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "RAY_DEDUP_LOGS": "1"}
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     if not shutil.which("nvidia-smi"):
         quiet["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed says at every import that it found no GPU
     for name, value in quiet.items():

@@ -93,10 +93,6 @@ class Loader:
         self._conditions, self._uncond, self._columns = conditions, uncond, columns
         self._held: OrderedDict[int, Mapping[str, Tensor]] = OrderedDict()
 
-    def ids(self, step: int) -> list[int]:
-        """The sample ids of this worker's rows at a step."""
-        return self._gather(step)["sample_id"].tolist()
-
     def batches(self, start: int) -> Iterator[Rows]:
         """The worker's rows of global batches start, start + 1, ... without end."""
         ready: queue.Queue[Rows | BaseException] = queue.Queue(maxsize=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -134,8 +134,3 @@ def trained_of(round: Round, name: str) -> Trained:
         net = round.nets[net.of]
     assert isinstance(net, Trained)
     return net
-
-
-def source_of(round: Round) -> Mapping[str, str]:
-    """Which kind of rows each source of a round reads."""
-    return {name: source.kind for name, source in round.sources.items()}

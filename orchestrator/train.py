@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import ray
 import ray.train
@@ -19,7 +18,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.base import Round
 from orchestrator import checkpoint, metrics
@@ -311,11 +310,3 @@ def following(file: Path, description: str, steps: int) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-
-
-def load_student(teacher: Teacher, result: Path) -> nn.Module:
-    """A trained student's network from a round's result folder."""
-    facts = json.loads((result / "student.json").read_text())
-    network = teacher.network.with_guidance_input() if facts["guidance_input"] else teacher.network
-    network.load_state_dict(load_file(result / "weights.safetensors"))
-    return cast(nn.Module, network)
