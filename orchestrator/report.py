@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.chart import Band, Series, legend, line_chart
+from orchestrator.chart import Band, Series, line_chart
 from orchestrator.checkpoint import write_whole
 from orchestrator.evaluate import Row
 from orchestrator.findings import Findings, caution
@@ -18,7 +18,7 @@ from orchestrator.recipe import Json
 
 STYLE = Path(__file__).with_name("report.css")
 LOSS_POINTS = 200  # of a curve, each the mean of its stretch
-COLOURS = ("student", "teacher", "third", "fourth")
+INKS_OF_LOSSES = ("student", "teacher", "third", "fourth")
 Losses = Sequence[Mapping[str, float]]
 
 
@@ -128,7 +128,7 @@ def _quality_chart(found: Findings, reference: str) -> str:
     bands = [Band(f"teacher at {found.many_steps} steps", "null", many.low, many.high)]
     chart = line_chart(series, "sampling steps", found.kid, bands=bands, log_x=True)
     title = {"teacher": f"To the teacher's {found.many_steps}-step pictures", "images": "To real images"}[reference]
-    return f"<figure><figcaption><b>{title}</b>{legend(series, bands)}</figcaption>{chart}</figure>"
+    return f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
 
 
 def _quality_note(found: Findings) -> str:
@@ -199,14 +199,12 @@ def _losses(rounds: Mapping[str, Losses]) -> str:
     for name, rows in rounds.items():
         keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss/")))
         series = [
-            Series(key.removeprefix("loss/"), COLOURS[place % len(COLOURS)], _smoothed(rows, key), has_dots=False)
+            Series(key.removeprefix("loss/"), INKS_OF_LOSSES[place % len(INKS_OF_LOSSES)], _smoothed(rows, key))
             for place, key in enumerate(keys)
         ]
         if series:
             chart = line_chart(series, "step", "loss", log_x=False)
-            charts.append(
-                f"<figure><figcaption><b>{html.escape(name)}</b>{legend(series)}</figcaption>{chart}</figure>"
-            )
+            charts.append(f"<figure><figcaption>{html.escape(name)}</figcaption>{chart}</figure>")
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
