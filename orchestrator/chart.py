@@ -16,7 +16,7 @@ INCHES = (5.6, 3.5)
 INKS = {name: f"#fe00{place:02x}" for place, name in enumerate(("student", "teacher", "null", "third", "fourth"))}
 SOFT, LINE = "#fe00f0", "#fe00f1"
 VARIABLES = {ink: name for name, ink in INKS.items()} | {SOFT: "soft", LINE: "line"}
-STYLE = {
+STYLE: dict = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fewstep",  # the same chart has the same bytes
     "font.size": 9.5,
