@@ -5,15 +5,19 @@ Sauer et al., "Adversarial Diffusion Distillation", arXiv:2311.17042.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods.base import (
     Batch,
+    Choice,
     Critic,
     Frozen,
     LogUniform,
@@ -21,33 +25,170 @@ from methods.base import (
     Nets,
     Range,
     Round,
+    Rows,
     Sampler,
     Source,
     Trained,
     Update,
+    part,
 )
 from methods.checks import require_at_least, require_positive
+from methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
+from methods.losses import l2
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 FINE_GRID = 100  # four even steps on it are timesteps 999, 749, 499 and 249
+HEAD_WIDTH = 64
+Weighting = Literal["exponential", "sds", "nfsd"]
+
+
+class FeatureMaps(Protocol):
+    """A frozen feature network: images [b, 3, h, w] in -1..1 to one map [b, channels, h, w] per layer."""
+
+    channels: Sequence[int]
+    cond_width: int  # of `pooled` conditions
+
+    def __call__(self, images: Tensor, /) -> list[Tensor]:
+        """The maps."""
+        ...
+
+
+class Head(nn.Module):
+    """Logits at every place of one map, and their inner product with the projected condition (arXiv:1802.05637)."""
+
+    def __init__(self, channels: int, cond_width: int, image_width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, HEAD_WIDTH, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1),
+            nn.GroupNorm(8, HEAD_WIDTH),
+            nn.LeakyReLU(0.2),
+        )
+        self.logit = nn.Conv2d(HEAD_WIDTH, 1, 1)
+        self.text = nn.Linear(cond_width, HEAD_WIDTH)
+        self.image = nn.Linear(image_width, HEAD_WIDTH)
+
+    def forward(self, features: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """[b, places]."""
+        hidden = self.body(features)
+        projected = (self.text(text) + self.image(image))[..., None, None]
+        return (self.logit(hidden) + (hidden * projected).sum(1, keepdim=True) / math.sqrt(HEAD_WIDTH)).flatten(1)
+
+
+class Discriminator(nn.Module):
+    """One light head per layer of the feature network (section 3.1)."""
+
+    def __init__(self, features: FeatureMaps) -> None:
+        super().__init__()
+        width = features.channels[-1]
+        self.heads = nn.ModuleList(Head(channels, features.cond_width, width) for channels in features.channels)
+
+    def forward(self, maps: Sequence[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
+        """The logits of each head."""
+        return [head(layer, text, image) for head, layer in zip(self.heads, maps, strict=True)]
 
 
 def discriminator_heads(features: nn.Module) -> nn.Module:
-    """Light heads on several layers of a frozen feature network, conditioned by projection (section 3.1)."""
-    raise NotImplementedError("the discriminator of adversarial distillation is not written yet")
+    """The discriminator on top of a feature network."""
+    return Discriminator(cast(FeatureMaps, features))
+
+
+def pooled(cond: Cond) -> Float[Tensor, "b width"]:
+    """A condition as one vector per sample: each entry's mean over its tokens."""
+    entries = (cond[name].float() for name in sorted(cond))
+    return torch.cat([entry.mean(1) if entry.ndim > 2 else entry for entry in entries], 1)
+
+
+def look(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
+    """The feature maps of what latents decode to; gradients pass to the latents."""
+    return part(nets, "features")(part(nets, "decoder")(x0))
+
+
+def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0) -> Tensor:
+    """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs of the real ones."""
+    with torch.no_grad():
+        maps, fakes = look(nets, real.x0), look(nets, generated)
+        image = maps[-1].mean((2, 3))
+    judge, text = part(nets, "discriminator"), pooled(real.cond)
+    maps = [layer.requires_grad_(r1_weight > 0) for layer in maps]
+    reals = judge(maps, text, image)
+    losses = [F.relu(1 - logits).mean() for logits in reals]
+    losses += [F.relu(1 + logits).mean() for logits in judge(fakes, text, image)]
+    if r1_weight:
+        slopes = torch.autograd.grad([logits.mean(1).sum() for logits in reals], maps, create_graph=True)
+        losses += [r1_weight * (slope**2).flatten(1).sum(1).mean() for slope in slopes]
+    return torch.stack(losses).sum()
+
+
+def fooling_loss(nets: Nets, generated: Float[Tensor, "b *latent"], real: Rows) -> Tensor:
+    """Equation 2: the sum of the heads' mean logits on generated samples, negated."""
+    with torch.no_grad():
+        image = look(nets, real.x0)[-1].mean((2, 3))
+    logits = part(nets, "discriminator")(look(nets, generated), pooled(real.cond), image)
+    return -torch.stack([layer.mean() for layer in logits]).sum()
+
+
+def sample(nets: Nets, batch: Batch, student_steps: int) -> Float[Tensor, "b *latent"]:
+    """The student's x_0 from real data noised to one of its times."""
+    rows, draw, student = batch["data"], batch.draw, nets["student"]
+    t = student.schedule.at(draw.integers(1, student_steps + 1) / student_steps)
+    return student(diffuse(student.schedule, rows.x0, draw.normal(rows.x0), t), t, rows.cond).x0
 
 
 def discriminator_loss(nets: Nets, batch: Batch, *, student_steps: int, r1_weight: float) -> Losses:
-    """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs."""
-    raise NotImplementedError(
-        "adversarial distillation declares its round, but its discriminator loss is not written yet"
-    )
+    """The discriminator's turn."""
+    with torch.no_grad():
+        generated = sample(nets, batch, student_steps)
+    return {"hinge": hinge_loss(nets, generated, batch["data"], r1_weight)}
 
 
 def student_loss(
-    nets: Nets, batch: Batch, *, student_steps: int, distill_weight: float, guidance_scale: float
+    nets: Nets,
+    batch: Batch,
+    *,
+    student_steps: int,
+    distill_weight: float,
+    guidance_scale: float,
+    weighting: Weighting,
 ) -> Losses:
     """Equation 1: please the discriminator, and be where the teacher denoises the noised sample to."""
-    raise NotImplementedError("adversarial distillation declares its round, but its student loss is not written yet")
+    rows, teacher = batch["data"], nets["teacher"]
+    x0 = sample(nets, batch, student_steps)
+    losses = {"adversarial": fooling_loss(nets, x0, rows)}
+    if distill_weight:
+        t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))
+        with torch.no_grad():
+            x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
+            wanted = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
+        decode = part(nets, "decoder")  # the distance is one of pixels, even for a latent model
+        distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(wanted))
+        losses["distillation"] = distill_weight * distance.mean()
+    return losses
+
+
+def teachers_view(
+    teacher: Denoiser, x0: Tensor, x_t: Tensor, t: Tensor, rows: Rows, guidance_scale: float, weighting: Weighting
+) -> Tensor:
+    """What the noised sample should have been.
+
+    The teacher's guided x_0; for nfsd (arXiv:2310.17590), x_0 moved by the guidance direction alone, plus the
+    unconditional score where there is little noise: what is left of SDS without its noise.
+    """
+    if weighting != "nfsd":
+        return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale)).x0
+    alone, told = teacher(x_t, t, rows.uncond).eps, teacher(x_t, t, rows.cond).eps
+    is_clean = expand((t < teacher.schedule.at(torch.full_like(t, 0.2))).float(), x0)
+    alpha, sigma = coefficients(teacher.schedule, t, x0)
+    return x0 - sigma / alpha * (is_clean * alone + guidance_scale * (told - alone))
+
+
+def distill_scale(teacher: Denoiser, t: Float[Tensor, "b"], weighting: Weighting) -> Float[Tensor, "b"]:
+    """c(t): alpha, or what makes the gradient that of score distillation with weight sigma^2 (appendix A)."""
+    alpha, sigma = teacher.schedule.alpha(t), teacher.schedule.sigma(t)
+    return alpha if weighting == "exponential" else alpha * sigma / 2
 
 
 @dataclass(frozen=True)
@@ -60,6 +201,7 @@ class Adversarial:
 
     student_steps: int = 4
     distill_weight: float = 2.5
+    weighting: Weighting = "exponential"
     r1_weight: float = 1e-5
     guidance_scale: float = 7.5  # of the teacher; the paper gives none, this is Stable Diffusion's own
     discriminator_lr_scale: float = 1.0
@@ -69,6 +211,7 @@ class Adversarial:
         "discriminator_lr_scale": LogUniform(0.3, 10.0),
         "distill_weight": LogUniform(0.5, 5.0),
         "r1_weight": LogUniform(1e-6, 1e-3),
+        "weighting": Choice(("exponential", "sds", "nfsd")),
     }
 
     def __post_init__(self) -> None:
@@ -91,6 +234,7 @@ class Adversarial:
             student_steps=self.student_steps,
             distill_weight=self.distill_weight,
             guidance_scale=self.guidance_scale,
+            weighting=self.weighting,
         )
         updates = (Update("discriminator", judged), Update("student", taught))
         return (Round("adversarial", updates, nets, {"data": Source("data")}),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,11 @@ class Rows:
     def x0(self) -> Float[Tensor, "b *latent"]:
         """The clean latent: real data, or the end of a teacher's trajectory."""
         return self._column("x0")
+
+    @property
+    def blank(self) -> Float[Tensor, "b *latent"]:
+        """Zeros of the latents' shape, for rows that are conditions alone."""
+        return self._column("blank")
 
     @property
     def noise(self) -> Float[Tensor, "b *latent"]:
@@ -225,6 +230,16 @@ class Networks(Protocol):
 
 
 Nets = Networks
+
+
+def part(nets: Nets, name: str) -> Callable[..., Any]:
+    """A network of the round that is no denoiser: a critic, or a frozen one."""
+    return cast(Callable[..., Any], nets[name])
+
+
+def perceptual(nets: Nets, a: Float[Tensor, "b *latent"], b: Float[Tensor, "b *latent"]) -> Float[Tensor, "b"]:
+    """The distance of the images that two latents decode to, by the round's `perceptual` network."""
+    return part(nets, "perceptual")(part(nets, "decoder")(a), part(nets, "decoder")(b))
 
 
 # What a search may vary. The orchestrator translates these for its searcher.

@@ -5,10 +5,13 @@ Song et al., "Consistency Models", arXiv:2303.01469.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from methods.base import (
     Averaged,
@@ -24,15 +27,96 @@ from methods.base import (
     Source,
     Trained,
     Update,
+    perceptual,
 )
-from methods.checks import require, require_at_least, require_decay
+from methods.checks import require, require_at_least, require_decay, require_positive
+from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
+from methods.losses import l1, l2, pseudo_huber
 
-Metric = Literal["lpips", "l1", "l2"]
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Metric = Literal["lpips", "l1", "l2", "huber"]
+SIGMA_DATA = 0.5
+RHO = 7.0  # of the Karras grid (arXiv:2206.00364, Eq. 5)
 
 
-def consistency_loss(nets: Nets, batch: Batch, *, grid: int, metric: Metric) -> Losses:
-    """Algorithm 2: d(f(x_t, t), f_target(x_s, s)), x_s one Heun step of the teacher before x_t."""
-    raise NotImplementedError("consistency distillation declares its round, but its loss is not written yet")
+def consistency_function(
+    net: Denoiser, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond, sigma_min: float
+) -> Float[Tensor, "b *latent"]:
+    """f(x, sigma) = c_skip x + c_out F(c_in x), which is x itself at sigma_min (appendix C).
+
+    There, x = x_t / alpha and sigma = sigma_t / alpha, and F is what EDM's preconditioning makes of the network's
+    x_0. Written out, 1 / alpha cancels, F too: far from sigma_min this is x_0 itself, and a student that starts as
+    its teacher starts as the teacher's denoiser, whatever the schedule and the prediction.
+    """
+    alpha, sigma = coefficients(net.schedule, t, x_t)
+    towards = (1 - sigma_min * alpha / sigma).clamp_min(0)
+    # c_skip / alpha over SIGMA_DATA^2: the student's, and EDM's own, where sigma_min is 0.
+    ours = alpha / ((sigma - sigma_min * alpha) ** 2 + (SIGMA_DATA * alpha) ** 2)
+    edms = alpha / (sigma**2 + (SIGMA_DATA * alpha) ** 2)
+    return towards * net(x_t, t, cond).x0 + SIGMA_DATA**2 * (ours - towards * edms) * x_t
+
+
+def karras_times(
+    schedule: Schedule, place: Float[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
+) -> Float[Tensor, "b"]:
+    """The times of points 0 (most noise) to grid - 1 of the Karras grid, on any schedule."""
+    low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)
+    return schedule.time_of((high + place / (grid - 1) * (low - high)) ** RHO)
+
+
+def heun_step(
+    believe: Callable[[Tensor, Tensor], Estimate],
+    schedule: Schedule,
+    x_t: Float[Tensor, "b *latent"],
+    t: Float[Tensor, "b"],
+    s: Float[Tensor, "b"],
+) -> Float[Tensor, "b *latent"]:
+    """dx / dsigma = eps for x = x_t / alpha: a step with the mean of the slopes at both ends."""
+    first = believe(x_t, t)
+    second = believe(step(schedule, first, s), s)
+    alpha_t, sigma_t = coefficients(schedule, t, x_t)
+    alpha_s, sigma_s = coefficients(schedule, s, x_t)
+    slope = (first.eps + second.eps) / 2
+    # alpha_s (x_t / alpha_t + (sigma_s / alpha_s - sigma_t / alpha_t) slope)
+    return alpha_s / alpha_t * (x_t - sigma_t * slope) + sigma_s * slope
+
+
+def consistency_loss(
+    nets: Nets,
+    batch: Batch,
+    *,
+    grid: int,
+    metric: Metric,
+    huber_c: float,
+    sigma_min: float,
+    sigma_max: float,
+    guidance_scale: float,
+) -> Losses:
+    """Algorithm 2: d(f(x_t, t), f_target(x_s, s)), x_s one Heun step of the teacher from x_t."""
+    rows, draw, student, teacher = batch["data"], batch.draw, nets["student"], nets["teacher"]
+    schedule = student.schedule
+    place = draw.integers(0, grid - 1)
+    t, s = (karras_times(schedule, n, grid, sigma_min, sigma_max) for n in (place, place + 1))
+
+    def believe(x: Tensor, time: Tensor) -> Estimate:
+        if guidance_scale == 1:
+            return teacher(x, time, rows.cond)
+        return guided(teacher, x, time, rows.cond, rows.uncond, torch.full_like(time, guidance_scale))
+
+    x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
+    with torch.no_grad():
+        x_s = heun_step(believe, schedule, x_t, t, s)
+        end = consistency_function(nets["target"], x_s, s, rows.cond, sigma_min)
+    found = consistency_function(student, x_t, t, rows.cond, sigma_min)
+    distances = {
+        "lpips": lambda: perceptual(nets, found, end),
+        "l1": lambda: l1(found, end),
+        "l2": lambda: l2(found, end),
+        "huber": lambda: pseudo_huber(found, end, huber_c),
+    }
+    return {"consistency": distances[metric]().mean()}
 
 
 @dataclass(frozen=True)
@@ -42,6 +126,10 @@ class Consistency:
     student_steps: int = 2
     grid: int = 40
     metric: Metric = "lpips"
+    huber_c: float = 0.03  # of metric huber, which the paper does not have (arXiv:2310.14189, section 3.3)
+    sigma_min: float = 0.002  # where f is the identity, in units of x_0 + sigma eps
+    sigma_max: float = 80.0
+    guidance_scale: float = 1.0  # of the teacher, fixed; 1, the paper's, is none
     ema_decay: float = 0.95  # of the target
     sampling_ema_decay: float = 0.999943  # for the paper's 6e5 steps; 0.999 suits a few thousand
 
@@ -49,7 +137,7 @@ class Consistency:
     space: ClassVar[Mapping[str, Range]] = {
         "ema_decay": Choice((0.0, 0.9, 0.95, 0.99)),
         "grid": Choice((10, 18, 40, 80)),
-        "metric": Choice(("lpips", "l1", "l2")),
+        "metric": Choice(("lpips", "l1", "l2", "huber")),
         "sampling_ema_decay": Choice((0.999, 0.9999, 0.999943)),
     }
 
@@ -59,6 +147,12 @@ class Consistency:
         require(
             self.student_steps < self.grid, f"student_steps must be below grid={self.grid}, got {self.student_steps}"
         )
+        require_positive(huber_c=self.huber_c, sigma_min=self.sigma_min)
+        require(
+            self.sigma_max > self.sigma_min,
+            f"sigma_max must be above sigma_min={self.sigma_min:g}, got {self.sigma_max:g}",
+        )
+        require_at_least(1, guidance_scale=self.guidance_scale)
         require_decay(ema_decay=self.ema_decay, sampling_ema_decay=self.sampling_ema_decay)
 
     def rounds(self) -> tuple[Round, ...]:
@@ -70,8 +164,16 @@ class Consistency:
         }
         if self.metric == "lpips":
             nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
-        update = Update("student", partial(consistency_loss, grid=self.grid, metric=self.metric))
-        return (Round("consistency", (update,), nets, {"data": Source("data")}, result="average"),)
+        loss = partial(
+            consistency_loss,
+            grid=self.grid,
+            metric=self.metric,
+            huber_c=self.huber_c,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            guidance_scale=self.guidance_scale,
+        )
+        return (Round("consistency", (Update("student", loss),), nets, {"data": Source("data")}, result="average"),)
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling."""

@@ -36,6 +36,10 @@ class Schedule(Protocol):
         """The time at u; N even steps of u are the steps of a good N-step sampler."""
         ...
 
+    def time_of(self, ratio: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """The time at which sigma / alpha is `ratio`: the noise level by its name in other schedules."""
+        ...
+
     def network_time(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """What the network is told."""
         ...
@@ -69,6 +73,14 @@ class DiscreteVP:
         """The trailing grid."""
         return u * len(self.alphas_cumprod) - 1
 
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """By interpolation, the inverse of alpha and sigma; the last time is as noisy as it gets."""
+        noise = 1 - torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.double().cpu()]).to(ratio.device)
+        wanted = ratio.double() ** 2 / (1 + ratio.double() ** 2)
+        high = torch.searchsorted(noise, wanted).clamp(1, len(noise) - 1)
+        part = (wanted - noise[high - 1]) / (noise[high] - noise[high - 1])
+        return (high - 2 + part.clamp(0, 1)).float()
+
     def network_time(self, t: Tensor) -> Tensor:
         """t itself; clean data is shown as time 0, the cleanest that the network was trained on."""
         return t.clamp_min(0)
@@ -92,6 +104,10 @@ class CosineVP:
         """Evenly in t, ends cut where the log-SNR reaches its limits."""
         low = math.atan(math.exp(-self.log_snr_max / 2)) * 2 / math.pi
         return low + u * (1 - 2 * low)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """The angle with that tangent."""
+        return torch.atan(ratio) * 2 / math.pi
 
     def network_time(self, t: Tensor) -> Tensor:
         """t in [0, 1], as diffusers' networks take it: 0 to 1000."""
@@ -119,6 +135,10 @@ class EDM:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + u * (high - low)) ** self.rho
 
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """The ratio itself."""
+        return ratio
+
     def network_time(self, t: Tensor) -> Tensor:
         """c_noise, a quarter of log sigma (Table 1)."""
         return t.clamp_min(1e-20).log() / 4
@@ -141,6 +161,10 @@ class RectifiedFlow:
     def at(self, u: Tensor) -> Tensor:
         """Shifted towards the noise."""
         return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """r / (1 + r)."""
+        return ratio / (1 + ratio)
 
     def network_time(self, t: Tensor) -> Tensor:
         """0 to 1000."""
@@ -280,6 +304,11 @@ def renoise(
     alpha_t, sigma_t = coefficients(schedule, t, x_s)
     ratio = alpha_t / alpha_s
     return ratio * x_s + (sigma_t**2 - (ratio * sigma_s) ** 2).clamp_min(0).sqrt() * noise
+
+
+def snr(schedule: Schedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """alpha^2 / sigma^2."""
+    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
 
 
 def with_guidance(cond: Cond, scale: Float[Tensor, "b"]) -> Cond:

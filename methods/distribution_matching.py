@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from methods.adversarial import FINE_GRID, discriminator_heads
+import torch
+from torch import Tensor
+
+from methods.adversarial import FINE_GRID, discriminator_heads, fooling_loss, hinge_loss
 from methods.base import (
     Batch,
     Choice,
     Critic,
+    Draw,
     Frozen,
     LogUniform,
     Losses,
@@ -23,30 +27,79 @@ from methods.base import (
     Nets,
     Range,
     Round,
+    Rows,
     Sampler,
     Source,
     Trained,
     Uniform,
     Update,
+    perceptual,
 )
 from methods.checks import require, require_at_least, require_positive
+from methods.diffusion import Cond, Denoiser, Estimate, diffuse, expand, guided, target
+from methods.losses import l1, l2
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def generate(student: Denoiser, noise: Float[Tensor, "b *latent"], cond: Cond) -> Float[Tensor, "b *latent"]:
+    """The student's sample in its one step."""
+    return student(noise, student.schedule.at(torch.ones_like(noise.flatten(1)[:, 0])), cond).x0
 
 
 def fake_score_loss(nets: Nets, batch: Batch) -> Losses:
-    """Equation 6: denoise the student's own samples, at any time."""
-    raise NotImplementedError("distribution matching declares its round, but its fake score's loss is not written yet")
+    """Equation 6: denoise the student's own samples, at any time, in the loss that the network was trained with."""
+    prompts, draw, fake = batch["prompts"], batch.draw, nets["fake_score"]
+    with torch.no_grad():
+        x0 = generate(nets["student"], draw.normal(prompts.blank), prompts.cond)
+    t, eps = fake.schedule.at(draw.uniform()), draw.normal(x0)
+    found = fake(diffuse(fake.schedule, x0, eps, t), t, prompts.cond)
+    answers = (target(fake.prediction, fake.schedule, estimate, t) for estimate in (found, Estimate(x0, eps)))
+    return {"denoising": l2(*answers).mean()}
+
+
+def matching_gradient(
+    nets: Nets, x0: Float[Tensor, "b *latent"], rows: Rows, draw: Draw, guidance_scale: float
+) -> Float[Tensor, "b *latent"]:
+    """Equation 7: where the fake score's x_0 differs from the teacher's, in units of the sample's own error.
+
+    The normaliser is per sample. Equation 8's weight has a factor alpha_t more, which the authors' code leaves out.
+    """
+    teacher, fake = nets["teacher"], nets["fake_score"]
+    t = teacher.schedule.at(draw.uniform(0.02, 0.98))
+    x_t = diffuse(teacher.schedule, x0, draw.normal(x0), t)
+    real = guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale)).x0
+    norm = expand(l1(x0, real), x0)
+    return ((fake(x_t, t, rows.cond).x0 - real) / norm).nan_to_num(0.0, 0.0, 0.0)
 
 
 def discriminator_loss(nets: Nets, batch: Batch) -> Losses:
-    """Tell real samples from the student's (section 4.3, arXiv:2405.14867)."""
-    raise NotImplementedError("distribution matching declares its round, but its discriminator loss is not written yet")
+    """Tell real samples from the student's (section 4.3, arXiv:2405.14867), by hinge."""
+    data, student = batch["data"], nets["student"]
+    with torch.no_grad():
+        x0 = generate(student, batch.draw.normal(data.x0), data.cond)
+    return {"hinge": hinge_loss(nets, x0, data)}
 
 
 def student_loss(
     nets: Nets, batch: Batch, *, guidance_scale: float, regression_weight: float, adversarial_weight: float
 ) -> Losses:
-    """Equation 7, and the regression of equation 9 on the teacher's pairs."""
-    raise NotImplementedError("distribution matching declares its round, but its student loss is not written yet")
+    """The matching loss, whose gradient is `matching_gradient`, and the regression of equation 9 on stored pairs."""
+    prompts, draw, student = batch["prompts"], batch.draw, nets["student"]
+    x0 = generate(student, draw.normal(prompts.blank), prompts.cond)
+    with torch.no_grad():
+        moved = x0 - matching_gradient(nets, x0, prompts, draw, guidance_scale)
+    losses = {"matching": l2(x0, moved).mean() / 2}
+    if regression_weight:
+        pairs = batch["pairs"]
+        found = generate(student, pairs.noise, pairs.cond)
+        losses["regression"] = regression_weight * perceptual(nets, found, pairs.x0).mean()
+    if adversarial_weight:
+        data = batch["data"]
+        fresh = generate(student, draw.normal(data.x0), data.cond)
+        losses["adversarial"] = adversarial_weight * fooling_loss(nets, fresh, data)
+    return losses
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,38 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from methods.base import Batch, Choice, Losses, Nets, Range, Round, Sampler, Source, Trained, Update
-from methods.checks import require_guidance_range, require_halvings
-from methods.progressive import Weighting, halvings
+import torch
+from torch import Tensor
+
+from methods.base import Batch, Choice, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
+from methods.checks import require_guidance_range, require_halvings, require_positive
+from methods.diffusion import Estimate, diffuse, guided, with_guidance
+from methods.losses import l2
+from methods.progressive import Weighting, halving, halvings, weight
 
 
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:
-    """Stage one: the student at w answers as the teacher guided by w (section 3.1)."""
-    raise NotImplementedError("guided distillation declares its rounds, but its matching loss is not written yet")
+    """Stage one, at any time: the student at w answers as the teacher guided by w (section 3.1)."""
+    rows, draw, student = batch["data"], batch.draw, nets["student"]
+    t, w = student.schedule.at(draw.uniform()), draw.uniform(*guidance_scale)
+    x_t = diffuse(student.schedule, rows.x0, draw.normal(rows.x0), t)
+    with torch.no_grad():
+        wanted = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0
+    apart = l2(student(x_t, t, with_guidance(rows.cond, w)).x0, wanted)
+    return {"x0": (weight(weighting, student.schedule, t) * apart).mean()}
 
 
 def guided_progressive_loss(
     nets: Nets, batch: Batch, *, steps: int, guidance_scale: tuple[float, float], weighting: Weighting
 ) -> Losses:
     """Stage two: progressive distillation with w drawn per sample, an input of teacher and student (section 3.2)."""
-    raise NotImplementedError("guided distillation declares its rounds, but its halving loss is not written yet")
+    rows, teacher = batch["data"], nets["teacher"]
+    cond = with_guidance(rows.cond, batch.draw.uniform(*guidance_scale))
+
+    def believe(x_t: Tensor, t: Tensor) -> Estimate:
+        return teacher(x_t, t, cond)
+
+    return {"x0": halving(nets["student"], believe, rows.x0, cond, batch.draw, steps, weighting)}
 
 
 @dataclass(frozen=True)
@@ -39,9 +56,11 @@ class Guided:
     student_steps: int = 4
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     weighting: Weighting = "truncated_snr"
+    last_rounds_length: float = 2.0  # as in progressive distillation
 
     paper: ClassVar[str] = "2210.03142"
     space: ClassVar[Mapping[str, Range]] = {
+        "last_rounds_length": Uniform(1.0, 4.0),
         "teacher_steps": Choice((64, 256, 512)),
         "weighting": Choice(("truncated_snr", "snr_plus_one")),
     }
@@ -49,6 +68,7 @@ class Guided:
     def __post_init__(self) -> None:
         require_halvings(self.teacher_steps, self.student_steps)
         require_guidance_range(self.guidance_scale)
+        require_positive(last_rounds_length=self.last_rounds_length)
 
     def rounds(self) -> tuple[Round, ...]:
         """Matching, whose student is the teacher of the first halving."""
@@ -60,8 +80,9 @@ class Guided:
             nets={"student": student},
             sources={"data": Source("data")},
         )
-        halving = halvings(self.teacher_steps, self.student_steps, student, partial(guided_progressive_loss, **drawn))
-        return (matching, *(replace(a_round, start="previous", teacher="previous") for a_round in halving))
+        loss = partial(guided_progressive_loss, **drawn)
+        rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)
+        return (matching, *(replace(halved, start="previous", teacher="previous") for halved in rest))
 
     def sampler(self) -> Sampler:
         """DDIM, guidance as an input."""

@@ -6,28 +6,88 @@ Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from methods.base import Batch, Choice, Losses, Nets, Range, Round, Sampler, Source, Trained, Update
-from methods.checks import require_halvings
+import torch
+from torch import Tensor
 
-Weighting = Literal["truncated_snr", "snr_plus_one"]
+from methods.base import Batch, Choice, Draw, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
+from methods.checks import require_at_least, require_halvings, require_positive
+from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, snr, step
+from methods.losses import l2
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Weighting = Literal["truncated_snr", "snr_plus_one", "snr", "constant"]
 
 
-def progressive_loss(nets: Nets, batch: Batch, *, steps: int, weighting: Weighting) -> Losses:
-    """Algorithm 2: the student's x_0 must lead in one step to where the teacher's two half steps lead."""
-    raise NotImplementedError("progressive distillation declares its rounds, but its loss is not written yet")
+def progressive_loss(nets: Nets, batch: Batch, *, steps: int, weighting: Weighting, guidance_scale: float) -> Losses:
+    """Algorithm 2, for a student of `steps` steps."""
+    rows, teacher = batch["data"], nets["teacher"]
+
+    def believe(x_t: Tensor, t: Tensor) -> Estimate:
+        if guidance_scale == 1:
+            return teacher(x_t, t, rows.cond)
+        return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale))
+
+    return {"x0": halving(nets["student"], believe, rows.x0, rows.cond, batch.draw, steps, weighting)}
+
+
+def halving(
+    student: Denoiser,
+    believe: Callable[[Tensor, Tensor], Estimate],
+    x0: Float[Tensor, "b *latent"],
+    cond: Cond,
+    draw: Draw,
+    steps: int,
+    weighting: Weighting,
+) -> Tensor:
+    """w(t) || x_0(z_t) - x ||^2, where x is what the student has to believe to be led where `believe` leads in two."""
+    schedule = student.schedule
+    u = draw.integers(1, steps + 1) / steps
+    t, middle, s = (schedule.at(u - half / (2 * steps)) for half in range(3))
+    with torch.no_grad():
+        z_t = diffuse(schedule, x0, draw.normal(x0), t)
+        z_middle = step(schedule, believe(z_t, t), middle)
+        z_s = step(schedule, believe(z_middle, middle), s)
+        wanted = implied_x0(schedule, z_t, t, z_s, s)
+    return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, wanted)).mean()
+
+
+def implied_x0(
+    schedule: Schedule, z_t: Float[Tensor, "b *latent"], t: Tensor, z_s: Float[Tensor, "b *latent"], s: Tensor
+) -> Float[Tensor, "b *latent"]:
+    """The x_0 with which one DDIM step from z_t ends at z_s (appendix G); z_s itself where s is clean data."""
+    alpha_t, sigma_t = coefficients(schedule, t, z_t)
+    alpha_s, sigma_s = coefficients(schedule, s, z_t)
+    ratio = sigma_s / sigma_t
+    return (z_s - ratio * z_t) / (alpha_s - ratio * alpha_t)
+
+
+def weight(weighting: Weighting, schedule: Schedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Of the squared error of x_0 (section 4); at zero terminal SNR the first two still see the noise's end."""
+    ratio = snr(schedule, t)
+    return {
+        "truncated_snr": ratio.clamp_min(1),
+        "snr_plus_one": ratio + 1,
+        "snr": ratio,
+        "constant": torch.ones_like(ratio),
+    }[weighting]
 
 
 def halvings(
-    teacher_steps: int, student_steps: int, student: Trained, loss: Callable[..., Losses]
+    teacher_steps: int,
+    student_steps: int,
+    student: Trained,
+    loss: Callable[..., Losses],
+    last_rounds_length: float,
 ) -> tuple[Round, ...]:
     """One round per halving, each taught by the one before it; the first by the base.
 
-    `loss` takes the round's number of student steps as `steps`. The last two halvings, to 2 steps and to 1,
-    are the hard ones and train twice as long (section 5).
+    `loss` takes the round's number of student steps as `steps`.
     """
     rounds: list[Round] = []
     steps = teacher_steps // 2
@@ -41,7 +101,7 @@ def halvings(
                 sources={"data": Source("data")},
                 start=before,
                 teacher=before,
-                length=2.0 if steps <= 2 else 1.0,
+                length=last_rounds_length if steps <= 2 else 1.0,
                 anneal=True,
             )
         )
@@ -51,26 +111,40 @@ def halvings(
 
 @dataclass(frozen=True)
 class Progressive:
-    """Halve the number of DDIM steps until few remain; no averages, and the learning rate falls in each round."""
+    """Halve the number of DDIM steps until few remain; no averages, and the learning rate falls in each round.
+
+    The paper distills unguided models. Here the first round's teacher may be guided, by one fixed scale that
+    then is inside every student.
+    """
 
     teacher_steps: int = 1024
     student_steps: int = 4
     weighting: Weighting = "truncated_snr"
+    prediction: Literal["", "sample", "epsilon", "v_prediction"] = ""  # of the student; "" is the teacher's
+    guidance_scale: float = 1.0  # of the first teacher; 1 is none
+    last_rounds_length: float = 2.0  # the halvings to 2 steps and to 1 are the hard ones (section 5)
 
     paper: ClassVar[str] = "2202.00512"
     space: ClassVar[Mapping[str, Range]] = {
+        "last_rounds_length": Uniform(1.0, 4.0),
         "teacher_steps": Choice((64, 256, 1024)),
         "weighting": Choice(("truncated_snr", "snr_plus_one")),
     }
 
     def __post_init__(self) -> None:
         require_halvings(self.teacher_steps, self.student_steps)
+        require_at_least(1, guidance_scale=self.guidance_scale)
+        require_positive(last_rounds_length=self.last_rounds_length)
 
     def rounds(self) -> tuple[Round, ...]:
         """log2(teacher_steps / student_steps) halvings."""
+        student = Trained(prediction=self.prediction)
         loss = partial(progressive_loss, weighting=self.weighting)
-        return halvings(self.teacher_steps, self.student_steps, Trained(), loss)
+        unguided = partial(loss, guidance_scale=1.0)
+        first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
+        guided_loss = partial(loss, steps=self.teacher_steps // 2, guidance_scale=self.guidance_scale)
+        return (replace(first, updates=(Update("student", guided_loss),)), *rest)
 
     def sampler(self) -> Sampler:
-        """DDIM, guidance composed as the teacher's is."""
-        return Sampler("ddim", guidance="composed")
+        """DDIM, guidance already inside."""
+        return Sampler("ddim")

@@ -5,10 +5,13 @@ Zheng et al., "Trajectory Consistency Distillation", arXiv:2402.19159.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from methods.base import (
     Averaged,
@@ -26,20 +29,35 @@ from methods.base import (
     Update,
 )
 from methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from methods.diffusion import Cond, Denoiser, step
+from methods.losses import l2, pseudo_huber
+from methods.neighbors import Neighbors, online_neighbors, stored_neighbors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def trajectory_function(
+    net: Denoiser, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], s: Float[Tensor, "b"], cond: Cond
+) -> Float[Tensor, "b *latent"]:
+    """f(x_t, t -> s): the linear part solved exactly, x_0 and eps held (Eq. 18); s needs no input of the network."""
+    return step(net.schedule, net(x_t, t, cond), s)
 
 
 def trajectory_loss(
     nets: Nets,
     batch: Batch,
     *,
-    grid: int,
-    skip: int,
-    guidance_scale: tuple[float, float],
-    loss: Literal["huber", "l2"],
-    huber_c: float,
+    neighbors: Callable[[Nets, Batch], Neighbors],
+    metric: Callable[[Tensor, Tensor], Tensor],
 ) -> Losses:
     """d(f(x_t, t -> s), f_target(x_u, u -> s)) with s <= u < t, u one guided teacher step from t (Algorithm 1)."""
-    raise NotImplementedError("trajectory consistency declares its round, but its loss is not written yet")
+    with torch.no_grad():
+        x_t, t, x_u, u, cond, _ = neighbors(nets, batch)
+        clean = nets["student"].schedule.at(torch.zeros_like(u))
+        s = clean + (u - clean) * batch.draw.uniform()
+        there = trajectory_function(nets["target"], x_u, u, s, cond)
+    return {"trajectory": metric(trajectory_function(nets["student"], x_t, t, s, cond), there).mean()}
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class TrajectoryConsistency:
     """Low-rank adapters whose estimate leads to every s by one exponential-integrator step; s is no input."""
 
     student_steps: int = 4
+    teacher_step: Literal["online", "stored"] = "online"
     gamma: float = 0.3  # stochasticity of sampling: 0 follows the ODE, 1 is consistency sampling
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     skip: int = 20  # timesteps from t to u
@@ -78,17 +97,16 @@ class TrajectoryConsistency:
         require_at_least(0, lora_rank=self.lora_rank)
 
     def rounds(self) -> tuple[Round, ...]:
-        """One round on real data."""
+        """One round, on real data or on stored paths as in `methods/lcm.py`."""
         nets = {"student": Trained(lora_rank=self.lora_rank), "target": Averaged(decay=self.ema_decay)}
-        loss = partial(
-            trajectory_loss,
-            grid=self.grid,
-            skip=self.skip,
-            guidance_scale=self.guidance_scale,
-            loss=self.loss,
-            huber_c=self.huber_c,
-        )
-        return (Round("trajectory-consistency", (Update("student", loss),), nets, {"data": Source("data")}),)
+        metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
+        found = {
+            "online": partial(online_neighbors, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
+            "stored": partial(stored_neighbors, skip=self.skip),
+        }[self.teacher_step]
+        sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[self.teacher_step]
+        update = Update("student", partial(trajectory_loss, neighbors=found, metric=metric))
+        return (Round("trajectory-consistency", (update,), nets, sources, online=self.teacher_step == "online"),)
 
     def sampler(self) -> Sampler:
         """Strategic stochastic sampling, guidance already inside."""
