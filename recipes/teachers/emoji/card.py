@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SCALE = 3  # of a pixel
 STEPS, GUIDANCE = 50, 3.0
 PROMPTS = (
-    "red apple", "dog face", "racing car", "rocket", "pizza", "guitar",
+    "red apple", "dog face", "racing car on white", "rocket", "pizza", "guitar",
     "cat face on pink", "tiger on green", "fish on blue", "octopus on purple", "bird", "mammal on yellow",
     "strawberry on white", "hamburger", "birthday cake", "ice cream on blue", "fruit food on gray", "food or drink",
     "sailboat on blue", "airplane", "fire engine", "house building on green", "ground transport", "place or vehicle",

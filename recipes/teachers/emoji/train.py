@@ -13,7 +13,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -64,14 +64,14 @@ def text_encoder(vocabulary: int) -> CLIPTextModel:
 
 
 def denoiser() -> UNet2DConditionModel:
-    """A UNet of two levels with cross attention on both."""
+    """A UNet of three levels, 8x8 to 2x2; most of its weights are where a pixel costs least."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=8,
         out_channels=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        block_out_channels=(48, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(48, 80, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
@@ -114,8 +114,27 @@ def tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     )
 
 
+def warm_and_cosine(step: int, cycles: Sequence[int]) -> float:
+    """A factor of the learning rate: each cycle warms up, stays for a third, and falls along a cosine.
+
+    To train a finished network further is to add a cycle.
+    """
+    for length in cycles:
+        if step < length:
+            fall = max(0.0, step / length - 0.3) / 0.7
+            return min(1.0, (step + 1) / 100, (1 + math.cos(math.pi * fall)) / 2 + 0.005)
+        step -= length
+    raise ValueError("step is beyond the last cycle")
+
+
 def fit(
-    name: str, net: nn.Module, loss: Callable[[int, torch.Generator], Tensor], *, steps: int, lr: float, work: Path
+    name: str,
+    net: nn.Module,
+    loss: Callable[[int, torch.Generator], Tensor],
+    *,
+    cycles: Sequence[int],
+    lr: float,
+    work: Path,
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; return the averaged network."""
     average = copy.deepcopy(net).requires_grad_(False)
@@ -126,10 +145,9 @@ def fit(
         done = state["done"]
         for target, key in ((net, "net"), (average, "average"), (optimizer, "optimizer")):
             target.load_state_dict(state[key])
-    started, first, total = time.time(), done, 0.0
+    started, first, total, steps = time.time(), done, 0.0, sum(cycles)
     for step in range(done, steps):
-        rate = min(1.0, (step + 1) / 100, (1 + math.cos(math.pi * max(0.0, step / steps - 0.3) / 0.7)) / 2 + 0.005)
-        optimizer.param_groups[0]["lr"] = lr * rate
+        optimizer.param_groups[0]["lr"] = lr * warm_and_cosine(step, cycles)
         value = loss(step, torch.Generator().manual_seed(1_000_003 * step + 17))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -155,11 +173,11 @@ def fit(
     return average.eval()
 
 
-def main(work: Path, autoencoder_steps: int, denoiser_steps: int, export_only: bool) -> None:
+def main(work: Path, autoencoder_steps: int, denoiser_steps: Sequence[int], export_only: bool) -> None:
     """Train both networks and write the pipeline beside this file."""
     work.mkdir(parents=True, exist_ok=True)
     pictures, emoji = load()
-    steps = (0, 0) if export_only else (autoencoder_steps, denoiser_steps)
+    steps = ((), ()) if export_only else ((autoencoder_steps,), denoiser_steps)
 
     def reconstruct(step: int, generator: torch.Generator) -> Tensor:
         x = samples(pictures, emoji, BATCH, seed=10_000_000 + step)[0]
@@ -169,7 +187,7 @@ def main(work: Path, autoencoder_steps: int, denoiser_steps: int, export_only: b
         return F.mse_loss(decoded, x) + 0.5 * F.l1_loss(decoded, x) + 3e-4 * posterior.kl().mean() / noise[0].numel()
 
     vae = autoencoder()
-    kept = fit("autoencoder", vae, reconstruct, steps=steps[0], lr=2e-3, work=work)
+    kept = fit("autoencoder", vae, reconstruct, cycles=steps[0], lr=2e-3, work=work)
 
     pool = work / "pool.pt"
     if not pool.exists():
@@ -201,7 +219,7 @@ def main(work: Path, autoencoder_steps: int, denoiser_steps: int, export_only: b
         hidden = net["text_encoder"](tokens[rows]).last_hidden_state
         return F.mse_loss(net["unet"](x_t, t, hidden).sample, v)
 
-    best = fit("denoiser", net, denoise, steps=steps[1], lr=1.5e-3, work=work)
+    best = fit("denoiser", net, denoise, cycles=steps[1], lr=1.5e-3, work=work)
     StableDiffusionPipeline(
         vae=kept,
         text_encoder=best["text_encoder"],
@@ -212,13 +230,16 @@ def main(work: Path, autoencoder_steps: int, denoiser_steps: int, export_only: b
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(dtype=torch.float16).save_pretrained(HERE)
+    # transformers computes in the dtype it finds here, diffusers in float32 unless told otherwise.
+    config = HERE / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("outputs/emoji-teacher"), help="checkpoints")
     parser.add_argument("--autoencoder-steps", type=int, default=1200)
-    parser.add_argument("--denoiser-steps", type=int, default=16000)
+    parser.add_argument("--denoiser-steps", type=int, nargs="+", default=[22000, 12000], help="of each cycle")
     parser.add_argument("--export-only", action="store_true", help="write the pipeline as trained so far")
     args = parser.parse_args()
     main(args.work, args.autoencoder_steps, args.denoiser_steps, args.export_only)
