@@ -133,6 +133,7 @@ class Trained:
     """
 
     lora_rank: int = 0  # 0 trains every weight
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's own choice
     lr_scale: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     prediction: Prediction | Literal[""] = ""

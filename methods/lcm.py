@@ -134,6 +134,7 @@ class LCMLoRA:
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     lora_rank: int = 64
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is the authors' choice
 
     paper: ClassVar[str] = "2311.05556"
     space: ClassVar[Mapping[str, Range]] = {
@@ -148,7 +149,7 @@ class LCMLoRA:
 
     def rounds(self) -> tuple[Round, ...]:
         """One round of one network, whose base is the teacher."""
-        nets = {"student": Trained(lora_rank=self.lora_rank)}
+        nets = {"student": Trained(lora_rank=self.lora_rank, lora_targets=self.lora_targets)}
         update = Update("student", _loss(self, target="student", guidance_input=False))
         return (Round("lcm-lora", (update,), nets, _sources(self), online=self.teacher_step == "online"),)
 

@@ -6,7 +6,7 @@ Liu, Gong and Liu, "Flow Straight and Fast", arXiv:2209.03003.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -61,7 +61,7 @@ def reflows(num_reflows: int, ema_decay: float, time_min: float, pairs: Source) 
             name=f"reflow-{number}",
             updates=(update,),
             nets=velocity(ema_decay),
-            sources={"pairs": pairs},
+            sources={"pairs": pairs if number == 1 else replace(pairs, solver="flow-euler")},
             start="base" if number == 1 else "previous",
             teacher="base" if number == 1 else "previous_average",
             result="average",
@@ -80,7 +80,7 @@ def distillation(ema_decay: float, pairs: Source, lpips_after: int | None) -> Ro
         name="distillation",
         updates=(Update("student", partial(distillation_loss, lpips_after=lpips_after)),),
         nets=nets,
-        sources={"pairs": pairs},
+        sources={"pairs": replace(pairs, solver="flow-euler")},
         start="previous_average",
         teacher="previous_average",
         result="average",

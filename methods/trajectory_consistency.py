@@ -74,6 +74,7 @@ class TrajectoryConsistency:
     huber_c: float = 1e-3
     ema_decay: float = 0.95
     lora_rank: int = 64  # 0 trains every weight
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2402.19159"
     space: ClassVar[Mapping[str, Range]] = {
@@ -98,7 +99,8 @@ class TrajectoryConsistency:
 
     def rounds(self) -> tuple[Round, ...]:
         """One round, on real data or on stored paths as in `methods/lcm.py`."""
-        nets = {"student": Trained(lora_rank=self.lora_rank), "target": Averaged(decay=self.ema_decay)}
+        student = Trained(lora_rank=self.lora_rank, lora_targets=self.lora_targets)
+        nets = {"student": student, "target": Averaged(decay=self.ema_decay)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
         found = {
             "online": partial(online_neighbors, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),

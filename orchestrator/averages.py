@@ -7,6 +7,7 @@ updates them from the optimizer's float32 weights. At ZeRO-3 each rank averages 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -18,10 +19,12 @@ from orchestrator.engine import Engine
 class Average:
     """An average of one engine's network: `module` is callable in losses, `values` hold the truth."""
 
-    def __init__(self, source: nn.Module, decay: float) -> None:
-        """Copy the network; call before its engine partitions it."""
+    def __init__(self, source: nn.Module, decay: float, *, shares_frozen: bool = False) -> None:
+        """Copy the network; call before its engine partitions it. What is not trained may be shared, not copied."""
         self.decay = decay
-        self.module = copy.deepcopy(source).requires_grad_(False).eval()
+        self._moves = [weight.requires_grad for weight in source.parameters()]
+        shared = {id(weight): weight for weight in source.parameters() if shares_frozen and not weight.requires_grad}
+        self.module = copy.deepcopy(source, shared).requires_grad_(False).eval()
         self.values: list[Tensor] = []
         self._place: Callable[[nn.Parameter], Tensor] = whole
 
@@ -49,16 +52,15 @@ class Average:
             self.values[number].copy_(state[str(number)])
             self._place(kept).copy_(self.values[number])
 
+    def named_weights(self) -> list[tuple[str, nn.Parameter]]:
+        """The averaged weights, in the order of `values`; frozen ones (a LoRA's base) never move."""
+        return list(itertools.compress(self.module.named_parameters(), self._moves))
+
     def _sources(self) -> list[nn.Parameter]:
-        """The trained weights; frozen ones (a LoRA's base) never move."""
-        return [weight for weight, _ in self._pairs()]
+        return list(itertools.compress(self._engine.module.parameters(), self._moves))
 
     def _kept(self) -> list[nn.Parameter]:
-        return [kept for _, kept in self._pairs()]
-
-    def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        trained, kept = self._engine.module.parameters(), self.module.parameters()
-        return list(zip(trained, kept, strict=True))
+        return [weight for _, weight in self.named_weights()]
 
 
 def whole(weight: nn.Parameter) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,37 +41,56 @@ def many_steps(evaluation: Evaluation) -> tuple[System, System]:
 
 def teacher_systems(bench: Bench, evaluation: Evaluation) -> TeacherSystems:
     """The systems of an evaluation, the best chosen where they have not been yet."""
-    best = tuple(choose(bench, evaluation, steps) for steps in sorted(evaluation.steps))
+    best = tuple(choose(bench, evaluation, _teachers(evaluation, steps)) for steps in sorted(evaluation.steps))
     return TeacherSystems(*many_steps(evaluation), best)
 
 
-def choose(bench: Bench, evaluation: Evaluation, steps: int) -> System:
-    """The teacher's best sampler and guidance at a number of steps, on noise that is used for nothing else."""
-    target, candidates = _candidates(evaluation, steps)
-    key = _choice_key(bench, evaluation, steps)
+def student_systems(bench: Bench, evaluation: Evaluation, sampler: str, fixed: float | None) -> list[System]:
+    """The student at each number of steps; where its guidance is not `fixed`, at its best, as the teacher is."""
+    scales = [fixed] if fixed is not None else evaluation.student_guidance_scales or _scales(evaluation)
+    return [
+        choose(bench, evaluation, [System("student", sampler, steps, w, "selection") for w in scales])
+        for steps in sorted(evaluation.steps)
+    ]
+
+
+def choose(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> System:
+    """The best of candidates with one number of steps, by noise that is used for nothing else."""
+    name, steps = candidates[0].name, candidates[0].steps
+    if len(candidates) == 1:
+        return replace(candidates[0], noise="judged")
+    target, key = _target(evaluation), _choice_key(bench, evaluation, candidates)
     known = bench.files.recall(key)
     if not known:
         count = evaluation.selection_samples
-        parts = bench.measure([target, *candidates], count, f"choosing the teacher's best at {steps} steps")
+        parts = bench.measure([target, *candidates], count, f"choosing the {name}'s best at {steps} steps")
         kids = _kids(parts, units_of(count, len(bench.setting.prompts)))
         order = np.argsort(kids, kind="stable")
         tried = [{"sampler": c.sampler, "guidance_scale": c.guidance_scale} for c in candidates]
         known = {**tried[order[0]], "tried": [{**tried[i], "kid": kids[i]} for i in order]}
         bench.files.decide(key, known)
-    return System("teacher", str(known["sampler"]), steps, float(str(known["guidance_scale"])))
+    return System(name, str(known["sampler"]), steps, float(str(known["guidance_scale"])))
 
 
-def _candidates(evaluation: Evaluation, steps: int) -> tuple[System, list[System]]:
-    """What the choice is made by, and from."""
-    target = System("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale, "selection reference")
-    scales = sorted({*evaluation.guidance_scales, evaluation.guidance_scale})
-    return target, [System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in scales]
+def _target(evaluation: Evaluation) -> System:
+    """What a choice is made by."""
+    return System("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale, "selection reference")
 
 
-def _choice_key(bench: Bench, evaluation: Evaluation, steps: int) -> Key:
-    target, candidates = _candidates(evaluation, steps)
-    stems = [bench.key(system).stem for system in (target, *candidates)]
-    return Key(f"best-{steps}-steps", {"samples": evaluation.selection_samples, "systems": stems})
+def _scales(evaluation: Evaluation) -> list[float]:
+    return sorted({*evaluation.guidance_scales, evaluation.guidance_scale})
+
+
+def _teachers(evaluation: Evaluation, steps: int) -> list[System]:
+    """The ways to sample the teacher in so many steps."""
+    return [System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in _scales(evaluation)]
+
+
+def _choice_key(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> Key:
+    stems = [bench.key(system).stem for system in (_target(evaluation), *candidates)]
+    whose = "" if candidates[0].name == "teacher" else "student-"
+    facts = {"samples": evaluation.selection_samples, "systems": stems}
+    return Key(f"best-{whose}{candidates[0].steps}-steps", facts)
 
 
 def _kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
@@ -97,7 +116,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
         for system in judged:
             bench.files.ship(bench.key(system), out)
         for steps in evaluation.steps:
-            bench.files.ship(_choice_key(bench, evaluation, steps), out)
+            bench.files.ship(_choice_key(bench, evaluation, _teachers(evaluation, steps)), out)
         if evaluation.images:
             bench.measure_images(evaluation.images)
             bench.files.ship(bench.images_key(evaluation.images), out)

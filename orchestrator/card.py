@@ -9,18 +9,16 @@ from pathlib import Path
 import yaml
 
 from orchestrator.checkpoint import write_whole
-from orchestrator.export import call_of, guidance_of
+from orchestrator.export import call_of
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec
 
 
-def snippet(recipe: Recipe, place: str, prompt: str) -> str:
-    """The few lines of Python that sample the student, with no import of ours."""
-    call = call_of(recipe)
-    arguments = [
-        f"num_inference_steps={recipe.method.build().student_steps}",
-        f"guidance_scale={guidance_of(recipe):g}",
-    ]
+def snippet(recipe: Recipe, findings: Findings, place: str, prompt: str) -> str:
+    """The few lines of Python that sample the student as it was judged, with no import of ours."""
+    call, steps = call_of(recipe), recipe.method.build().student_steps
+    judged = findings.find("student", findings.judged_steps(steps), "KID")
+    arguments = [f"num_inference_steps={steps}", f"guidance_scale={judged.guidance_scale:g}"]
     if call.eta:
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:
@@ -57,7 +55,7 @@ def write_card(
         "fewstep. " + findings.headline(steps),
         "![The same noise and prompts down each column](grid.png)",
         "## Use\n\nFrom inside this folder, or with its path in place of the dot:\n\n```python\n"
-        + snippet(recipe, ".", prompt)
+        + snippet(recipe, findings, ".", prompt)
         + "\n```",
         "## Quality\n\n" + table(findings),
         "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in lineage.items()),

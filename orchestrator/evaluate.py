@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator import quality
-from orchestrator.baselines import TeacherSystems, teacher_systems
+from orchestrator.baselines import TeacherSystems, student_systems, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.checkpoint import write_whole
-from orchestrator.export import call_of, guidance_of
+from orchestrator.export import call_of, fixed_guidance
 from orchestrator.features import features_label
 from orchestrator.judge import Measured, System, read_captions
 from orchestrator.pictures import grid
@@ -76,7 +76,7 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
     with open_bench(recipe, prompts, out, str(student), call_of(recipe)) as bench:
         teachers = teacher_systems(bench, told)
         sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-        students = [System("student", sampler, steps, guidance_of(recipe)) for steps in sorted(told.steps)]
+        students = student_systems(bench, told, sampler, fixed_guidance(recipe))
         judged = [teachers.null, *teachers.best, *students]
         systems = [teachers.reference, *judged]
         parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ import diffusers
 import ray
 import torch
 from diffusers import StableDiffusionPipeline
+from peft import get_peft_model_state_dict
 from ray.exceptions import RayTaskError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from methods.base import Sampler
@@ -23,18 +22,9 @@ from orchestrator.cluster import bundle, connect, require
 from orchestrator.errors import BadInput
 from orchestrator.judge import Call
 from orchestrator.recipe import Recipe
-from orchestrator.solvers import Scheduler
-from orchestrator.teacher import Teacher
-
-
-@dataclass(frozen=True)
-class StudentFacts:
-    """What a round's weights mean; "" is the teacher's own."""
-
-    guidance_input: bool
-    prediction: str
-    schedule: str
-    lora_rank: int
+from orchestrator.results import StudentFacts, read_network
+from orchestrator.solvers import SOLVERS, Scheduler
+from orchestrator.teacher import ADAPTER, Teacher
 
 
 @dataclass(frozen=True)
@@ -52,20 +42,8 @@ _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 TARGETS: dict[str, Target] = {
     "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
     "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}),
-    # Euler's method on straight paths. diffusers' FlowMatchEulerDiscreteScheduler does not run in
-    # StableDiffusionPipeline; first-order DPM-Solver++ on flow sigmas makes the same steps, and does.
     "euler": Target(
-        "DPMSolverMultistepScheduler",
-        ("flow",),
-        {"flow": "flow_prediction"},
-        {
-            "algorithm_type": "dpmsolver++",
-            "solver_order": 1,
-            "use_flow_sigmas": True,
-            "flow_shift": 1.0,
-            "final_sigmas_type": "zero",
-            "rescale_betas_zero_snr": False,
-        },
+        SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
     ),
     "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
@@ -109,9 +87,9 @@ def call_of(recipe: Recipe) -> Call:
     return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
 
 
-def guidance_of(recipe: Recipe) -> float:
-    """The guidance scale that the student is sampled with; 1 where guidance is already inside."""
-    return 1.0 if recipe.method.build().sampler().guidance == "none" else recipe.evaluation.guidance_scale
+def fixed_guidance(recipe: Recipe) -> float | None:
+    """1 where guidance is already inside the student; None where it is chosen when sampling."""
+    return 1.0 if recipe.method.build().sampler().guidance == "none" else None
 
 
 def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> Scheduler:
@@ -121,15 +99,11 @@ def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> 
 
 
 def build(recipe: Recipe, result: Path) -> StableDiffusionPipeline:
-    """The teacher's pipeline with the student in its place; `result` holds weights.safetensors and student.json."""
+    """The teacher's pipeline with a finished round's student in its place."""
     teacher = Teacher(recipe.teacher)
-    facts = StudentFacts(**json.loads((result / "student.json").read_text()))
-    network = teacher.network.with_guidance_input() if facts.guidance_input else teacher.network
-    network.load_state_dict(load_file(result / "weights.safetensors"))
     pipeline = teacher.pipeline
-    pipeline.scheduler = check(recipe, teacher.card.scheduler, facts)
-    pipeline.unet = network.unet
-    pipeline.register_modules(unet=network.unet)
+    pipeline.scheduler = check(recipe, teacher.card.scheduler, StudentFacts.read(result))
+    pipeline.register_modules(unet=read_network(result, teacher).unet)
     return pipeline
 
 
@@ -137,12 +111,14 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     """Build, save, and sample from what was saved; a crash leaves what was there before."""
     pipeline = build(recipe, result)
     fresh = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    if StudentFacts.read(result).lora_rank:
+        save_lora(pipeline, fresh / "lora")
     pipeline.save_pretrained(fresh, safe_serialization=True)
     loaded = StableDiffusionPipeline.from_pretrained(fresh, torch_dtype=pipeline.dtype, local_files_only=True)
     loaded.set_progress_bar_config(disable=True)
-    image = loaded("", num_inference_steps=1, guidance_scale=guidance_of(recipe), output_type="pt", return_dict=False)[
-        0
-    ]
+    guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
+    arguments = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "output_type": "pt"}
+    image, _ = loaded("", return_dict=False, **arguments)
     if not bool(torch.isfinite(cast(Tensor, image)).all()):
         raise ValueError(f"the student of {result} makes pictures that are not finite; it was not exported to {out}")
     if out.exists():
@@ -152,6 +128,14 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
         shutil.rmtree(old)
     else:
         fresh.rename(out)
+
+
+def save_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write the adapters for `load_lora_weights`, and merge them into the pipeline's own weights."""
+    layers = cast(dict, get_peft_model_state_dict(pipeline.unet, adapter_name=ADAPTER))
+    type(pipeline).save_lora_weights(folder, unet_lora_layers=layers)
+    pipeline.unet.fuse_lora(adapter_names=[ADAPTER])
+    pipeline.unet.unload_lora()
 
 
 def export(recipe: Recipe, result: Path, out: Path) -> None:

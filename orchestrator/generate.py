@@ -16,7 +16,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import CONDITIONS, Commit, Ledger, create_ledger, open_ledger
 from orchestrator.plan import Plan, make_plan, read_prompts
 from orchestrator.pool import IN_FLIGHT, Pool
-from orchestrator.recipe import Recipe, Resources, TeacherSpec
+from orchestrator.recipe import Recipe, Resources
 from orchestrator.teacher import Teacher, TeacherCard
 
 Answer = TypeVar("Answer")
@@ -48,9 +48,9 @@ def silent(step: int, values: Mapping[str, float]) -> None:
 
 
 def describe_teacher(recipe: Recipe) -> TeacherCard:
-    """The card of the recipe's teacher, read on the cluster."""
+    """The card of the recipe's teacher, read on the cluster, once all of the recipe is known to fit it."""
     connect(recipe.resources)
-    return _ask(_describe, recipe.resources, recipe.teacher)
+    return _ask(_describe, recipe.resources, recipe)
 
 
 def plan_of(recipe: Recipe) -> Plan:
@@ -180,8 +180,12 @@ def _options(resources: Resources) -> dict[str, float]:
     return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
 
 
-def _describe(spec: TeacherSpec) -> TeacherCard:
-    return Teacher(spec).card
+def _describe(recipe: Recipe) -> TeacherCard:
+    from orchestrator.preflight import preflight
+
+    teacher = Teacher(recipe.teacher)
+    preflight(recipe, teacher)
+    return teacher.card
 
 
 def _encode(place: str, revision: int, resources: Resources) -> Commit:

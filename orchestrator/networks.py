@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor, nn
 
-from methods.base import Averaged, Critic, Round, Trained
-from methods.diffusion import Denoiser, RectifiedFlow
+from methods.base import Averaged, Critic, Frozen, Round, Trained
+from methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
 from orchestrator.averages import Average
 from orchestrator.engine import Engine, EngineSpec, inference_engine
-from orchestrator.errors import BadInput
 
 
-class TakesGuidance(Protocol):
-    """A network that can be given the guidance scale as an input."""
+class Distillable(Protocol):
+    """A network that students can be made of."""
 
     def with_guidance_input(self) -> nn.Module:
-        """A copy that embeds it, and answers as before until it is trained."""
+        """A copy that embeds the guidance scale, and answers as before until it is trained."""
+        ...
+
+    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> nn.Module:
+        """A copy that trains low-rank adapters alone."""
         ...
 
 
@@ -56,29 +60,46 @@ class Networks:
         self._trained[name] = [weight for weight in engine.module.parameters() if weight.requires_grad]
 
 
-def student_network(network: nn.Module, spec: Trained) -> nn.Module:
-    """A trainable copy of a network, with the inputs that the method asks for."""
-    if spec.guidance_input:
-        return cast(TakesGuidance, network).with_guidance_input()
-    return copy.deepcopy(network)
+def student_network(network: nn.Module, spec: Trained, *, shares_base: bool = False) -> nn.Module:
+    """A copy of a network with the inputs that the method asks for, and its gradients on where it is trained."""
+    if spec.lora_rank:
+        return cast(Distillable, network).with_lora(spec.lora_rank, spec.lora_targets, shares_base=shares_base)
+    copied = cast(Distillable, network).with_guidance_input() if spec.guidance_input else copy.deepcopy(network)
+    return copied.requires_grad_(True)
 
 
-def meaning(net: nn.Module, spec: Trained, teacher: Denoiser) -> Denoiser:
-    """The network as a denoiser: with the teacher's schedule and prediction, or re-purposed."""
-    schedules = {"": teacher.schedule, "flow": RectifiedFlow()}
-    if spec.schedule not in schedules:
-        raise BadInput(f"method: a student on the schedule {spec.schedule!r} cannot be trained yet")
-    return Denoiser(net, schedules[spec.schedule], spec.prediction or teacher.prediction)
+def meaning(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
+    """The network as a denoiser: with the base model's schedule and prediction, or re-purposed."""
+    schedules: Mapping[str, Callable[[], Schedule]] = {
+        "": lambda: base.schedule,
+        "flow": RectifiedFlow,
+        "edm": EDM,
+        "zero_snr": lambda: zero_snr(base.schedule),
+    }
+    return Denoiser(net, schedules[spec.schedule](), spec.prediction or base.prediction)
+
+
+def zero_snr(schedule: Schedule) -> Schedule:
+    """The schedule with its last time made pure noise (arXiv:2305.08891). Raises ValueError where it holds no table."""
+    if not isinstance(schedule, DiscreteVP):
+        raise ValueError("zero terminal SNR is for teachers with a variance-preserving schedule")
+    alphas = schedule.alphas_cumprod.cpu()
+    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
+    return DiscreteVP(torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)) if alphas[-1] > 0 else schedule
 
 
 def build(
     round: Round,
+    base: Denoiser,
     teacher: Denoiser,
     start: nn.Module,
     specs: Callable[[Trained | Critic], EngineSpec],
     make_engine: Callable[[nn.Module, EngineSpec], Engine],
+    frozen: Callable[[Frozen], nn.Module] | None = None,
 ) -> Networks:
     """The round's networks. `start` is what the student begins as, already with its inputs.
+
+    `base` is the model that the first round starts from, `teacher` the one that teaches this round.
 
     Averages are copied before the engines partition their sources; at ZeRO-3 they are partitioned themselves.
     """
@@ -86,35 +107,43 @@ def build(
     if round.online:
         networks.nets["teacher"] = teacher
     for name, net in round.nets.items():
-        if isinstance(net, Averaged):
-            continue
+        if isinstance(net, Frozen):
+            assert frozen is not None
+            networks.nets[name] = frozen(net).requires_grad_(False)
+    for name, net in round.nets.items():
+        if isinstance(net, Critic):
+            critic = net.init(cast(nn.Module, networks.nets["features"]))
+            engine = make_engine(critic.train(), specs(net))
+            networks.add(name, engine, engine.module)
         if not isinstance(net, Trained):
-            raise BadInput(f"method: the network {name!r} ({type(net).__name__}) cannot be trained yet")
+            continue
         module = start if net.init == "student" else student_network(cast(nn.Module, teacher.net), net)
-        module.requires_grad_(True).train()
-        followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
-        averages = {other: Average(module, average.decay) for other, average in followers.items()}
+        module.train()
         spec = specs(net)
+        followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
+        shares = spec.training.zero_stage < 3
+        averages = {other: Average(module, a.decay, shares_frozen=shares) for other, a in followers.items()}
         engine = make_engine(module, spec)
-        networks.add(name, engine, meaning(engine.module, net, teacher))
+        networks.add(name, engine, meaning(engine.module, net, base))
         partitioned = any(hasattr(weight, "ds_tensor") for weight in engine.module.parameters())
         for other, average in averages.items():
             if partitioned:
                 average.module = inference_engine(average.module, spec)
             average.attach(engine, partitioned=partitioned)
             networks.averages[other], networks.of[other] = average, name
-            networks.nets[other] = meaning(average.module, net, teacher)
+            networks.nets[other] = meaning(average.module, net, base)
     return networks
 
 
 def full_state(networks: Networks, name: str) -> dict[str, Tensor]:
-    """A network's whole float32 weights on the CPU, gathered from all ranks; every rank calls it."""
+    """What was trained of a network, in float32 on the CPU, gathered from all ranks; every rank calls it."""
     if name in networks.averages:
         average = networks.averages[name]
-        pairs = zip(average.module.named_parameters(), average.values, strict=True)
+        pairs = zip(average.named_weights(), average.values, strict=True)
         return {key: gathered(value, weight) for (key, weight), value in pairs}
     engine = networks.engines[name]
-    return {key: gathered(engine.master(weight), weight) for key, weight in engine.module.named_parameters()}
+    trained = [(key, weight) for key, weight in engine.module.named_parameters() if weight.requires_grad]
+    return {key: gathered(engine.master(weight), weight) for key, weight in trained}
 
 
 def gathered(value: Tensor, weight: nn.Parameter) -> Tensor:

@@ -123,6 +123,7 @@ class Training(Section):
     checkpoint_every: int = Field(default=500, gt=0)  # steps
     keep_checkpoints: int = Field(default=2, gt=1)
     log_every: int = Field(default=20, gt=0)  # steps
+    features: str = "mobilenetv2"  # the feature network of perceptual and adversarial losses
     zero_stage: Literal[0, 1, 2, 3] = 0
     deepspeed: Json = {}  # merged over the configuration that fewstep writes
 
@@ -136,8 +137,9 @@ class Evaluation(Section):
     reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
     solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # candidates for the teacher's best
     guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
-    guidance_scale: float = Field(default=3.0, ge=1)  # of the reference, and of the student where it is an input
-    selection_samples: int = Field(default=256, gt=1)  # for choosing the teacher's best, on seeds of their own
+    guidance_scale: float = Field(default=3.0, ge=1)  # of the reference
+    student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's
+    selection_samples: int = Field(default=256, gt=1)  # for choosing the best candidates, on seeds of their own
     images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
     features: str = "mobilenetv2"
     seed: int = 1_000_000

@@ -171,9 +171,9 @@ def _table_note(found: Findings) -> str:
     samples = found.rows[0].samples
     return (
         f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
-        "same prompts for every system. The teacher's sampler and guidance are the best found on other noise. "
-        "Same-noise distance is between the features of a sample and of the teacher's at "
-        f"{found.many_steps} steps from equal noise."
+        "same prompts for every system. The teacher's sampler and guidance, and the student's guidance where it is an "
+        "input, are the best found on other noise. Same-noise distance is between the features of a sample and of the "
+        f"teacher's at {found.many_steps} steps from equal noise."
     )
 
 

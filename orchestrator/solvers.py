@@ -50,8 +50,8 @@ class Solver:
         return getattr(diffusers, self.scheduler).from_config(dict(config), **self.options)
 
 
-# Trailing spacing throughout: diffusers' default spacings start below the last time, which at few steps
-# is far from pure noise (arXiv:2305.08891, section 3.3). The last step lands on clean data.
+# Trailing spacing: diffusers' default spacings start below the last time, which at few steps is far from pure
+# noise (arXiv:2305.08891, section 3.3). The last step lands on clean data.
 SOLVERS: dict[str, Solver] = {
     "ddim": Solver("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}),
     "dpm++": Solver(
@@ -65,4 +65,18 @@ SOLVERS: dict[str, Solver] = {
         },
     ),
     "unipc": Solver("UniPCMultistepScheduler", {"timestep_spacing": "trailing", "final_sigmas_type": "zero"}),
+    # Euler's method on straight paths. diffusers' FlowMatchEulerDiscreteScheduler does not run in
+    # StableDiffusionPipeline; first-order DPM-Solver++ on flow sigmas makes the same steps, and does.
+    "flow-euler": Solver(
+        "DPMSolverMultistepScheduler",
+        {
+            "prediction_type": "flow_prediction",
+            "algorithm_type": "dpmsolver++",
+            "solver_order": 1,
+            "use_flow_sigmas": True,
+            "flow_shift": 1.0,
+            "final_sigmas_type": "zero",
+            "rescale_betas_zero_snr": False,
+        },
+    ),
 }

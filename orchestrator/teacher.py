@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,18 @@ from typing import cast
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
+from peft import LoraConfig
 from torch import Tensor, nn
 
-from methods.diffusion import Cond, Denoiser, DiscreteVP, Prediction, Schedule
+from methods.diffusion import Cond, Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
 from orchestrator.errors import BadInput
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.solvers import Scheduler
 
+ADAPTER = "student"  # peft's name for the low-rank weights
+# What LCM-LoRA adapts: attention, feed-forward, convolutions of the residual blocks, and the time's projections.
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+LORA_TARGETS += ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj")
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
@@ -42,11 +49,36 @@ class UNetNetwork(nn.Module):
         prompt = cond["prompt"].to(self.unet.dtype)
         return self.unet(x_t.to(self.unet.dtype), time, prompt, timestep_cond=embedded).sample
 
+    def copy(self) -> UNetNetwork:
+        """Another of its kind with the same weights."""
+        return copy.deepcopy(self)
+
+    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> UNetNetwork:
+        """A copy whose trained weights are low-rank adapters that start at zero.
+
+        The rest may be this network's own weights, not copies. Raises BadInput where no module has such a name.
+        """
+        shared = {id(weight): weight for weight in self.parameters()} if shares_base else {}
+        network = copy.deepcopy(self, shared)
+        network.requires_grad_(False)
+        names = list(targets or LORA_TARGETS)
+        try:
+            network.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
+        except ValueError as error:
+            modules = (name.rpartition(".")[2] for name, _ in self.unet.named_modules())
+            known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
+            asked = " or ".join(names)
+            raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
+        return network
+
     def with_guidance_input(self) -> UNetNetwork:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
 
-        diffusers initialises the embedding at random; zero makes the student the teacher at step 0.
+        A network that embeds it already is copied as it is. diffusers initialises the embedding at random;
+        zero makes the student the teacher at step 0.
         """
+        if self.unet.config["time_cond_proj_dim"]:
+            return self.copy()
         # diffusers notes in private keys which values were defaults, and would put those back.
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
@@ -99,13 +131,21 @@ class Teacher:
         """What a plan has to know."""
         unet = self.pipeline.unet.config
         config = {name: value for name, value in self.pipeline.scheduler.config.items() if not name.startswith("_")}
+        # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
+        config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}
         return TeacherCard(
             revision=self.spec.revision or folder_hash(Path(self.spec.folder)),
             pipeline=type(self.pipeline).__name__,
             scheduler=json.loads(json.dumps(config)),
-            prediction=self.pipeline.scheduler.config.prediction_type,
+            prediction=self.prediction,
             latent_shape=(unet.in_channels, unet.sample_size, unet.sample_size),
         )
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network's output means; diffusers calls a velocity "flow_prediction"."""
+        told = self.pipeline.scheduler.config.prediction_type
+        return "flow" if told == "flow_prediction" else told
 
     @property
     def schedule(self) -> Schedule:
@@ -114,7 +154,7 @@ class Teacher:
 
     def denoiser(self) -> Denoiser:
         """The network with the meaning of its output."""
-        return Denoiser(self.network, self.schedule, self.pipeline.scheduler.config.prediction_type)
+        return Denoiser(self.network, self.schedule, self.prediction)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -137,6 +177,8 @@ def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 
 def schedule_of(config: Mapping[str, object]) -> Schedule:
     """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
+    if config.get("use_flow_sigmas"):
+        return RectifiedFlow()
     return DiscreteVP(cast(DDIMScheduler, DDIMScheduler.from_config(dict(config))).alphas_cumprod)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import ray
 import ray.train
@@ -18,23 +18,25 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from methods.base import Round
+from methods.base import Round, Start
+from methods.diffusion import Denoiser
 from orchestrator import checkpoint, metrics
 from orchestrator.cluster import bundle, require
 from orchestrator.console import progress, say
 from orchestrator.dataset import Dataset
 from orchestrator.engine import DeepSpeedEngine, EngineSpec
 from orchestrator.errors import BadInput
+from orchestrator.frozen import frozen_network
 from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.recipe import Recipe, parse
+from orchestrator.recipe import Recipe, Trajectories, parse
+from orchestrator.results import RESULT, Weights, read_denoiser, write_result
 from orchestrator.run import Run
 from orchestrator.teacher import Teacher
 
-RESULT = "result"  # folder of a finished round: weights.safetensors and student.json
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
 
 
@@ -45,12 +47,16 @@ class Job:
     recipe: dict[str, object]
     round: int  # from 0
     folder: str  # of the round
+    previous: str  # result of the round before
     dataset: str
     manifest: int
 
 
-def train_rounds(recipe: Recipe, run: Run, dataset: Dataset) -> None:
-    """Train every round that is not finished yet. Needs a connected cluster."""
+def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Dataset]) -> None:
+    """Train every round that is not finished yet, each on the data that `data_of` its number finds or makes.
+
+    Needs a connected cluster.
+    """
     rounds = recipe.method.build().rounds()
     check(recipe)
     require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.workers, "resources.workers")
@@ -59,29 +65,37 @@ def train_rounds(recipe: Recipe, run: Run, dataset: Dataset) -> None:
         if (folder / RESULT).exists():
             say(f"round {number + 1} of {len(rounds)} ({round.name}) is already trained")
             continue
+        dataset = data_of(number)
         say(f"round {number + 1} of {len(rounds)}: {round.name}")
         resolved = recipe.model_dump(mode="json")
-        job = Job(resolved, number, str(folder), dataset.place, dataset.version)
-        with following(folder / "metrics.jsonl", round.name, length(round, recipe)):
+        previous = run.round_folder(number, rounds[number - 1]) / RESULT if number else ""
+        job = Job(resolved, number, str(folder), str(previous), dataset.place, dataset.version)
+        with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse what cannot be trained yet, before anything starts."""
+    """Refuse what cannot be trained, before anything starts."""
     for round in recipe.method.build().rounds():
-        if round.teacher != "base":
-            raise BadInput(f"method.name: {recipe.method.name} has rounds with a new teacher; not trainable yet")
         for source in round.sources.values():
             if source.kind == "path" and recipe.trajectories.save != "all":
                 raise BadInput(
                     f"trajectories.save is {recipe.trajectories.save!r}, but {recipe.method.name} reads whole paths: "
                     "set trajectories.save=all"
                 )
-            if source.num_inference_steps not in (0, recipe.trajectories.num_inference_steps):
-                raise BadInput(
-                    f"trajectories.num_inference_steps is {recipe.trajectories.num_inference_steps}, but "
-                    f"{recipe.method.name} reads paths of {source.num_inference_steps}: set it to that"
-                )
+
+
+def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
+    """The recipe's trajectories with what the round asks of them."""
+    asked: dict[str, object] = {}
+    for source in round.sources.values():
+        fields = {
+            "num_inference_steps": source.num_inference_steps,
+            "solver": source.solver,
+            "guidance_scale": source.guidance_scale if source.guidance_scale != (0.0, 0.0) else None,
+        }
+        asked |= {name: value for name, value in fields.items() if value}
+    return recipe.trajectories.model_copy(update=asked)
 
 
 def length(round: Round, recipe: Recipe) -> int:
@@ -144,19 +158,30 @@ class Trainee:
         self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
-        self.networks = self._networks()
+        self.networks = self._networks(job)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
         self.dataset = Dataset.open(job.dataset, job.manifest)
 
-    def _networks(self) -> Networks:
-        teacher = Teacher(self.recipe.teacher, self.place.device)
-        spec = trained_of(self.round, self.round.result)
+    def _networks(self, job: Job) -> Networks:
+        base = Teacher(self.recipe.teacher, self.place.device)
+
+        def model(which: Start) -> Denoiser:
+            if which == "base":
+                return base.denoiser()
+            before = self.recipe.method.build().rounds()[job.round - 1]
+            weights = "student" if which == "previous" and before.result != "student" else "result"
+            return read_denoiser(Path(job.previous), base, before, weights)
+
+        start = cast(nn.Module, model(self.round.start).net)
+        shares_base = self.recipe.training.zero_stage < 3  # which cuts weights up, and the teacher needs them whole
         return build(
             self.round,
-            teacher.denoiser(),
-            start=student_network(teacher.network, spec),
+            base.denoiser(),
+            model(self.round.teacher),
+            start=student_network(start, trained_of(self.round, self.round.result), shares_base=shares_base),
             specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
             make_engine=DeepSpeedEngine,
+            frozen=lambda net: frozen_network(net, base, self.recipe.training.features),
         )
 
     def train(self) -> None:
@@ -242,27 +267,12 @@ class Trainee:
 
     def _finish(self, progress: Progress) -> None:
         """Write the result, whole or not at all."""
-        state = full_state(self.networks, self.round.result)
+        states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
+        if self.round.result != "student":
+            states["student"] = full_state(self.networks, "student")  # a next round may go on from it
         if self.place.rank == 0:
-            write_result(self.folder / RESULT, state, self.round, progress.batches)
+            write_result(self.folder / RESULT, states, self.round, progress.batches)
         torch.distributed.barrier()
-
-
-def write_result(folder: Path, state: dict[str, Tensor], round: Round, batches: str) -> None:
-    """A round's student: its weights, what they mean, and a digest of the batches that made them."""
-    spec = trained_of(round, round.result)
-    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    fresh.mkdir(parents=True)
-    save_file(state, fresh / "weights.safetensors")
-    facts = {
-        "guidance_input": spec.guidance_input,
-        "prediction": spec.prediction,
-        "schedule": spec.schedule,
-        "lora_rank": spec.lora_rank,
-    }
-    checkpoint.write_whole(fresh / "student.json", json.dumps(facts, indent=1))
-    checkpoint.write_whole(fresh / "lineage.json", json.dumps({"batches": batches}))
-    fresh.rename(folder)
 
 
 def columns_of(kind: str, times: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -276,7 +286,7 @@ def columns_of(kind: str, times: Tensor) -> Callable[[dict[str, Tensor]], dict[s
             "path": ends | whole,
             "pairs": ends,
             "data": {"x0": path[:, -1]},  # the teacher's own samples stand in for real data
-            "prompts": {},
+            "prompts": {"blank": torch.zeros_like(path[:, 0])},
         }[kind]
         return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}
 

@@ -24,10 +24,11 @@ from orchestrator.generate import generate as generate_data
 from orchestrator.generate import repair as repair_data
 from orchestrator.ledger import count_committed, open_ledger
 from orchestrator.plan import Plan, read_prompts
-from orchestrator.recipe import Json, Recipe, Resources
+from orchestrator.recipe import Json, Recipe, Resources, TeacherSpec
 from orchestrator.report import ReportFacts, write_report
+from orchestrator.results import RESULT
 from orchestrator.run import Run
-from orchestrator.train import RESULT, check, train_rounds
+from orchestrator.train import check, train_rounds, trajectories_of
 
 
 def run(recipe: Recipe) -> Json:
@@ -35,10 +36,10 @@ def run(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = _generate(recipe)
+        made = _generate(opened)
         if made.quarantined:
             say("some shards were set aside; the student is trained on the others")
-        _train(recipe, made)
+        _train(opened, made)
         _export(opened)
         facts = _evaluate(opened)
     folder = Path(recipe.output).resolve()
@@ -49,7 +50,7 @@ def run(recipe: Recipe) -> Json:
 def plan(recipe: Recipe) -> Json:
     """What would be generated."""
     check(recipe)
-    planned = plan_of(recipe)
+    planned = plan_of(_sampled(recipe))
     facts = plan_facts(planned, store_of(recipe))
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
@@ -73,8 +74,9 @@ def plan_facts(planned: Plan, store: str) -> Json:
 def generate(recipe: Recipe) -> Json:
     """The trajectories alone."""
     check(recipe)
-    with Run(recipe).driven():
-        made = _generate(recipe)
+    opened = Run(recipe)
+    with opened.driven():
+        made = _generate(opened)
     return {
         "path": made.place,
         "manifest": made.version,
@@ -87,10 +89,11 @@ def generate(recipe: Recipe) -> Json:
 
 def train(recipe: Recipe) -> Json:
     """The student, from trajectories that are there or are made first."""
-    with Run(recipe).driven():
+    opened = Run(recipe)
+    with opened.driven():
         _require(recipe)
-        made = _generate(recipe)
-        _train(recipe, made)
+        made = _generate(opened)
+        _train(opened, made)
     return {"rounds": [str(_result(recipe))], "manifest": made.version, "content_hash": made.content_hash}
 
 
@@ -146,26 +149,42 @@ def _require(recipe: Recipe) -> None:
         require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")
 
 
-def _generate(recipe: Recipe) -> Generated:
+def _sampled(recipe: Recipe, number: int = 0, teacher: TeacherSpec | None = None) -> Recipe:
+    """The recipe as the sampling for a round reads it; rounds count from 0, and the first has the recipe's teacher."""
+    told = trajectories_of(recipe, recipe.method.build().rounds()[number])
+    return recipe.model_copy(update={"teacher": teacher or recipe.teacher, "trajectories": told})
+
+
+def _generate(opened: Run, number: int = 0) -> Generated:
+    """The data set that a round reads. A later round's is sampled from the student before it, exported for that."""
+    recipe = opened.recipe
+    rounds = recipe.method.build().rounds()
+    round, teacher = rounds[number], recipe.teacher
+    generates = any(source.kind in ("path", "pairs") for source in round.sources.values())
+    if generates and round.teacher != "base":
+        before = opened.round_folder(number, rounds[number - 1])
+        teacher = TeacherSpec(folder=str(before / "pipeline"), dtype=teacher.dtype)
+        if not Path(teacher.folder).exists():
+            write_student(recipe, before / RESULT, Path(teacher.folder))
+    sampled = _sampled(recipe, number, teacher) if generates else _sampled(recipe)
     connect(recipe.resources)
-    opened = Run(recipe)
     recorder = metrics.Recorder(opened.folder / "generate.jsonl", run=opened.folder.name)
     with opened.stage("generate"):
-        made = generate_data(recipe, store_of(recipe), recorder.record)
-    opened.record("manifest", "path", made.place)
-    opened.record("manifest", "version", made.version)
-    opened.record("manifest", "content_hash", made.content_hash)
+        made = generate_data(sampled, store_of(recipe), recorder.record)
+    facts = {"path": made.place, "version": made.version, "content_hash": made.content_hash}
+    opened.record("manifests", round.name, facts)
     say(f"trajectories: {made.rows} rows in {made.shards} shards at {made.place}")
     return made
 
 
-def _train(recipe: Recipe, made: Generated) -> None:
-    opened = Run(recipe)
-    dataset = Dataset.open(made.place, made.version)
-    if not _result(recipe).exists():
+def _train(opened: Run, first: Generated) -> None:
+    def data_of(number: int) -> Dataset:
+        made = _generate(opened, number) if number else first
+        dataset = Dataset.open(made.place, made.version)
         dataset.verify()
-    with opened.stage("train"):
-        train_rounds(recipe, opened, dataset)
+        return dataset
+
+    train_rounds(opened.recipe, opened, data_of)
 
 
 def _export(opened: Run) -> Json:
@@ -194,7 +213,8 @@ def _report(opened: Run, findings: Findings) -> None:
     recipe, folder, facts = opened.recipe, opened.folder, opened.facts
     method = recipe.method.build()
     prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
-    manifest, versions = (cast(Mapping[str, object], facts[name]) for name in ("manifest", "versions"))
+    manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
+    manifest = manifests[method.rounds()[0].name]
     lineage = {
         "teacher revision": str(open_ledger(str(manifest["path"])).plan.teacher["revision"]),
         "trajectories": f"{manifest['content_hash']} (version {manifest['version']})",
@@ -214,7 +234,7 @@ def _report(opened: Run, findings: Findings) -> None:
         grid=evaluation / "grid.png",
         losses={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
         stages_s=cast(Mapping[str, float], facts["stages"]),
-        snippet=snippet(recipe, str(student), prompt),
+        snippet=snippet(recipe, findings, str(student), prompt),
         lineage=lineage,
         places={name: str(place) for name, place in places.items()},
         recipe=recipe.resolved(),

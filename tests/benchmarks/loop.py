@@ -67,6 +67,7 @@ def main(steps: int, batch_size: int, repeats: int) -> None:
     networks = build(
         round,
         denoiser,
+        denoiser,
         student_network(teacher.network, Trained()),
         lambda net: EngineSpec.of(training, net, 1),
         TorchEngine,

@@ -59,9 +59,9 @@ def facts(output: Path) -> dict[str, object]:
     lineage = json.loads((output / "rounds/1-lcm/result/lineage.json").read_text())
     measured = json.loads((output / "evaluation/metrics.json").read_text())
     return {
-        "content": json.loads((output / "run.json").read_text())["manifest"]["content_hash"],
+        "content": json.loads((output / "run.json").read_text())["manifests"]["lcm"]["content_hash"],
         "batches": lineage["batches"],
-        "weights": (output / "rounds/1-lcm/result/weights.safetensors").read_bytes(),
+        "weights": (output / "rounds/1-lcm/result/result.safetensors").read_bytes(),
         "metrics": [(row["system"], row["steps"], row["metric"], row["value"]) for row in measured],
     }
 

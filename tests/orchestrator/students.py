@@ -8,8 +8,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from orchestrator.recipe import Recipe
+from orchestrator.results import RESULT
 from orchestrator.teacher import Teacher
-from orchestrator.train import RESULT
 
 
 def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> Path:
@@ -19,7 +19,7 @@ def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> P
         network = network.with_guidance_input()
     result = folder / RESULT
     result.mkdir(parents=True)
-    save_file(network.state_dict(), result / "weights.safetensors")
+    save_file(network.state_dict(), result / "result.safetensors")
     facts = {"guidance_input": guidance_input, "prediction": "", "schedule": "", "lora_rank": 0}
     (result / "student.json").write_text(json.dumps(facts))
     return result

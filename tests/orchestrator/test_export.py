@@ -70,7 +70,7 @@ def test_the_folder_holds_safetensors_alone(student: Path) -> None:
 def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, student: Path, tmp_path: Path) -> None:
     before = {file: file.read_bytes() for file in student.rglob("*.json")}
     result = untrained(recipe, tmp_path)
-    (result / "weights.safetensors").write_bytes(b"truncated")
+    (result / "result.safetensors").write_bytes(b"truncated")
     with pytest.raises(Exception, match="header"):
         write(recipe, result, student)
     assert {file: file.read_bytes() for file in student.rglob("*.json")} == before

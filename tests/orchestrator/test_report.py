@@ -176,7 +176,7 @@ def test_the_cards_snippet_runs_in_a_fresh_process(recipe: Recipe, tmp_path: Pat
 
 
 def test_the_snippet_says_all_that_sampling_needs(recipe: Recipe) -> None:
-    assert "num_inference_steps=4, guidance_scale=3)" in snippet(recipe, "student", "a cat")
+    assert "num_inference_steps=4, guidance_scale=3)" in snippet(recipe, findings(), "student", "a cat")
 
 
 def test_the_teachers_licence_is_read_from_its_card(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def networks(training: Training, place: Place, engine: type) -> Networks:
     return build(
         ROUND,
         of,
+        of,
         student(of),
         lambda net: EngineSpec.of(training, net, place.world_size),
         engine,

@@ -1,0 +1,39 @@
+"""What only the loaded teacher can tell of a recipe, asked before anything is sampled or trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from methods.base import Frozen, Round, Trained
+from orchestrator.errors import BadInput
+from orchestrator.export import check as check_export
+from orchestrator.features import feature_network
+from orchestrator.networks import meaning, student_network, trained_of
+from orchestrator.recipe import Recipe
+from orchestrator.results import StudentFacts
+from orchestrator.teacher import Teacher
+
+
+def preflight(recipe: Recipe, teacher: Teacher) -> None:
+    """Raises BadInput where the method cannot be built on this teacher, or its student could not be exported."""
+    rounds = recipe.method.build().rounds()
+    for round in rounds:
+        _check_networks(round, recipe, teacher)
+    last = rounds[-1]
+    check_export(recipe, teacher.card.scheduler, StudentFacts.of(trained_of(last, last.result)))
+
+
+def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
+    network: nn.Module = teacher.network
+    for net in round.nets.values():
+        if isinstance(net, Trained):
+            try:
+                meaning(network, net, teacher.denoiser())
+            except ValueError as error:
+                raise BadInput(f"method: {error}") from error
+            if net.lora_rank:
+                student_network(network, net, shares_base=True)
+        if isinstance(net, Frozen) and net.role != "decoder":
+            features = feature_network(recipe.training.features, section="training")
+            if not features.channels:
+                raise BadInput(f"training.features: {recipe.training.features} shows no layers, which losses look at")

@@ -1,0 +1,75 @@
+"""What a finished round leaves behind: weights, and what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from methods.base import Round, Trained
+from methods.diffusion import Denoiser
+from orchestrator.checkpoint import write_whole
+from orchestrator.networks import meaning, trained_of
+from orchestrator.teacher import Teacher, UNetNetwork
+
+RESULT = "result"  # its folder, inside the round's
+Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with
+
+
+@dataclass(frozen=True)
+class StudentFacts:
+    """What a round's weights mean; "" is the teacher's own."""
+
+    guidance_input: bool
+    prediction: str
+    schedule: str
+    lora_rank: int
+    lora_targets: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, spec: Trained) -> StudentFacts:
+        """As the method declares them."""
+        return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora_rank, spec.lora_targets)
+
+    @classmethod
+    def read(cls, result: Path) -> StudentFacts:
+        """As a finished round has them."""
+        return cls(**json.loads((result / "student.json").read_text()))
+
+
+def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], round: Round, batches: str) -> None:
+    """A round's student, whole or not at all, with a digest of the batches that made it."""
+    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    fresh.mkdir(parents=True)
+    for name, state in states.items():
+        save_file(state, fresh / f"{name}.safetensors")
+    facts = StudentFacts.of(trained_of(round, round.result))
+    write_whole(fresh / "student.json", json.dumps(dataclasses.asdict(facts), indent=1))
+    write_whole(fresh / "lineage.json", json.dumps({"batches": batches}))
+    fresh.rename(folder)
+
+
+def read_network(result: Path, base: Teacher, weights: Weights = "result") -> UNetNetwork:
+    """A finished round's network; `base` is the model that the run started from."""
+    facts, state = StudentFacts.read(result), load_file(result / f"{weights}.safetensors")
+    if facts.lora_rank:
+        network = base.network.with_lora(facts.lora_rank, facts.lora_targets, shares_base=False)
+        unknown = network.load_state_dict(state, strict=False).unexpected_keys
+        assert not unknown, unknown
+    else:
+        network = base.network.with_guidance_input() if facts.guidance_input else base.network.copy()
+        network.load_state_dict(state)
+    return network
+
+
+def read_denoiser(result: Path, base: Teacher, round: Round, weights: Weights) -> Denoiser:
+    """A finished round's network with what its output means, frozen."""
+    network = read_network(result, base, weights).requires_grad_(False).eval()
+    return meaning(network, trained_of(round, round.result), base.denoiser())

@@ -1,0 +1,47 @@
+"""What is refused once the teacher is loaded, before anything is sampled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import BadInput
+from orchestrator.preflight import preflight
+from orchestrator.recipe import parse
+from orchestrator.teacher import Teacher
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return dict(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
+
+
+def check(data: dict, method: dict[str, object], **training: object) -> None:
+    recipe = parse(data | {"method": method, "training": data["training"] | training})
+    preflight(recipe, Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize("name", ["progressive", "guided", "reflow", "consistency", "lcm", "lcm-lora", "add", "tcd"])
+def test_every_method_fits_the_tiny_teacher(data: dict, name: str) -> None:
+    check(data, {"name": name})
+
+
+def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method.lora_targets: no module of the teacher is called to_z, but .*to_q"):
+        check(data, {"name": "lcm-lora", "lora_targets": ["to_z"]})
+
+
+def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"training.features: dinov2:.* cannot be loaded"):
+        check(data, {"name": "add"}, features=f"dinov2:{tmp_path}")
+
+
+def test_an_epsilon_student_from_pure_noise_is_refused(data: dict, tmp_path: Path) -> None:
+    folder = tiny.teacher(tmp_path)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "epsilon"}))
+    with pytest.raises(BadInput, match=r"epsilon .*zero terminal SNR"):
+        check(data | {"teacher": {"folder": str(folder)}}, {"name": "lcm"})
