@@ -23,7 +23,8 @@ from methods.progressive import Weighting, halving, halvings, weight
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:
     """Stage one, at any time: the student at w answers as the teacher guided by w (section 3.1)."""
     rows, draw, student = batch["data"], batch.draw, nets["student"]
-    t, w = student.schedule.at(draw.uniform()), draw.uniform(*guidance_scale)
+    t = student.schedule.at(1 - draw.uniform())  # in (0, 1]: on clean data the weight is infinite
+    w = draw.uniform(*guidance_scale)
     x_t = diffuse(student.schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
         wanted = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from methods.base import Averaged, Batch, Draw, Round, Rows
+from methods.base import Averaged, Batch, Critic, Draw, Round, Rows, Trained
 from methods.diffusion import Cond, Denoiser, DiscreteVP, Estimate, coefficients, guided, step, target
 
 MEANS = torch.tensor([[1.6, 0.0], [-0.8, 1.4], [-0.8, -1.4]])
@@ -64,6 +64,20 @@ class StudentNetwork(nn.Module):
         w = cond.get("guidance_scale", torch.ones(len(x_t)))[:, None] / 4
         correction = self.body(torch.cat([x_t, waves, cond["modes"], w], 1))
         return self.exact(x_t, time, {"modes": cond["modes"]}) + correction
+
+
+class Blob(nn.Module):
+    """A generator of one Gaussian beside the mixture, and a correction that starts at zero; it answers with x_0."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        last = nn.Linear(width, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(nn.Linear(2 + 3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        return 1 + 0.7 * x_t + self.body(torch.cat([x_t, cond["modes"]], 1))
 
 
 def teacher(noise_levels: DiscreteVP) -> Denoiser:
@@ -141,6 +155,50 @@ def train(
         observe(number)
 
 
+def alternate(
+    round_: Round,
+    nets: Mapping[str, Denoiser | nn.Module],
+    sources: Mapping[str, Rows],
+    steps: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Plain training of a round with several updates in turn, as the runtime does; averages are not followed."""
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for name, net in round_.nets.items():
+        if isinstance(net, Trained | Critic):
+            rate = learning_rate * net.lr_scale
+            optimizers[name] = torch.optim.Adam(weights(nets[name]), rate, betas=net.betas)
+    size = len(next(iter(sources.values())))
+    for step_number in range(steps):
+        here = slice((step_number * batch_size) % size, (step_number * batch_size) % size + batch_size)
+        taken = {name: source.take(here) for name, source in sources.items()}
+        for number, update in enumerate(round_.updates):
+            if step_number % update.every == 0:
+                thaw(nets, optimizers, update.net)
+                optimizers[update.net].zero_grad()
+                losses = update.loss(nets, Batch(taken, Draw(0, step_number, number, range(batch_size))))
+                torch.stack(list(losses.values())).sum().backward()
+                optimizers[update.net].step()
+
+
+def thaw(nets: Mapping[str, Denoiser | nn.Module], trained: Iterable[str], name: str) -> None:
+    """Let gradients reach one of the trained networks alone, as the runtime does during an update."""
+    for other in trained:
+        for weight in weights(nets[other]):
+            weight.requires_grad_(other == name)
+
+
+def weights(net: Denoiser | nn.Module) -> list[nn.Parameter]:
+    """The weights of a denoiser, or of a network that is none."""
+    return list((module(net) if isinstance(net, Denoiser) else net).parameters())
+
+
+def touched(nets: Mapping[str, Denoiser | nn.Module]) -> set[str]:
+    """The networks whose weights were given a gradient, be it zero."""
+    return {name for name, net in nets.items() if any(weight.grad is not None for weight in weights(net))}
+
+
 def module(denoiser: Denoiser) -> nn.Module:
     """The network of a denoiser, which is a module here."""
     assert isinstance(denoiser.net, nn.Module)
@@ -151,6 +209,30 @@ def one_step(denoiser: Denoiser, noise: Tensor, cond: Cond) -> Tensor:
     """The sample in one step from noise."""
     with torch.no_grad():
         return denoiser(noise, denoiser.schedule.at(torch.ones(len(noise))), cond).x0
+
+
+def unconditional(samples: int, seed: int) -> Rows:
+    """True data of the mixture with even weights, which is the null condition; blank rows for the same."""
+    generator = torch.Generator().manual_seed(seed)
+    _, cond = conditions(torch.zeros(samples, dtype=torch.long))
+    modes = torch.randint(len(MEANS), (samples,), generator=generator)
+    x0 = MEANS[modes] + SPREAD * torch.randn(samples, 2, generator=generator)
+    return Rows({"x0": x0, "blank": torch.zeros_like(x0)}, cond, cond)
+
+
+def law_errors(student: Denoiser, samples: int = 2048) -> tuple[float, float, float]:
+    """Of mean, covariance and law (an energy distance) of one-step samples with the null condition."""
+    real = unconditional(samples, seed=1)
+    x0 = one_step(student, torch.randn(samples, 2, generator=torch.Generator().manual_seed(2)), real.cond)
+    covariance = MEANS.T @ MEANS / len(MEANS) + SPREAD**2 * torch.eye(2)  # the means' mean is zero
+    law = energy_distance(x0, real.x0).item()
+    return x0.mean(0).norm().item(), (x0.T.cov() - covariance).norm().item(), law
+
+
+def energy_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Without bias; zero between two sets of samples of one law."""
+    within = [torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return 2 * torch.cdist(a, b).mean() - within[0] - within[1]
 
 
 def root_mean_square(a: Tensor, b: Tensor) -> float:
