@@ -176,5 +176,5 @@ class Consistency:
         return (Round("consistency", (Update("student", loss),), nets, {"data": Source("data")}, result="average"),)
 
     def sampler(self) -> Sampler:
-        """Multistep consistency sampling."""
-        return Sampler("renoising", grid=self.grid)
+        """Multistep consistency sampling, at even times: the Karras grid is one of training alone."""
+        return Sampler("renoising")

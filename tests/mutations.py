@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,386 @@ class Mutation:
     test: str  # pytest's id, below tests/methods
 
 
-MUTATIONS: tuple[Mutation, ...] = ()
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "progressive.py",
+        "for half in range(3))",
+        "for half in (0, 2, 1))",
+        "test_progressive.py::test_the_teacher_is_asked_at_the_students_times_and_then_half_a_step_on",
+    ),
+    Mutation(
+        "progressive.py",
+        "step(schedule, believe(z_middle, middle), s)",
+        "step(schedule, believe(z_middle, t), s)",
+        "test_progressive.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "progressive.py",
+        "z_s = step(schedule, believe(z_middle, middle), s)",
+        "z_s = step(schedule, believe(z_t, t), s)",
+        "test_progressive.py::test_a_student_whose_ddim_step_ends_where_two_of_its_teachers_end_is_right",
+    ),
+    Mutation(
+        "progressive.py",
+        "z_middle = step(schedule, believe(z_t, t), middle)",
+        "z_middle = diffuse(schedule, x0, draw.normal(x0), middle)",
+        "test_progressive.py::test_both_half_steps_see_the_same_noise",
+    ),
+    Mutation(
+        "progressive.py",
+        "half / (2 * steps)",
+        "half / steps",
+        "test_progressive.py::test_the_teacher_is_asked_at_the_students_times_and_then_half_a_step_on",
+    ),
+    Mutation(
+        "progressive.py",
+        "draw.integers(1, steps + 1) / steps",
+        "draw.integers(0, steps) / steps",
+        "test_progressive.py::test_the_teacher_is_asked_at_the_students_times_and_then_half_a_step_on",
+    ),
+    Mutation(
+        "progressive.py",
+        "draw.integers(1, steps + 1) / steps",
+        "draw.integers(1, 2 * steps + 1) / (2 * steps)",
+        "test_progressive.py::test_the_teacher_is_asked_at_the_students_times_and_then_half_a_step_on",
+    ),
+    Mutation(
+        "progressive.py",
+        "implied_x0(schedule, z_t, t, z_s, s)",
+        "implied_x0(schedule, z_t, t, z_middle, middle)",
+        "test_progressive.py::test_next_to_clean_data_the_student_has_to_believe_what_its_teacher_does_half_way",
+    ),
+    Mutation(
+        "progressive.py",
+        "(alpha_s - ratio * alpha_t)",
+        "alpha_s",
+        "test_progressive.py::test_one_step_of_the_implied_x0_ends_where_it_has_to",
+    ),
+    Mutation(
+        "progressive.py",
+        "(z_s - ratio * z_t) /",
+        "z_s /",
+        "test_progressive.py::test_one_step_of_the_implied_x0_ends_where_it_has_to",
+    ),
+    Mutation(
+        "progressive.py",
+        '"truncated_snr": ratio.clamp_min(1)',
+        '"truncated_snr": ratio',
+        "test_progressive.py::test_weights_turn_the_error_of_x0_into_that_of_eps_and_v",
+    ),
+    Mutation(
+        "progressive.py",
+        '"truncated_snr": ratio.clamp_min(1)',
+        '"truncated_snr": ratio.clamp_max(1)',
+        "test_progressive.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "progressive.py",
+        '"snr_plus_one": ratio + 1',
+        '"snr_plus_one": ratio',
+        "test_progressive.py::test_at_zero_terminal_snr_the_weight_is_one",
+    ),
+    Mutation(
+        "progressive.py",
+        "(weight(weighting, schedule, t) * l2",
+        "(weight(weighting, schedule, middle) * l2",
+        "test_progressive.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "progressive.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        "test_progressive.py::test_only_the_student_gets_gradients",
+    ),
+    Mutation(
+        "progressive.py",
+        "torch.full_like(t, guidance_scale)",
+        "torch.full_like(t, guidance_scale + 1)",
+        "test_progressive.py::test_the_first_teacher_alone_is_guided",
+    ),
+    Mutation(
+        "progressive.py",
+        "unguided = partial(loss, guidance_scale=1.0)",
+        "unguided = partial(loss, guidance_scale=self.guidance_scale)",
+        "test_progressive.py::test_the_first_teacher_alone_is_guided",
+    ),
+    Mutation(
+        "progressive.py",
+        "partial(loss, steps=steps)",
+        "partial(loss, steps=2 * steps)",
+        "test_progressive.py::test_each_round_has_its_own_number_of_steps_and_the_methods_weighting",
+    ),
+    Mutation(
+        "progressive.py",
+        "steps=self.teacher_steps // 2",
+        "steps=self.teacher_steps",
+        "test_progressive.py::test_each_round_has_its_own_number_of_steps_and_the_methods_weighting",
+    ),
+    Mutation(
+        "progressive.py",
+        "Trained(prediction=self.prediction)",
+        "Trained()",
+        "test_progressive.py::test_every_student_may_be_asked_for_another_prediction",
+    ),
+    Mutation(
+        "progressive.py",
+        'before = "previous" if rounds else "base"',
+        'before = "base"',
+        "test_contract.py::test_progressive_distillation_halves_until_the_student_is_reached",
+    ),
+    Mutation(
+        "guided.py",
+        "rows.cond, rows.uncond, w).x0",
+        "rows.cond, rows.uncond, w + 1).x0",
+        "test_guided.py::test_before_training_the_loss_is_what_guidance_adds",
+    ),
+    Mutation(
+        "guided.py",
+        "rows.cond, rows.uncond, w).x0",
+        "rows.uncond, rows.cond, w).x0",
+        "test_guided.py::test_the_student_has_to_answer_as_the_guided_teacher",
+    ),
+    Mutation(
+        "guided.py",
+        "student(x_t, t, with_guidance(rows.cond, w))",
+        "student(x_t, t, rows.cond)",
+        "test_guided.py::test_one_network_answers_for_every_w_and_then_in_half_the_steps",
+    ),
+    Mutation(
+        "guided.py",
+        "student(x_t, t, with_guidance(rows.cond, w))",
+        "student(x_t, t, with_guidance(rows.cond, w - 1))",
+        "test_guided.py::test_times_are_continuous_and_w_is_drawn_for_each_sample",
+    ),
+    Mutation(
+        "guided.py",
+        "w = draw.uniform(*guidance_scale)",
+        "w = draw.uniform(*guidance_scale)[:1].expand(len(t))",
+        "test_guided.py::test_times_are_continuous_and_w_is_drawn_for_each_sample",
+    ),
+    Mutation(
+        "guided.py",
+        "w = draw.uniform(*guidance_scale)",
+        "w = draw.uniform(*guidance_scale)[:1].expand(len(t))",
+        "test_guided.py::test_the_loss_does_not_depend_on_how_the_batch_is_split",
+    ),
+    Mutation(
+        "guided.py", "at(1 - draw.uniform())", "at(draw.uniform())", "test_guided.py::test_no_draw_of_the_time_is_nan"
+    ),
+    Mutation(
+        "guided.py",
+        "at(1 - draw.uniform())",
+        "at(draw.integers(1, 51) / 50)",
+        "test_guided.py::test_times_are_continuous_and_w_is_drawn_for_each_sample",
+    ),
+    Mutation(
+        "guided.py",
+        "(weight(weighting, student.schedule, t) * apart)",
+        "apart",
+        "test_guided.py::test_before_training_the_loss_is_what_guidance_adds",
+    ),
+    Mutation(
+        "guided.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        "test_guided.py::test_only_the_student_gets_gradients",
+    ),
+    Mutation(
+        "guided.py",
+        "return teacher(x_t, t, cond)",
+        "return teacher(x_t, t, rows.cond)",
+        "test_guided.py::test_one_w_per_sample_is_an_input_of_student_and_teacher_alike",
+    ),
+    Mutation(
+        "guided.py",
+        "return teacher(x_t, t, cond)",
+        "return teacher(x_t, t, rows.cond)",
+        "test_guided.py::test_the_halving_student_has_to_believe_what_its_teacher_does_for_the_same_w",
+    ),
+    Mutation(
+        "guided.py",
+        "return teacher(x_t, t, cond)",
+        "return teacher(x_t, t, with_guidance(rows.cond, batch.draw.uniform(*guidance_scale)))",
+        "test_guided.py::test_the_halving_student_has_to_believe_what_its_teacher_does_for_the_same_w",
+    ),
+    Mutation(
+        "guided.py",
+        "believe, rows.x0, cond, batch.draw",
+        "believe, rows.x0, rows.cond, batch.draw",
+        "test_guided.py::test_one_w_per_sample_is_an_input_of_student_and_teacher_alike",
+    ),
+    Mutation(
+        "guided.py",
+        "believe, rows.x0, cond, batch.draw, steps",
+        "believe, rows.x0, cond, batch.draw, 2 * steps",
+        "test_guided.py::test_halving_is_progressive_distillation_with_w_in_the_condition",
+    ),
+    Mutation(
+        "guided.py", "Trained(guidance_input=True)", "Trained()", "test_guided.py::test_the_rounds_match_and_then_halve"
+    ),
+    Mutation(
+        "guided.py",
+        'replace(halved, start="previous", teacher="previous")',
+        'replace(halved, start="previous")',
+        "test_contract.py::test_guided_distillation_halves_what_it_matched",
+    ),
+    Mutation(
+        "consistency.py",
+        '(nets["target"], x_s, s,',
+        '(nets["target"], x_t, t,',
+        "test_consistency.py::test_the_target_is_one_point_closer_to_clean_data",
+    ),
+    Mutation(
+        "consistency.py",
+        "(place, place + 1)",
+        "(place + 1, place)",
+        "test_consistency.py::test_the_target_is_one_point_closer_to_clean_data",
+    ),
+    Mutation(
+        "consistency.py",
+        "consistency_function(student, x_t, t,",
+        "consistency_function(student, x_s, s,",
+        "test_consistency.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "consistency.py",
+        'consistency_function(nets["target"], x_s',
+        "consistency_function(student, x_s",
+        "test_consistency.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "consistency.py",
+        " + SIGMA_DATA**2 * (ours - towards * edms) * x_t",
+        "",
+        "test_consistency.py::test_at_sigma_min_every_network_is_the_identity",
+    ),
+    Mutation(
+        "consistency.py",
+        "return towards * net(x_t, t, cond).x0 + SIGMA_DATA**2 * (ours - towards * edms) * x_t",
+        "return net(x_t, t, cond).x0",
+        "test_consistency.py::test_at_sigma_min_every_network_is_the_identity",
+    ),
+    Mutation(
+        "consistency.py",
+        "((sigma - sigma_min * alpha) ** 2 + (SIGMA_DATA",
+        "(sigma**2 + (SIGMA_DATA",
+        "test_consistency.py::test_the_consistency_function_is_that_of_the_papers_sampler",
+    ),
+    Mutation(
+        "consistency.py",
+        "(ours - towards * edms)",
+        "(ours - edms)",
+        "test_consistency.py::test_the_consistency_function_is_that_of_the_papers_sampler",
+    ),
+    Mutation(
+        "consistency.py",
+        "(ours - towards * edms)",
+        "ours",
+        "test_consistency.py::test_the_student_starts_as_the_teachers_denoiser",
+    ),
+    Mutation(
+        "consistency.py",
+        "(1 - sigma_min * alpha / sigma)",
+        "(1 - sigma_min / sigma)",
+        "test_consistency.py::test_the_consistency_function_is_that_of_the_papers_sampler",
+    ),
+    Mutation(
+        "consistency.py",
+        "SIGMA_DATA = 0.5",
+        "SIGMA_DATA = 1.0",
+        "test_consistency.py::test_the_consistency_function_is_that_of_the_papers_sampler",
+    ),
+    Mutation(
+        "consistency.py",
+        "RHO = 7.0",
+        "RHO = 5.0",
+        "test_consistency.py::test_the_grid_is_that_of_the_papers_sampler_on_any_schedule",
+    ),
+    Mutation(
+        "consistency.py",
+        "place / (grid - 1)",
+        "place / grid",
+        "test_consistency.py::test_the_grid_is_that_of_the_papers_sampler_on_any_schedule",
+    ),
+    Mutation(
+        "consistency.py",
+        "draw.integers(0, grid - 1)",
+        "draw.integers(0, grid)",
+        "test_consistency.py::test_the_target_is_one_point_closer_to_clean_data",
+    ),
+    Mutation(
+        "consistency.py",
+        "draw.integers(0, grid - 1)",
+        "draw.integers(1, grid - 1)",
+        "test_consistency.py::test_the_target_is_one_point_closer_to_clean_data",
+    ),
+    Mutation(
+        "consistency.py",
+        "slope = (first.eps + second.eps) / 2",
+        "slope = first.eps",
+        "test_consistency.py::test_the_teachers_step_is_of_second_order",
+    ),
+    Mutation(
+        "consistency.py",
+        "slope = (first.eps + second.eps) / 2",
+        "slope = second.eps",
+        "test_consistency.py::test_the_teachers_step_is_heuns_on_the_mixture",
+    ),
+    Mutation(
+        "consistency.py",
+        "believe(step(schedule, first, s), s)",
+        "believe(step(schedule, first, s), t)",
+        "test_consistency.py::test_the_teachers_step_is_heuns_on_the_mixture",
+    ),
+    Mutation(
+        "consistency.py",
+        "alpha_s / alpha_t * (x_t",
+        "(x_t",
+        "test_consistency.py::test_the_teachers_step_is_heuns_on_the_mixture",
+    ),
+    Mutation(
+        "consistency.py",
+        "x_s = heun_step(believe, schedule, x_t, t, s)",
+        "x_s = diffuse(schedule, rows.x0, draw.normal(rows.x0), s)",
+        "test_consistency.py::test_both_points_have_the_same_noise",
+    ),
+    Mutation(
+        "consistency.py",
+        "torch.full_like(time, guidance_scale)",
+        "torch.full_like(time, guidance_scale + 1)",
+        "test_consistency.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "consistency.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        "test_consistency.py::test_only_the_student_gets_gradients",
+    ),
+    Mutation(
+        "consistency.py",
+        '"l1": lambda: l1(found, end)',
+        '"l1": lambda: l2(found, end)',
+        "test_consistency.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "consistency.py",
+        "perceptual(nets, found, end)",
+        'nets["perceptual"](found, end)',
+        "test_consistency.py::test_the_loss_is_that_of_the_paper",
+    ),
+    Mutation(
+        "consistency.py",
+        '"target": Averaged(decay=self.ema_decay)',
+        '"target": Averaged(decay=self.sampling_ema_decay)',
+        "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
+    ),
+    Mutation(
+        "consistency.py",
+        'result="average")',
+        'result="target")',
+        "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
+    ),
+)
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
@@ -74,12 +454,14 @@ def is_noticed(mutation: Mutation) -> bool:
 
 
 def main() -> None:
-    """Try all."""
+    """Try all, one per core at a time."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     import diffusers  # noqa: F401
     import pytest  # noqa: F401
     import torch  # noqa: F401
 
-    unnoticed = [mutation for mutation in MUTATIONS if not is_noticed(mutation)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        unnoticed = [m for m, noticed in zip(MUTATIONS, pool.map(is_noticed, MUTATIONS), strict=True) if not noticed]
     for mutation in unnoticed:
         print(f"{mutation.file}: {mutation.wrong!r} goes unnoticed by {mutation.test}")
     print(f"{len(MUTATIONS) - len(unnoticed)} of {len(MUTATIONS)} wrong variants were noticed")
