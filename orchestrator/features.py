@@ -38,7 +38,9 @@ class FeatureNetwork:
 
     def __init__(self, parts: Parts, device: torch.device) -> None:
         self._parts, self._device = parts, device
-        self.network, self.channels = parts.network.eval().requires_grad_(False).to(device), parts.channels
+        self.network, self.channels = parts.network.eval().to(device), parts.channels
+        for weight in self.network.parameters():  # TorchScript has no requires_grad_ for a whole module
+            weight.requires_grad_(False)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
