@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from orchestrator.errors import BadInput
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.recipe import TeacherSpec
+from orchestrator.sampling import sample_path
 from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher, folder_hash, sample_path
+from orchestrator.teacher import Teacher, folder_hash
 
 PICTURES = 36  # of each system, kept to be looked at
 PICTURE_PX = 256  # at most

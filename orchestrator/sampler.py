@@ -11,9 +11,10 @@ from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
 from orchestrator.ledger import CONDITIONS, Commit, Compute, Ledger
 from orchestrator.plan import Plan, Shard
+from orchestrator.sampling import sample_path
 from orchestrator.shards import DTYPES, Columns
 from orchestrator.solvers import Solver
-from orchestrator.teacher import Teacher, sample_path
+from orchestrator.teacher import Teacher
 
 ENCODED_TOGETHER = 32  # prompts
 

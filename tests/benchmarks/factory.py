@@ -23,8 +23,9 @@ from orchestrator.plan import make_plan, read_prompts
 from orchestrator.pool import IN_FLIGHT
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
+from orchestrator.sampling import sample_path
 from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher, sample_path
+from orchestrator.teacher import Teacher
 from tests import tiny
 from tests.benchmarks.ratio import paired
 

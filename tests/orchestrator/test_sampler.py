@@ -11,8 +11,9 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.plan import read_prompts
 from orchestrator.sampler import ShardSampler, noise_of
+from orchestrator.sampling import sample_path
 from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher, sample_path
+from orchestrator.teacher import Teacher
 from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
 from tests.orchestrator.test_store import largest_file
 
