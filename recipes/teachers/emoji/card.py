@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from data import load, samples
 from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw
 from torch import Tensor
 
+from recipes.teachers.sheet import sheet
+
 HERE = Path(__file__).parent
-SCALE = 3  # of a pixel
 STEPS, GUIDANCE = 50, 3.0
 PROMPTS = (
     "red apple", "dog face", "racing car on white", "rocket", "pizza", "guitar",
@@ -33,20 +33,6 @@ def sample(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
         prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
     ).images
     return images.float()
-
-
-def sheet(rows: list[list[Tensor]], titles: list[list[str]]) -> Image.Image:
-    """Pictures in a grid, each with a line of text under it."""
-    size, line = rows[0][0].shape[-1] * SCALE, 12
-    whole = Image.new("RGB", (len(rows[0]) * (size + 8), len(rows) * (size + line + 8)), "white")
-    pen = ImageDraw.Draw(whole)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            pixels = picture.permute(1, 2, 0).mul(255).round().byte().numpy()
-            place = (x * (size + 8) + 4, y * (size + line + 8) + 4)
-            whole.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST), place)
-            pen.text((place[0], place[1] + size), titles[y][x][: size // 5], fill="black", font_size=9)
-    return whole
 
 
 def main() -> None:
