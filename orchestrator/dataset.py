@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.diffusion import Cond
+from orchestrator.cache import Cache, Uncached
 from orchestrator.ledger import Commit, Ledger, Manifest, open_ledger
 from orchestrator.shards import Columns, ShardReader
 
@@ -29,8 +30,8 @@ class Conditions:
 class RowGroups:
     """All row groups of a version, in order. Each is checked against its commit when it is first read."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, manifest: Manifest, cache: Cache) -> None:
+        self._ledger, self._cache = ledger, cache
         self._places = [(commit, i) for commit in manifest.shards for i in range(len(commit.file.row_groups))]
         self._readers: dict[str, ShardReader] = {}
         self._checked: set[int] = set()
@@ -44,7 +45,7 @@ class RowGroups:
         """The rows of one: sample_id, seed, condition_id, guidance_scale and path. Raises Damaged."""
         commit, index = self._places[group]
         if commit.name not in self._readers:
-            self._readers[commit.name] = self._ledger.reader(commit)
+            self._readers[commit.name] = self._ledger.reader(commit, self._cache)
         columns = self._readers[commit.name].row_group(index, check=group not in self._checked)
         self._checked.add(group)
         return columns
@@ -53,15 +54,15 @@ class RowGroups:
 class Dataset:
     """One version of a data set."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
+    def __init__(self, ledger: Ledger, manifest: Manifest, cache: Cache) -> None:
         self.manifest, self.plan = manifest, ledger.plan
-        self._ledger = ledger
+        self._ledger, self._cache = ledger, cache
 
     @classmethod
-    def open(cls, place: str, version: int) -> Dataset:
-        """The version of the data set in a folder. Raises BadInput where there is none, and Damaged."""
+    def open(cls, place: str, version: int, cache: Cache = Uncached()) -> Dataset:  # noqa: B008 - it holds nothing
+        """The version of the data set in a place. Raises BadInput where there is none, and Damaged."""
         ledger = open_ledger(place)
-        return cls(ledger, ledger.manifest(version))
+        return cls(ledger, ledger.manifest(version), cache)
 
     @property
     def place(self) -> str:
@@ -73,14 +74,20 @@ class Dataset:
         """Of the manifest."""
         return self.manifest.version
 
-    def verify(self) -> None:
-        """Hash every file of this version. Raises Damaged with the first that is not what was committed."""
-        for commit in (self.manifest.conditions, *self.manifest.shards):
-            self._ledger.reader(commit).verify()
+    def check(self) -> None:
+        """Raise Damaged with the first file of this version that is not what was committed.
+
+        A folder's files are hashed; those of a bucket are not fetched for that, but hashed when they are read.
+        """
+        commits = (self.manifest.conditions, *self.manifest.shards)
+        self._ledger.check_sizes(commits)
+        if not self.place.startswith("s3://"):
+            for commit in commits:
+                self._ledger.reader(commit).verify()
 
     def row_groups(self) -> RowGroups:
         """The rows."""
-        return RowGroups(self._ledger, self.manifest)
+        return RowGroups(self._ledger, self.manifest, self._cache)
 
     def conditions(self) -> Conditions:
         """All conditions."""

@@ -69,7 +69,9 @@ def generate(recipe: Recipe, store_url: str, report: Report = silent) -> Generat
     require(resources, [bundle(resources)] * resources.generators, "resources.generators")
     prompts = read_prompts(told.prompts)
     plan = make_plan(recipe, describe_teacher(recipe), prompts)
-    ledger = create_ledger(store_url, plan, prompts, recipe.teacher)
+    if told.single_writer:
+        say("trajectories.single_writer: two drivers on this store are not kept apart; never run a second one")
+    ledger = create_ledger(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
     commits, broken = ledger.commits()
     for record in broken:
         raise BadInput(f"{record.shard} of {ledger.url}: {record.why}; mend it with `fewstep repair {ledger.url}`")

@@ -6,11 +6,12 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
+from orchestrator.cache import Cache, Uncached
 from orchestrator.errors import BadInput
 from orchestrator.plan import Plan
 from orchestrator.recipe import Json, TeacherSpec
@@ -81,6 +82,9 @@ class Verified:
     broken: tuple[Broken, ...]
 
 
+_COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
+
+
 class Ledger:
     """The commits and manifests of one data set."""
 
@@ -119,12 +123,17 @@ class Ledger:
     def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
         """The newest commit of each name, and the records that cannot be read."""
         newest, broken = dict[str, Commit](), []
-        for name, revision in self.revisions().items():
+        keys = {name: _commit_key(name, revision) for name, revision in self.revisions().items()}
+        for (name, key), data in zip(keys.items(), self.store.read_many(list(keys.values())), strict=True):
             try:
-                newest[name] = self._read_commit(_commit_key(name, revision))
+                newest[name] = self._unsealed(key, data)
             except Damaged as error:
                 broken.append(Broken(name, f"its commit {error.why}"))
         return newest, broken
+
+    def newest_commit(self, name: str) -> Commit:
+        """The newest commit of one name, which has one. Raises Damaged."""
+        return self._read_commit(_commit_key(name, self.revisions()[name]))
 
     def revisions(self) -> dict[str, int]:
         """The newest revision of each name that has a commit, readable or not."""
@@ -154,7 +163,7 @@ class Ledger:
         except FileNotFoundError:
             raise BadInput(f"{self.url} has no version {version}; finish it with `fewstep generate`") from None
         record = unseal(data, self._complaint(f"version {version}"))
-        return TypeAdapter(Manifest).validate_python(record)
+        return _MANIFESTS.validate_python(record)
 
     def newest(self) -> Manifest:
         """The last version that was published."""
@@ -181,10 +190,18 @@ class Ledger:
             if self.store.put_if_absent(f"manifest/{ours.version:04d}.json", seal(asdict(ours))):
                 return ours
 
-    def reader(self, commit: Commit) -> ShardReader:
+    def reader(self, commit: Commit, cache: Cache = Uncached()) -> ShardReader:  # noqa: B008 - it holds nothing
         """Reads the rows of a commit. Raises Damaged, now or later, with the command that mends it."""
-        what = CONDITIONS if commit.name == CONDITIONS else f"shard {commit.name}"
-        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(what))
+        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(_what(commit)), cache)
+
+    def check_sizes(self, commits: Iterable[Commit]) -> None:
+        """Every file is there and as long as it was, by one listing. Raises Damaged with the first that is not."""
+        found = {stored.key: stored.bytes for stored in self.store.files()}
+        for commit in commits:
+            if commit.file_key not in found:
+                raise self._complaint(_what(commit))("is gone")
+            if wrong := commit.file.wrong_size(found[commit.file_key]):
+                raise self._complaint(_what(commit))(wrong)
 
     def check(self, commit: Commit) -> str:
         """What is wrong with a committed file, or nothing."""
@@ -220,19 +237,24 @@ class Ledger:
         return versions[-1], {commit.name: commit for commit in (*manifest.shards, manifest.conditions)}
 
     def _read_commit(self, key: str) -> Commit:
-        record = unseal(self.store.read(key), self._complaint(key))
-        return TypeAdapter(Commit).validate_python(record)
+        return self._unsealed(key, self.store.read(key))
+
+    def _unsealed(self, key: str, data: bytes) -> Commit:
+        return _COMMITS.validate_python(unseal(data, self._complaint(key)))
 
     def _complaint(self, what: str) -> Complaint:
         return functools.partial(Damaged, f"{what} of {self.url}", f"mend it with `fewstep repair {self.url}`")
 
 
-def create_ledger(url: str, plan: Plan, prompts: Sequence[str], teacher: TeacherSpec) -> Ledger:
+def create_ledger(
+    url: str, plan: Plan, prompts: Sequence[str], teacher: TeacherSpec, *, single_writer: bool = False
+) -> Ledger:
     """The data set of a plan within a store, new or continued. Raises BadInput where the place will not do."""
-    store = open_store(f"{url.rstrip('/')}/{plan.hash}")
+    store = open_store(f"{url.rstrip('/')}/{plan.hash}", single_writer=single_writer)
     probe(store, "commits")
     store.put_if_absent("prompts.json", seal({"prompts": list(prompts)}))
-    record = {"hash": plan.hash, "plan": plan.model_dump(mode="json"), "teacher": teacher.model_dump(mode="json")}
+    told = {"plan": plan.model_dump(mode="json"), "teacher": teacher.model_dump(mode="json")}
+    record = {"hash": plan.hash, "single_writer": single_writer, **told}
     store.put_if_absent("plan.json", seal(record))
     found = open_ledger(store.url)
     if found.plan != plan:
@@ -242,13 +264,15 @@ def create_ledger(url: str, plan: Plan, prompts: Sequence[str], teacher: Teacher
 
 
 def open_ledger(url: str) -> Ledger:
-    """The data set in a folder. Raises BadInput where there is none."""
+    """The data set in a folder or under an s3:// URL. Raises BadInput where there is none."""
     store = open_store(url)
     try:
         data = store.read("plan.json")
     except FileNotFoundError:
         raise BadInput(f"{store.url} is no data set, it has no plan.json; make one with `fewstep generate`") from None
     record = unseal(data, _unreadable(store, "plan.json"))
+    if record["single_writer"]:
+        store = open_store(url, single_writer=True)
     return Ledger(store, Plan.model_validate(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
 
 
@@ -256,6 +280,10 @@ def count_committed(url: str, plan: Plan) -> int:
     """How many shards of a plan a store holds already."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}")
     return len({match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))} - {CONDITIONS})
+
+
+def _what(commit: Commit) -> str:
+    return CONDITIONS if commit.name == CONDITIONS else f"shard {commit.name}"
 
 
 def _commit_key(name: str, revision: int) -> str:

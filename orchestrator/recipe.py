@@ -14,6 +14,7 @@ from methods import METHODS
 from methods.base import Method
 from orchestrator.errors import BadInput, nearest
 from orchestrator.solvers import SOLVERS
+from orchestrator.store import check_url
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -55,9 +56,16 @@ class Trajectories(Section):
     seed: int = 0
     batch_size: int = Field(default=32, gt=0)  # samples per teacher evaluation; part of the plan
     shard_size: int = Field(default=256, gt=0)  # samples per shard, a multiple of batch_size
-    store: str = ""  # a folder that several runs may share; the run's own by default
+    store: str = ""  # a folder or s3://bucket/folder that several runs may share; the run's own by default
+    single_writer: bool = False  # for a store without put-if-absent: nothing then keeps two drivers apart
     deadline_s: float = Field(default=3600.0, gt=0)  # for one shard, before its actor is given up
     attempts: int = Field(default=3, gt=0)  # at one shard, before it is set aside
+
+    @field_validator("store")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        check_url(value)
+        return value
 
     @field_validator("guidance_scale", mode="before")
     @classmethod
@@ -181,6 +189,8 @@ class Resources(Section):
     threads_per_worker: int = Field(default=1, gt=0)  # of torch, on the CPU
     address: str = ""  # of a running Ray cluster; starts one here by default
     wait_s: float = Field(default=0.0, ge=0)  # for a cluster that scales up to give what is asked
+    cache: str = "/tmp/fewstep-cache"  # a folder on each node, for trajectories that were read from S3
+    cache_gb: float = Field(default=20.0, ge=0)  # at most, for all processes of a node together
 
 
 class Recipe(Section):

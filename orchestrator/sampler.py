@@ -57,8 +57,7 @@ class ShardSampler:
         self.compute, self._threads = set_up(device, threads), threads
         self.teacher = teacher_of(ledger, device)
         self._shards = self.plan.shards()
-        commits, _ = ledger.commits()
-        self._conditions = read_conditions(ledger, commits[CONDITIONS])
+        self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
         solver = Solver(self.plan.scheduler, self.plan.scheduler_options)
         self._scheduler = solver.build(self.teacher.card.scheduler)
         self._sampling, self._writing = threading.Lock(), threading.Lock()

@@ -7,15 +7,15 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
+from orchestrator.cache import Cache
 from orchestrator.recipe import Json
 from orchestrator.records import Complaint
 from orchestrator.store import Store
@@ -49,14 +49,10 @@ class FileRecord:
     footer: Block
     content: str  # SHA-256 over (id, tensor bytes) of all rows in order; the same rows give it in any file format
 
-    def dump(self) -> Json:
-        """As plain data."""
-        return asdict(self)
-
-    @classmethod
-    def load(cls, data: Mapping[str, object]) -> FileRecord:
-        """From plain data."""
-        return TypeAdapter(cls).validate_python(data)
+    def wrong_size(self, size: int) -> str:
+        """What is wrong with a file of this size, or nothing."""
+        word = "is truncated" if size < self.bytes else "has grown"
+        return "" if size == self.bytes else f"{word}: {size} bytes where its commit says {self.bytes}"
 
 
 def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryview, FileRecord]:
@@ -98,8 +94,8 @@ class ShardReader:
     Raises the complaint, from the start or from any read, where the file is not what was committed.
     """
 
-    def __init__(self, store: Store, key: str, record: FileRecord, complaint: Complaint) -> None:
-        self._store, self._key, self.record, self._complaint = store, key, record, complaint
+    def __init__(self, store: Store, key: str, record: FileRecord, complaint: Complaint, cache: Cache) -> None:
+        self._store, self._key, self.record, self._complaint, self._cache = store, key, record, complaint, cache
         self._check_size()
         # Parquet finds its footer from a file's end, so the footer alone reads like a whole file.
         self._metadata = pq.read_metadata(pa.BufferReader(self._block(record.footer, check=True)))
@@ -142,13 +138,12 @@ class ShardReader:
             size = self._store.size(self._key)
         except FileNotFoundError:
             raise self._complaint("is gone") from None
-        if size != self.record.bytes:
-            word = "is truncated" if size < self.record.bytes else "has grown"
-            raise self._complaint(f"{word}: {size} bytes where its commit says {self.record.bytes}")
+        if wrong := self.record.wrong_size(size):
+            raise self._complaint(wrong)
 
     def _block(self, block: Block, *, check: bool) -> bytes:
         try:
-            data = self._store.read_range(self._key, block.offset, block.length)
+            data = self._cache.get(block.sha256, lambda: self._store.read_range(self._key, block.offset, block.length))
         except FileNotFoundError:
             raise self._complaint("is gone") from None
         if len(data) < block.length:

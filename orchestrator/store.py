@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,7 +18,18 @@ from orchestrator.errors import BadInput
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_PART}(/{_PART})*")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9._=-]+)*/?")
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A key with what the store knows of it."""
+
+    key: str
+    bytes: int
+    age_s: float
 
 
 class Store(Protocol):
@@ -44,6 +58,10 @@ class Store(Protocol):
         """At most `length` bytes; fewer where the key ends."""
         ...
 
+    def read_many(self, keys: Sequence[str]) -> list[bytes]:
+        """All bytes of each key, as fast as the place allows; for many small ones."""
+        ...
+
     def size(self, key: str) -> int:
         """Number of bytes of the key."""
         ...
@@ -52,55 +70,98 @@ class Store(Protocol):
         """The keys directly in a folder, sorted; none where there is no folder."""
         ...
 
+    def files(self) -> list[Stored]:
+        """Every key in the store, at any depth."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove a key that no commit names."""
         ...
 
+    def sweep(self, age_s: float) -> int:
+        """Remove what writers that died left half-written and no key shows, if older; how many there were."""
+        ...
 
-def open_store(url: str) -> Store:
-    """The store at a folder. Raises BadInput for a place that fewstep cannot use yet."""
-    scheme, separator, _ = url.partition("://")
-    if separator:
-        raise BadInput(f"store: {scheme}:// is not supported yet, got {url!r}; give a folder that all nodes share")
-    return LocalStore(Path(url).expanduser().resolve())
+    def free_bytes(self) -> float:
+        """What still fits; infinity where nobody counts."""
+        ...
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for a place that no store can be at. Says nothing of the URL: it may hold a password."""
+    if "://" in url and not _S3.fullmatch(url):
+        raise ValueError(
+            "a store is a folder that all nodes share, or s3://bucket/folder; endpoint, region and credentials "
+            "come from the environment, a profile or a role"
+        )
+
+
+def check_key(key: str) -> str:
+    """The key itself. Raises ValueError where it could leave the store."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key; a key is made of letters, digits, '.', '_' and '-' between slashes")
+    return key
+
+
+def open_store(url: str, *, single_writer: bool = False) -> Store:
+    """The store at a folder or an s3:// URL. Raises BadInput for a place that can be neither.
+
+    With a single writer, put-if-absent looks first and then writes: two drivers are not kept apart.
+    """
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise BadInput(f"store: {error}") from None
+    if url.startswith("s3://"):
+        from orchestrator.s3 import S3Store
+
+        return S3Store(url.rstrip("/"), single_writer=single_writer)
+    return LocalStore(Path(url).expanduser().resolve(), single_writer=single_writer)
 
 
 def probe(store: Store, folder: str) -> None:
     """Make sure that put-if-absent keeps its word here. Raises BadInput where it does not."""
     key = f"{folder}/probe-{uuid.uuid4().hex}"
     refused = f"store: {store.url} cannot create a file only where there is none, which keeps two writers apart"
+    mend = "choose another place, or set trajectories.single_writer=true and never run two drivers on it"
     try:
-        answers = store.put_if_absent(key, b"first"), store.put_if_absent(key, b"second")
+        store.put_if_absent(key, b"first")  # whose answer may get lost; what counts is what is there
+        is_kept_apart = not store.put_if_absent(key, b"second")
         found = store.read(key)
         store.delete(key)
     except OSError as error:
-        raise BadInput(f"{refused} ({error.strerror}); choose another folder") from error
-    if answers != (True, False) or found != b"first":
-        raise BadInput(f"{refused}; choose another folder")
+        raise BadInput(f"{refused} ({error}); {mend}") from error
+    if not is_kept_apart or found != b"first":
+        raise BadInput(f"{refused}; {mend}")
 
 
 class LocalStore:
     """A folder on a disk, or on a network file system that knows hard links."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, single_writer: bool = False) -> None:
         self.url = str(root)
-        self._root = root
+        self._root, self._single_writer = root, single_writer
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Link a synced temporary file to the key; the file system lets one link win."""
         path = self._path(key)
         self._make(path.parent)
+        if self._single_writer and path.exists():
+            return False
         temporary = path.parent / f".{uuid.uuid4().hex}"
         with self._created(temporary) as stream:
             stream.write(data)
         try:
-            os.link(temporary, path)
+            if self._single_writer:
+                temporary.replace(path)
+            else:
+                os.link(temporary, path)
             return True
         except FileExistsError:
             # Over NFS the answer to a link that succeeded can get lost, and its repetition says "exists".
             return os.stat(temporary).st_nlink == 2
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
             _sync(path.parent)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
@@ -121,6 +182,10 @@ class LocalStore:
             stream.seek(offset)
             return stream.read(length)
 
+    def read_many(self, keys: Sequence[str]) -> list[bytes]:
+        """One file after another."""
+        return [self.read(key) for key in keys]
+
     def size(self, key: str) -> int:
         """Size of the file."""
         return self._path(key).stat().st_size
@@ -131,14 +196,35 @@ class LocalStore:
         names = sorted(os.listdir(path)) if path.is_dir() else []
         return [f"{folder}/{name}" for name in names if not name.startswith(".")]
 
+    def files(self) -> list[Stored]:
+        """All files but temporary ones."""
+        return [stored for stored in self._walk() if not Path(stored.key).name.startswith(".")]
+
     def delete(self, key: str) -> None:
         """Remove the file."""
         self._path(key).unlink()
 
+    def sweep(self, age_s: float) -> int:
+        """Remove temporary files."""
+        old = [s for s in self._walk() if _TEMPORARY.fullmatch(Path(s.key).name) and s.age_s > age_s]
+        for stored in old:
+            (self._root / stored.key).unlink()
+        return len(old)
+
+    def free_bytes(self) -> float:
+        """Of the file system, where the folder is or will be."""
+        existing = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+        return shutil.disk_usage(existing).free
+
+    def _walk(self) -> Iterator[Stored]:
+        now = time.time()
+        for path in sorted(self._root.rglob("*")):
+            if path.is_file():
+                found = path.stat()
+                yield Stored(path.relative_to(self._root).as_posix(), found.st_size, now - found.st_mtime)
+
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key; a key is made of letters, digits, '.', '_' and '-' between slashes")
-        return self._root / key
+        return self._root / check_key(key)
 
     def _make(self, folder: Path) -> None:
         """Create a folder durably."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from methods.base import Round, Start
 from methods.diffusion import Denoiser
 from orchestrator import checkpoint, metrics
+from orchestrator.cache import cache_for
 from orchestrator.cluster import bundle, require
 from orchestrator.console import progress, say
 from orchestrator.dataset import Dataset
@@ -160,7 +161,9 @@ class Trainee:
         self.steps = length(self.round, recipe)
         self.networks = self._networks(job)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
-        self.dataset = Dataset.open(job.dataset, job.manifest)
+        resources = self.recipe.resources
+        cache = cache_for(job.dataset, resources.cache, resources.cache_gb)
+        self.dataset = Dataset.open(job.dataset, job.manifest, cache)
 
     def _networks(self, job: Job) -> Networks:
         base = Teacher(self.recipe.teacher, self.place.device)

@@ -181,7 +181,7 @@ def _train(opened: Run, first: Generated) -> None:
     def data_of(number: int) -> Dataset:
         made = _generate(opened, number) if number else first
         dataset = Dataset.open(made.place, made.version)
-        dataset.verify()
+        dataset.check()
         return dataset
 
     train_rounds(opened.recipe, opened, data_of)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +17,37 @@ from orchestrator.teacher import Teacher
 from tests import tiny
 
 MakeRecipe = Callable[..., Recipe]
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "canary-key",
+    "AWS_SECRET_ACCESS_KEY": "canary-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def s3() -> Iterator[str]:
+    """An S3 on loopback with the bucket "bucket", as this process's environment names it."""
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(S3_ENVIRONMENT, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+    S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+    yield os.environ["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3: str) -> str:
+    """An empty place."""
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: str) -> Iterator[None]:
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -47,7 +76,7 @@ def make_recipe(recipe_data: dict[str, object]) -> MakeRecipe:
     return make
 
 
-def new_ledger(recipe: Recipe, store: Path) -> Ledger:
+def new_ledger(recipe: Recipe, store: Path | str) -> Ledger:
     """A data set with its conditions and no shard, made in this process."""
     prompts = read_prompts(recipe.trajectories.prompts)
     plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts)

@@ -142,7 +142,7 @@ def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: L
         damage(kind)
         (broken,) = copy.verify().broken
         assert broken.shard == "000001" and kind in broken.why
-        for read in (Dataset.open(copy.url, 1).verify, lambda: Dataset.open(copy.url, 1).row_groups().read(1)):
+        for read in (Dataset.open(copy.url, 1).check, lambda: Dataset.open(copy.url, 1).row_groups().read(1)):
             with pytest.raises(BadInput, match=f"shard 000001 of .*{kind}.* `fewstep repair {copy.url}`"):
                 read()
         assert len(Dataset.open(copy.url, 1).row_groups().read(0)["path"]) == 8

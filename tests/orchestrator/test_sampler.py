@@ -21,7 +21,7 @@ from tests.orchestrator.test_store import largest_file
 def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledger, make_recipe: MakeRecipe) -> None:
     recipe, plan = make_recipe(), finished.plan
     teacher, prompts = Teacher(recipe.teacher), read_prompts(recipe.trajectories.prompts)
-    rows = Dataset(finished, finished.newest()).row_groups().read(1)
+    rows = Dataset.open(finished.url, 1).row_groups().read(1)
     asked = [prompts[plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
     path, times = sample_path(
         teacher.network,
@@ -34,11 +34,11 @@ def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledg
     )
     # Only the batches differ, so only the last bits of float32 do, and of the float16 that they are rounded to.
     torch.testing.assert_close(rows["path"].float(), path, atol=2e-3, rtol=2e-3)
-    assert torch.equal(Dataset(finished, finished.newest()).times(), times)
+    assert torch.equal(Dataset.open(finished.url, 1).times(), times)
 
 
 def test_the_noise_is_the_plans_and_every_column_is_a_function_of_plan_and_id(finished: Ledger) -> None:
-    plan, groups = finished.plan, Dataset(finished, finished.newest()).row_groups()
+    plan, groups = finished.plan, Dataset.open(finished.url, 1).row_groups()
     ids = []
     for group in range(len(groups.sizes)):
         rows = groups.read(group)
@@ -54,8 +54,8 @@ def test_the_noise_is_the_plans_and_every_column_is_a_function_of_plan_and_id(fi
 def test_ends_are_the_ends_of_the_path(finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path) -> None:
     ledger = new_ledger(make_recipe(save="ends"), tmp_path)
     fill(ledger)
-    ends = Dataset(ledger, ledger.newest())
-    whole = Dataset(finished, finished.newest()).row_groups().read(2)["path"]
+    ends = Dataset.open(ledger.url, 1)
+    whole = Dataset.open(finished.url, 1).row_groups().read(2)["path"]
     assert torch.equal(ends.row_groups().read(2)["path"], whole[:, [0, -1]])
     assert ends.times().tolist() == [999.0, -1.0]
 

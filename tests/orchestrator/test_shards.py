@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.cache import Uncached
 from orchestrator.records import Damaged, seal, unseal
 from orchestrator.shards import Columns, FileRecord, ShardReader, content_digest, encode
 from orchestrator.store import LocalStore
@@ -32,8 +33,12 @@ def written(columns: Columns, root: Path) -> tuple[LocalStore, FileRecord]:
     return store, record
 
 
+def reader_of(store: LocalStore, record: FileRecord) -> ShardReader:
+    return ShardReader(store, KEY, record, COMPLAINT, Uncached())
+
+
 def test_rows_come_back_bit_for_bit(columns: Columns, tmp_path: Path) -> None:
-    reader = ShardReader(*_place(written(columns, tmp_path)))
+    reader = reader_of(*written(columns, tmp_path))
     again = reader.read()
     assert list(again) == list(columns)
     for name, value in columns.items():
@@ -60,9 +65,9 @@ def test_a_flipped_bit_anywhere_is_noticed(columns: Columns, tmp_path: Path) -> 
     for place in range(4, len(whole), 97):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(Damaged, match="has changed"):
-            ShardReader(store, KEY, record, COMPLAINT).read()
+            reader_of(store, record).read()
         with pytest.raises(Damaged, match="has changed"):
-            ShardReader(store, KEY, record, COMPLAINT).verify()
+            reader_of(store, record).verify()
 
 
 def test_only_the_row_group_with_the_flipped_bit_is_refused(columns: Columns, tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_only_the_row_group_with_the_flipped_bit_is_refused(columns: Columns, tm
     file, place = tmp_path / KEY, record.row_groups[1].offset + 100
     whole = file.read_bytes()
     file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    reader = ShardReader(store, KEY, record, COMPLAINT)
+    reader = reader_of(store, record)
     reader.row_group(0)
     with pytest.raises(Damaged, match="the shard has changed .* mend it"):
         reader.row_group(1)
@@ -82,14 +87,14 @@ def test_a_truncated_file_is_noticed_at_once(columns: Columns, tmp_path: Path, s
     file = tmp_path / KEY
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(Damaged, match="is truncated"):
-        ShardReader(store, KEY, record, COMPLAINT)
+        reader_of(store, record)
 
 
 def test_a_missing_file_is_noticed(columns: Columns, tmp_path: Path) -> None:
     store, record = written(columns, tmp_path)
     store.delete(KEY)
     with pytest.raises(Damaged, match="is gone"):
-        ShardReader(store, KEY, record, COMPLAINT)
+        reader_of(store, record)
 
 
 def test_a_sealed_record_with_any_flipped_bit_is_refused() -> None:
@@ -100,8 +105,3 @@ def test_a_sealed_record_with_any_flipped_bit_is_refused() -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Damaged):
             unseal(bytes(flipped), COMPLAINT)
-
-
-def _place(written: tuple[LocalStore, FileRecord]) -> tuple[LocalStore, str, FileRecord, functools.partial[Damaged]]:
-    store, record = written
-    return store, KEY, record, COMPLAINT

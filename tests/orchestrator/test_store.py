@@ -62,13 +62,13 @@ class Overwriting(LocalStore):
 
 
 def test_probe_refuses_a_place_that_overwrites(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="choose another folder"):
+    with pytest.raises(BadInput, match="choose another place"):
         probe(Overwriting(tmp_path), "commits")
 
 
 def test_probe_refuses_a_folder_within_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="choose another folder"):
+    with pytest.raises(BadInput, match="choose another place"):
         probe(LocalStore(tmp_path / "file"), "commits")
 
 
@@ -95,6 +95,25 @@ def test_a_range_ends_where_the_file_ends(tmp_path: Path) -> None:
     assert store.size("a") == 10
 
 
-def test_s3_is_refused_with_the_mend() -> None:
-    with pytest.raises(BadInput, match="give a folder"):
-        open_store("s3://bucket/place")
+@pytest.mark.parametrize("url", ["gs://bucket/place", "s3://key:hunter2@bucket/place", "s3://bucket/a?token=hunter2"])
+def test_a_place_that_is_no_store_is_refused_without_repeating_its_password(url: str) -> None:
+    with pytest.raises(BadInput, match="s3://bucket/folder") as refused:
+        open_store(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_single_writer_needs_no_put_if_absent(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), single_writer=True)
+    probe(store, "commits")
+    assert store.put_if_absent("commits/a", b"first") and not store.put_if_absent("commits/a", b"second")
+    assert store.read("commits/a") == b"first"
+
+
+def test_sweeping_removes_what_dead_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put_if_absent("commits/a", b"whole")
+    (tmp_path / "commits" / f".{'0' * 32}").write_bytes(b"hal")
+    (tmp_path / "commits" / ".mine").write_bytes(b"a note")
+    assert store.sweep(60.0) == 0 and store.sweep(-1.0) == 1
+    assert [stored.key for stored in store.files()] == ["commits/a"]
+    assert (tmp_path / "commits" / ".mine").exists()

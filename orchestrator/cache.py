@@ -1,0 +1,75 @@
+"""A folder that keeps what was read from far away, up to a size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+
+class Cache(Protocol):
+    """Where a block of bytes may be nearer than in its store."""
+
+    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+        """The block with this hash, kept or else fetched, in which case the caller has yet to check it."""
+        ...
+
+
+def cache_for(store: str, folder: str, limit_gb: float) -> Cache:
+    """A cache for what is read from a bucket; a folder needs none."""
+    return BlockCache(Path(folder), limit_gb * 1024**3) if store.startswith("s3://") else Uncached()
+
+
+class Uncached:
+    """Every block comes from its store."""
+
+    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+        """Fetch it."""
+        return fetch()
+
+
+class BlockCache:
+    """Blocks of bytes under their SHA-256, shared by the processes of a machine. What is kept is checked when used."""
+
+    def __init__(self, folder: Path, limit_bytes: float) -> None:
+        self._folder, self._limit_bytes = folder, limit_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+        """The block, read from here where it is whole."""
+        path = self._folder / sha256
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() == sha256:
+            os.utime(path)
+            return data
+        data = fetch()
+        if len(data) <= self._limit_bytes:
+            self._keep(path, data)
+        return data
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        """Write the block, after the least recently used ones have made room."""
+        held = [(found.st_mtime, found.st_size, file) for file in self._folder.iterdir() if (found := _stat(file))]
+        excess = sum(size for _, size, _ in held) + len(data) - self._limit_bytes
+        for _, size, file in sorted(held):
+            if excess <= 0:
+                break
+            file.unlink(missing_ok=True)
+            excess -= size
+        fresh = self._folder / f".{uuid.uuid4().hex}"
+        fresh.write_bytes(data)
+        fresh.replace(path)
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """Of a file that another process may just have removed."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None
