@@ -65,11 +65,12 @@ class Progress:
 
 
 def learning_rate(round: Round, training: Training, net: str, step: int, steps: int) -> float:
-    """Warmup, then constant or, where the round anneals, linearly to zero."""
+    """Warmup, then constant, then linearly to zero: in the last steps, or in all where the round anneals."""
     spec = round.nets[net]
     scale = 1.0 if not isinstance(spec, Trained) else spec.lr_scale
     warmup = min(1.0, (step + 1) / (training.warmup_steps + 1))
-    return training.learning_rate * scale * warmup * (1 - step / steps if round.anneal else 1.0)
+    decay = steps if round.anneal else training.decay_steps
+    return training.learning_rate * scale * warmup * (min(1.0, (steps - step) / decay) if decay else 1.0)
 
 
 def train(

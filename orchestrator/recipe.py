@@ -125,6 +125,7 @@ class Training(Section):
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)  # the last ones of a round, in which the rate falls linearly to zero
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Precision = "float32"
     seed: int = 0

@@ -1,0 +1,24 @@
+"""The learning rate of each step."""
+
+from __future__ import annotations
+
+import pytest
+
+from methods.lcm import LCM
+from methods.progressive import Progressive
+from orchestrator.loop import learning_rate
+from orchestrator.recipe import Training
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero_in_the_last_steps() -> None:
+    (round_,) = LCM().rounds()
+    training = Training(steps=10, learning_rate=1.0, warmup_steps=3, decay_steps=4)
+    rates = [learning_rate(round_, training, "student", step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_without_decay_it_stays_unless_the_method_anneals() -> None:
+    training = Training(steps=4, learning_rate=1.0)
+    (lcm,), (halving, *_) = LCM().rounds(), Progressive().rounds()
+    assert [learning_rate(lcm, training, "student", step, 4) for step in range(4)] == [1, 1, 1, 1]
+    assert [learning_rate(halving, training, "student", step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
