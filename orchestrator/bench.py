@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 from ray.util import ActorPool
@@ -59,6 +60,10 @@ class JudgeActor:
         """One batch."""
         make = self._judge.measure_images if isinstance(batch.of, str) else self._judge.measure
         return batch, make(batch.of, batch.samples)  # pyright: ignore[reportArgumentType]
+
+    def measure_texts(self) -> NDArray[np.float32] | None:
+        """The prompts."""
+        return self._judge.measure_texts()
 
     def seconds_per_image(self, system: System) -> float:
         """Timed on this actor."""
@@ -108,6 +113,11 @@ class Bench:
         key = self.images_key(file)
         self._make({file: (key, count)}, "real images")
         return self._found(key, count)
+
+    def measure_texts(self) -> NDArray[np.float32] | None:
+        """The features of the prompts, in the space of the pictures'; None where they have none."""
+        found = _ask(lambda: ray.get(self._actors[0].measure_texts.remote()))
+        return cast("NDArray[np.float32] | None", found)
 
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""

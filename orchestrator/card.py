@@ -10,11 +10,12 @@ import yaml
 
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import call_of
+from orchestrator.families import Family
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec
 
 
-def snippet(recipe: Recipe, findings: Findings, place: str, prompt: str) -> str:
+def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str, prompt: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     call, steps = call_of(recipe), recipe.method.build().student_steps
     judged = findings.find("student", findings.judged_steps(steps), "KID")
@@ -23,19 +24,26 @@ def snippet(recipe: Recipe, findings: Findings, place: str, prompt: str) -> str:
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:
         arguments.append(f"negative_prompt={call.negative_prompt!r}")
+    loaded, condition = family.usage(place, prompt)
     return "\n".join(
         [
             "from diffusers import DiffusionPipeline",
             "",
-            f"pipeline = DiffusionPipeline.from_pretrained({place!r})",
-            f"image = pipeline({prompt!r}, {', '.join(arguments)}).images[0]",
+            f"pipeline = {loaded}",
+            f"image = pipeline({condition}, {', '.join(arguments)}).images[0]",
             'image.save("picture.png")',
         ]
     )
 
 
 def write_card(
-    recipe: Recipe, student: Path, findings: Findings, evaluation: Path, prompt: str, lineage: Mapping[str, str]
+    recipe: Recipe,
+    family: type[Family],
+    student: Path,
+    findings: Findings,
+    evaluation: Path,
+    prompt: str,
+    lineage: Mapping[str, str],
 ) -> None:
     """Write README.md and its picture into the exported folder.
 
@@ -44,9 +52,7 @@ def write_card(
     shutil.copyfile(evaluation / "grid.png", student / "grid.png")
     method = recipe.method.build()
     licence = licence_of(recipe.teacher)
-    front = yaml.safe_dump(
-        {"license": licence.lower(), "library_name": "diffusers", "tags": ["text-to-image", "fewstep"]}
-    )
+    front = yaml.safe_dump({"license": licence.lower(), "library_name": "diffusers", "tags": [family.task, "fewstep"]})
     steps = method.student_steps
     parts = [
         f"---\n{front}---",
@@ -55,7 +61,7 @@ def write_card(
         "fewstep. " + findings.headline(steps),
         "![The same noise and prompts down each column](grid.png)",
         "## Use\n\nFrom inside this folder, or with its path in place of the dot:\n\n```python\n"
-        + snippet(recipe, findings, ".", prompt)
+        + snippet(recipe, family, findings, ".", prompt)
         + "\n```",
         "## Quality\n\n" + table(findings),
         "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in lineage.items()),

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator import quality
 from orchestrator.baselines import TeacherSystems, student_systems, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
@@ -81,8 +84,9 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
         systems = [teachers.reference, *judged]
         parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))
         images = bench.measure_images(told.images) if told.images else None
+        texts = bench.measure_texts()
         seconds = bench.seconds_per_image(judged)
-    comparison = Comparison(told, prompts, teachers, parts, images)
+    comparison = Comparison(told, prompts, teachers, parts, images, texts)
     evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
     write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
     write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in evaluated.claims], indent=1) + "\n")
@@ -100,8 +104,10 @@ class Comparison:
         teachers: TeacherSystems,
         parts: Mapping[System, Measured],
         images: Measured | None,
+        texts: NDArray[np.float32] | None,
     ) -> None:
         self._told, self._teachers = told, teachers
+        self._texts = None if texts is None else texts[np.arange(told.samples) % len(prompts)]
         units = quality.units_of(told.samples, len(prompts))
         used = int(units.max()) + 1
         self._sets = {_name(system): Features(part.features, units) for system, part in parts.items()}
@@ -109,7 +115,7 @@ class Comparison:
         others = 0
         if images is not None:
             captions = read_captions(told.images)
-            unit = quality.units_of_images(captions, prompts[:used], len(images.features))
+            unit = quality.units_of_images(captions, prompts, used, len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
             others = max(0, int(unit.max()) + 1 - used)
         self._resampling = Resampling(used, others, told.bootstraps, told.seed)
@@ -146,6 +152,8 @@ class Comparison:
         precision, recall = quality.precision_and_recall(one, other, self._resampling)
         yield "precision", precision
         yield "recall", recall
+        if reference == "teacher" and self._texts is not None:
+            yield "CLIP score", quality.clip_score(one, self._texts, self._resampling)
         if min(len(one), len(other)) >= quality.SAMPLES_FOR_FRECHET:
             yield "Frechet distance", quality.exactly(quality.frechet_distance(one, other))
         if reference == "teacher" and system != self._teachers.null:

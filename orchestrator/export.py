@@ -7,24 +7,21 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import diffusers
 import ray
-import torch
-from diffusers import StableDiffusionPipeline
-from peft import get_peft_model_state_dict
 from ray.exceptions import RayTaskError
-from torch import Tensor
 
 from methods.base import Sampler
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.errors import BadInput
+from orchestrator.families import Family, load
 from orchestrator.judge import Call
-from orchestrator.recipe import Recipe
+from orchestrator.recipe import Recipe, TeacherSpec
 from orchestrator.results import StudentFacts, read_network
 from orchestrator.solvers import SOLVERS, Scheduler
-from orchestrator.teacher import ADAPTER, Teacher
+from orchestrator.teacher import Teacher
+from orchestrator.unet import ADAPTER
 
 
 @dataclass(frozen=True)
@@ -98,28 +95,26 @@ def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> 
     return scheduler_for(recipe.method.build().sampler(), facts.schedule, prediction, config)
 
 
-def build(recipe: Recipe, result: Path) -> StableDiffusionPipeline:
+def build(recipe: Recipe, result: Path) -> Family:
     """The teacher's pipeline with a finished round's student in its place."""
     teacher = Teacher(recipe.teacher)
-    pipeline = teacher.pipeline
-    pipeline.scheduler = check(recipe, teacher.card.scheduler, StudentFacts.read(result))
-    pipeline.register_modules(unet=read_network(result, teacher).unet)
-    return pipeline
+    teacher.pipeline.scheduler = check(recipe, teacher.card.scheduler, StudentFacts.read(result))
+    teacher.pipeline.register_modules(unet=read_network(result, teacher).unet)
+    return teacher.family
 
 
 def write(recipe: Recipe, result: Path, out: Path) -> None:
     """Build, save, and sample from what was saved; a crash leaves what was there before."""
-    pipeline = build(recipe, result)
+    family = build(recipe, result)
     fresh = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     if StudentFacts.read(result).lora_rank:
-        save_lora(pipeline, fresh / "lora")
-    pipeline.save_pretrained(fresh, safe_serialization=True)
-    loaded = StableDiffusionPipeline.from_pretrained(fresh, torch_dtype=pipeline.dtype, local_files_only=True)
-    loaded.set_progress_bar_config(disable=True)
+        save_lora(family, fresh / "lora")
+    family.pipeline.save_pretrained(fresh, safe_serialization=True)
+    loaded = load(TeacherSpec(folder=str(fresh), dtype=recipe.teacher.dtype))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     arguments = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "output_type": "pt"}
-    image, _ = loaded("", return_dict=False, **arguments)
-    if not bool(torch.isfinite(cast(Tensor, image)).all()):
+    image = loaded.pipeline(**loaded.call([""], ""), **arguments).images
+    if not bool(image.isfinite().all()):
         raise ValueError(f"the student of {result} makes pictures that are not finite; it was not exported to {out}")
     if out.exists():
         old = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
@@ -130,12 +125,11 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
         fresh.rename(out)
 
 
-def save_lora(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write the adapters for `load_lora_weights`, and merge them into the pipeline's own weights."""
-    layers = cast(dict, get_peft_model_state_dict(pipeline.unet, adapter_name=ADAPTER))
-    type(pipeline).save_lora_weights(folder, unet_lora_layers=layers)
-    pipeline.unet.fuse_lora(adapter_names=[ADAPTER])
-    pipeline.unet.unload_lora()
+def save_lora(family: Family, folder: Path) -> None:
+    """Write the adapters, and merge them into the pipeline's own weights."""
+    family.save_lora(folder)
+    family.pipeline.unet.fuse_lora(adapter_names=[ADAPTER])
+    family.pipeline.unet.unload_lora()
 
 
 def export(recipe: Recipe, result: Path, out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ class Parts:
     answer: Callable[[nn.Module, Tensor], Tensor]
     layers: Callable[[nn.Module, Tensor], list[Tensor]] | None = None
     channels: tuple[int, ...] = ()  # of each layer
+    read: Callable[[Sequence[str]], Tensor] | None = None  # texts to features in the space of the images'
 
 
 class FeatureNetwork:
@@ -46,6 +47,18 @@ class FeatureNetwork:
     def __call__(self, images: Tensor) -> Tensor:
         """The features, in float32."""
         return self._parts.answer(self.network, self._parts.prepare(images.to(self._device))).float()
+
+    @property
+    def reads(self) -> bool:
+        """Whether texts have features too."""
+        return self._parts.read is not None
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Texts to features [n, d] in the space of the images'. Raises BadInput where the network reads none."""
+        if self._parts.read is None:
+            raise BadInput("evaluation.features: this network reads no text; use clip:...")
+        return self._parts.read(texts).float()
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What some of its layers see, [n, channels, height, width] each; gradients pass to the images.
@@ -120,16 +133,24 @@ def _module(file: Path) -> ModuleType:
 
 
 def _clip(place: str) -> Parts:
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
     network = CLIPVisionModelWithProjection.from_pretrained(place)
     size = int(str(network.config.image_size))
+
+    def read(texts: Sequence[str]) -> Tensor:
+        tokenizer = CLIPTokenizer.from_pretrained(place)
+        encoder = CLIPTextModelWithProjection.from_pretrained(place).eval()
+        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        return encoder(**tokens).text_embeds
+
     return Parts(
         network,
         lambda images: _normalised(_resized(images, size, "bicubic"), CLIP),
         lambda net, x: net(pixel_values=x).image_embeds,
         _transformer_layers,
         (network.config.hidden_size,) * TRANSFORMER_LAYERS,
+        read,
     )
 
 

@@ -6,20 +6,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import Frozen
+from orchestrator.families import Family
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.teacher import Teacher
 
 
 class Decoder(nn.Module):
-    """Latents to images [b, 3, height, width] in -1..1."""
+    """Latents to images [b, 3, height, width] in -1..1, through the teacher's own decoder where it has one."""
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, family: Family) -> None:
         super().__init__()
-        self.vae = teacher.pipeline.vae
+        self._family = family
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Unlike for looking at them, images are not clamped: a clamp would stop gradients."""
-        return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample.float()
+        """Gradients pass."""
+        return self._family.decode(latents)
 
 
 class Maps(nn.Module):
@@ -52,8 +53,8 @@ class Perceptual(nn.Module):
 def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
     """The network for a role. Raises BadInput where the feature network is not there."""
     if net.role == "decoder":
-        return Decoder(teacher)
+        return Decoder(teacher.family)
     network = feature_network(features, teacher.device, "training")
     if net.role == "perceptual":
         return Perceptual(network)
-    return Maps(network, teacher.encode([""])["prompt"].shape[-1])
+    return Maps(network, sum(entry.shape[-1] for entry in teacher.encode([""]).values()))

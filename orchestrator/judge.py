@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from orchestrator.errors import BadInput
+from orchestrator.families import Family, load
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.recipe import TeacherSpec
 from orchestrator.sampling import sample_path
@@ -113,12 +113,9 @@ class Judge:
         return self._teacher.encode([self.setting.negative_prompt])
 
     @cached_property
-    def _student(self) -> StableDiffusionPipeline:
-        pipeline = DiffusionPipeline.from_pretrained(
-            self.setting.student, torch_dtype=self._teacher.pipeline.dtype, local_files_only=True
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return cast(StableDiffusionPipeline, pipeline.to(self.setting.device))
+    def _student(self) -> Family:
+        spec = TeacherSpec(folder=self.setting.student, dtype=self.setting.teacher.dtype)
+        return load(spec, self.setting.device)
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -157,18 +154,17 @@ class Judge:
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
-        images, _ = self._student(
-            prompts,
-            negative_prompt=[self.setting.call.negative_prompt] * len(prompts),
+        pipeline = self._student.pipeline
+        sampled = pipeline(
+            **self._student.call(prompts, self.setting.call.negative_prompt),
             num_inference_steps=system.steps,
             guidance_scale=system.guidance_scale,
             eta=self.setting.call.eta,
-            latents=noise.to(self._student.dtype),
+            latents=noise.to(pipeline.dtype),
             generator=[self.setting.generator(f"{system.noise} steps", i) for i in samples],
             output_type="pt",
-            return_dict=False,
         )
-        return cast(Tensor, images)
+        return sampled.images
 
     def seconds_per_image(self, system: System) -> float:
         """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
@@ -183,9 +179,13 @@ class Judge:
 
     def measure_images(self, file: str, samples: range) -> Measured:
         """Real images, cut square and brought to the teacher's size, so that size makes no difference."""
-        pipeline = self._teacher.pipeline
-        size = self._teacher.card.latent_shape[-1] * pipeline.vae_scale_factor
-        return self._look(read_images(file, samples, size), samples)
+        return self._look(read_images(file, samples, self._teacher.family.image_size), samples)
+
+    def measure_texts(self) -> NDArray[np.float32] | None:
+        """The features of each prompt [prompts, d], where the network reads text and the teacher paints it."""
+        if not self._features.reads or self._teacher.family.task != "text-to-image":
+            return None
+        return self._features.read(self.setting.prompts).numpy()
 
     def _look(self, images: Tensor, samples: range) -> Measured:
         features = self._features(images).half().cpu().numpy()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+UNITS = 30  # that resampling needs at least
 NEIGHBOURS = 3  # k of precision and recall, as in arXiv:1904.06991
 SAMPLES_FOR_FRECHET = 5000  # below, its bias is larger than what it measures
 
@@ -178,17 +179,32 @@ def same_noise_distance(judged: Features, teacher: Features, resampling: Resampl
     return resampling.mean(np.linalg.norm(apart, axis=1), judged.units)
 
 
+def clip_score(judged: Features, texts: NDArray[np.floating], resampling: Resampling) -> Estimate:
+    """100 times the cosine between each picture and its text [n, d], never below 0 (arXiv:2104.08718, eq. 1)."""
+    cosine = (_unit(judged.values) * _unit(texts)).sum(axis=1)
+    return resampling.mean(100 * cosine.clip(0), judged.units)
+
+
+def _unit(values: NDArray[np.floating]) -> Floats:
+    return values.astype(np.float64) / np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
+
+
 def units_of(count: int, prompts: int) -> NDArray[np.int64]:
-    """The unit of each of `count` samples, prompts taken in turn; where there is one prompt, each is its own."""
-    return np.arange(count) % prompts if prompts > 1 else np.arange(count)
+    """The unit of each of `count` samples, prompts taken in turn.
 
-
-def units_of_images(captions: Sequence[str], prompts: Sequence[str], count: int) -> NDArray[np.int64]:
-    """The unit of each of `count` real images: the judged prompt that is its caption, else one beyond those.
-
-    Images of one caption share a unit; where nothing has a caption, each image is its own.
+    Prompts are a sample of all that could be asked, so that those are resampled. Classes are all there are: below
+    UNITS of them each sample is a unit of its own.
     """
-    place = {prompt: number for number, prompt in enumerate(prompts)}
-    if not captions:
-        return len(prompts) + np.arange(count)
+    return np.arange(count) % prompts if prompts >= UNITS else np.arange(count)
+
+
+def units_of_images(captions: Sequence[str], prompts: Sequence[str], used: int, count: int) -> NDArray[np.int64]:
+    """The unit of each of `count` real images, where the judged samples have `used` units.
+
+    Images of one caption share a unit, that of the judged prompt where it is one. Where nothing has a caption, or
+    samples are units of their own, each image is.
+    """
+    if not captions or used > len(prompts):
+        return used + np.arange(count)
+    place = {prompt: number for number, prompt in enumerate(prompts[:used])}
     return np.array([place.setdefault(caption, len(place)) for caption in captions[:count]])

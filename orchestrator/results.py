@@ -17,7 +17,8 @@ from methods.base import Round, Trained
 from methods.diffusion import Denoiser
 from orchestrator.checkpoint import write_whole
 from orchestrator.networks import meaning, trained_of
-from orchestrator.teacher import Teacher, UNetNetwork
+from orchestrator.teacher import Teacher
+from orchestrator.unet import UNetNetwork
 
 RESULT = "result"  # its folder, inside the round's
 Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with

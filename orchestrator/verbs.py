@@ -18,6 +18,7 @@ from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
+from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
 from orchestrator.generate import Generated, plan_of
 from orchestrator.generate import generate as generate_data
@@ -215,13 +216,15 @@ def _report(opened: Run, findings: Findings) -> None:
     prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
     manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
     manifest = manifests[method.rounds()[0].name]
+    card = open_ledger(str(manifest["path"])).plan.teacher
+    family = FAMILIES[str(card["pipeline"])]
     lineage = {
-        "teacher revision": str(open_ledger(str(manifest["path"])).plan.teacher["revision"]),
+        "teacher revision": str(card["revision"]),
         "trajectories": f"{manifest['content_hash']} (version {manifest['version']})",
         **{name: str(version) for name, version in versions.items()},
     }
     student, evaluation = folder / "student", folder / "evaluation"
-    write_card(recipe, student, findings, evaluation, prompt, lineage)
+    write_card(recipe, family, student, findings, evaluation, prompt, lineage)
     rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
     places = {"student": student, "trajectories": manifest["path"], "metrics": evaluation / "metrics.json"}
     report = ReportFacts(
@@ -234,7 +237,7 @@ def _report(opened: Run, findings: Findings) -> None:
         grid=evaluation / "grid.png",
         losses={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
         stages_s=cast(Mapping[str, float], facts["stages"]),
-        snippet=snippet(recipe, findings, str(student), prompt),
+        snippet=snippet(recipe, family, findings, str(student), prompt),
         lineage=lineage,
         places={name: str(place) for name, place in places.items()},
         recipe=recipe.resolved(),

@@ -9,6 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+
 WORDS = 12  # tokens of a prompt, start and end included
 WIDTH = 16  # of a token's embedding
 LATENT = (4, 8, 8)
@@ -110,11 +112,44 @@ def teacher(folder: Path) -> Path:
     return place
 
 
+def class_teacher(folder: Path) -> Path:
+    """Write a class-conditional pipeline of three classes to `folder / "classes"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            num_class_embeds=4,
+        )
+    place = folder / "classes"
+    ClassConditionalPipeline(unet, scheduler()).save_pretrained(place)
+    return place
+
+
 def prompts(folder: Path) -> Path:
     """Write the prompts to a text file, one a line."""
     file = folder / "prompts.txt"
     file.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
     return file
+
+
+def class_recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:
+    """The same recipe on the class-conditional teacher."""
+    told = recipe_data(folder)
+    classes = folder / "classes.txt"
+    classes.write_text("0\n1\n2\n")
+    for section in ("trajectories", "evaluation"):
+        part = told[section]
+        assert isinstance(part, dict)
+        part["prompts"] = str(classes)
+    return {**told, "teacher": {"folder": str(class_teacher(folder))}}
 
 
 def recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:

@@ -10,6 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
+)
 
 from orchestrator.baselines import judge_gate, measure_teacher, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
@@ -17,8 +26,9 @@ from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate
 from orchestrator.export import write
 from orchestrator.feature_files import FeatureFiles, Key
-from orchestrator.features import feature_network, features_label
+from orchestrator.features import CLIP, feature_network, features_label
 from orchestrator.judge import Call, Judge, Measured, Setting, System, read_images
+from orchestrator.quality import Features, Resampling, clip_score
 from orchestrator.recipe import Recipe, parse
 from tests import tiny
 from tests.orchestrator.students import untrained
@@ -262,10 +272,10 @@ def test_inception_is_a_torchscript_file_of_bytes(tmp_path: Path) -> None:
     assert features.tolist() == [[255.0] * 3] * 2
 
 
-def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
-
-    clip = CLIPVisionConfig(
+def clip_of(folder: Path) -> Path:
+    """A CLIP of a few thousand random weights, pictures and texts."""
+    words = tiny.tokenizer(folder)
+    vision = CLIPVisionConfig(
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -274,9 +284,42 @@ def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
         patch_size=14,
         image_size=28,
     )
+    text = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        projection_dim=12,
+        max_position_embeddings=tiny.WORDS,
+        eos_token_id=1,
+    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
+    CLIPModel(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path / "clip")
     dino = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=28)
-    CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "clip")
     Dinov2Model(dino).save_pretrained(tmp_path / "dino")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert feature_network(f"clip:{tmp_path / 'clip'}")(images).shape == (2, 12)
+    assert feature_network(f"clip:{clip}")(images).shape == (2, 12)
     assert feature_network(f"dinov2:{tmp_path / 'dino'}")(images).shape == (2, 16)
+
+
+def test_the_clip_score_is_that_of_the_whole_clip(tmp_path: Path) -> None:
+    place = clip_of(tmp_path / "clip")
+    network, texts = feature_network(f"clip:{place}"), ["a cat", "a red dog"]
+    images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    units = np.arange(2)
+    judged = Features(network(images).numpy(), units)
+    score = clip_score(judged, network.read(texts).numpy(), Resampling(2, 0, 10, seed=0))
+    whole, words = CLIPModel.from_pretrained(place).eval(), CLIPTokenizer.from_pretrained(place)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in CLIP)
+    with torch.no_grad():
+        tokens = words(texts, padding=True, return_tensors="pt")
+        logits = whole(pixel_values=(images - mean) / deviation, **tokens).logits_per_image
+    cosine = logits.diagonal() / whole.logit_scale.exp()
+    assert score.value == pytest.approx(100 * cosine.clamp(min=0).mean().item(), rel=1e-4)

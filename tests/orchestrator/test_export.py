@@ -14,7 +14,8 @@ from orchestrator.errors import BadInput
 from orchestrator.export import TARGETS, export, scheduler_for, write
 from orchestrator.recipe import Recipe, parse
 from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher, UNetNetwork
+from orchestrator.teacher import Teacher
+from orchestrator.unet import UNetNetwork
 from tests import tiny
 from tests.orchestrator.students import untrained
 

@@ -25,7 +25,7 @@ def clustered(generator: np.random.Generator, units: np.ndarray, shift: float, c
 
 def test_kid_is_the_double_sum_over_pairs_of_different_prompts() -> None:
     generator = np.random.default_rng(0)
-    units = units_of(12, 5)
+    units = np.arange(12) % 5
     x, y = (Features(generator.normal(size=(12, 3)), units) for _ in range(2))
     kid = KernelDistances({"x": x, "y": y}, Resampling(5, 0, 2, seed=0)).between("x", "y")
 
@@ -51,7 +51,7 @@ def test_kid_without_shared_prompts_is_the_usual_unbiased_one() -> None:
 
 def test_a_resampling_weighs_as_repeating_the_prompts_would() -> None:
     generator = np.random.default_rng(2)
-    units = units_of(8, 4)
+    units = np.arange(8) % 4
     x, y = (Features(generator.normal(size=(8, 3)), units) for _ in range(2))
     resampling = Resampling(4, 0, 3, seed=5)
     kid = KernelDistances({"x": x, "y": y}, resampling).between("x", "y")
@@ -65,7 +65,7 @@ def test_the_null_is_zero_on_average_though_prompts_are_shared() -> None:
     values = []
     for seed in range(200):
         generator = np.random.default_rng(seed)
-        units, common = units_of(40, 20), 2 * generator.normal(size=(20, 3))
+        units, common = np.arange(40) % 20, 2 * generator.normal(size=(20, 3))
         sets = {name: clustered(generator, units, 0, common) for name in ("x", "y")}
         values.append(KernelDistances(sets, Resampling(20, 0, 1, seed=0)).between("x", "y").value)
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
@@ -124,7 +124,7 @@ def test_precision_falls_with_outliers_and_recall_with_lost_modes() -> None:
 
 
 def test_same_noise_distance_is_zero_for_the_same_pictures() -> None:
-    features = Features(np.ones((6, 2)), units_of(6, 3))
+    features = Features(np.ones((6, 2)), np.arange(6) % 3)
     moved = Features(features.values + [3, 4], features.units)
     resampling = Resampling(3, 0, 5, seed=0)
     assert same_noise_distance(features, features, resampling).value == 0
@@ -132,11 +132,12 @@ def test_same_noise_distance_is_zero_for_the_same_pictures() -> None:
 
 
 def test_images_share_units_with_the_prompts_that_caption_them() -> None:
-    assert units_of_images(["b", "a", "b"], ["a", "b"], 3).tolist() == [1, 0, 1]
-    assert units_of_images(["c", "b", "c", "d"], ["a", "b"], 4).tolist() == [2, 1, 2, 3]
-    assert units_of_images([], ["a", "b"], 2).tolist() == [2, 3]
+    assert units_of_images(["b", "a", "b"], ["a", "b"], 2, 3).tolist() == [1, 0, 1]
+    assert units_of_images(["c", "b", "c", "d"], ["a", "b"], 2, 4).tolist() == [2, 1, 2, 3]
+    assert units_of_images([], ["a", "b"], 2, 2).tolist() == [2, 3]
+    assert units_of_images(["a", "b"], ["a", "b"], 6, 2).tolist() == [6, 7]
 
 
-def test_one_prompt_makes_every_sample_its_own_unit() -> None:
+def test_few_prompts_make_every_sample_its_own_unit() -> None:
     assert units_of(4, 1).tolist() == [0, 1, 2, 3]
-    assert units_of(5, 2).tolist() == [0, 1, 0, 1, 0]
+    assert units_of(62, 31).tolist() == [*range(31), *range(31)]

@@ -14,6 +14,7 @@ from orchestrator.card import licence_of, snippet, write_card
 from orchestrator.chart import Series, line_chart
 from orchestrator.evaluate import Claim, Row
 from orchestrator.export import write
+from orchestrator.families import StableDiffusion
 from orchestrator.findings import Findings
 from orchestrator.pictures import contact_sheet, grid
 from orchestrator.recipe import Recipe, TeacherSpec, parse
@@ -166,7 +167,7 @@ def test_the_cards_snippet_runs_in_a_fresh_process(recipe: Recipe, tmp_path: Pat
     student = tmp_path / "student"
     write(recipe, untrained(recipe, tmp_path), student)
     facts(tmp_path, findings())
-    write_card(recipe, student, findings(), tmp_path, "a cat", {"teacher revision": "ab" * 32})
+    write_card(recipe, StableDiffusion, student, findings(), tmp_path, "a cat", {"teacher revision": "ab" * 32})
     card = (student / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=student)
@@ -176,7 +177,9 @@ def test_the_cards_snippet_runs_in_a_fresh_process(recipe: Recipe, tmp_path: Pat
 
 
 def test_the_snippet_says_all_that_sampling_needs(recipe: Recipe) -> None:
-    assert "num_inference_steps=4, guidance_scale=3)" in snippet(recipe, findings(), "student", "a cat")
+    assert "num_inference_steps=4, guidance_scale=3)" in snippet(
+        recipe, StableDiffusion, findings(), "student", "a cat"
+    )
 
 
 def test_the_teachers_licence_is_read_from_its_card(tmp_path: Path) -> None:

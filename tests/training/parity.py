@@ -20,7 +20,8 @@ from orchestrator.engine import DeepSpeedEngine, EngineSpec
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Training
-from orchestrator.teacher import UNetNetwork, schedule_of
+from orchestrator.teacher import schedule_of
+from orchestrator.unet import UNetNetwork
 from tests import tiny
 
 STEPS = 4
