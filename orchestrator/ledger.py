@@ -20,7 +20,10 @@ from orchestrator.shards import Columns, FileRecord, ShardReader, encode
 from orchestrator.store import Store, open_store, probe
 
 CONDITIONS = "conditions"  # the name of the one file that is no shard
-_COMMIT = re.compile(r"commits/(conditions|\d{6,})(?:\.(\d+))?\.json")
+_COMMIT = re.compile(r"commits/(conditions|\d{8,}-\d{8,})(?:\.(\d+))?\.json")
+_GARBAGE = re.compile(
+    r"shards/\d{8,}-\d{8,}/[0-9a-f]{32}\.parquet|conditions/[0-9a-f]{32}\.parquet|commits/probe-[0-9a-f]{32}"
+)
 _MANIFEST = re.compile(r"manifest/(\d+)\.json")
 Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
 
@@ -53,6 +56,7 @@ class Manifest:
 
     version: int
     plan: str  # hash
+    samples: int  # planned
     conditions: Commit
     shards: tuple[Commit, ...]  # by id
     content_hash: str  # over (sample id, tensor bytes) of all rows, in order
@@ -70,6 +74,14 @@ class Broken:
 
     shard: str
     why: str
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What `fewstep clean` removed."""
+
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -165,23 +177,32 @@ class Ledger:
         record = unseal(data, self._complaint(f"version {version}"))
         return _MANIFESTS.validate_python(record)
 
+    def as_published(self) -> Ledger:
+        """With as many samples as the last version that can be read has, if there is one."""
+        samples = next((manifest.samples for manifest in self._readable().values()), self.plan.samples)
+        return Ledger(self.store, self.plan.model_copy(update={"samples": samples}), self.teacher)
+
     def newest(self) -> Manifest:
         """The last version that was published."""
         return self.manifest(max(self.versions(), default=1))
 
     def publish(self, commits: Mapping[str, Commit]) -> Manifest:
-        """Make what is committed readable as a new version, unless it is the newest already."""
+        """Make what is committed of the plan readable as a new version, unless there is one already."""
         shards = tuple(commits[shard.name] for shard in self.plan.shards() if shard.name in commits)
+        conditions = commits[CONDITIONS]
         digests = b"".join(bytes.fromhex(commit.file.content) for commit in shards)
         while True:
-            version, before = self._last()
-            conditions = commits[CONDITIONS]
-            if (before.get(CONDITIONS), *before.values()) == (conditions, *shards, conditions):
-                return self.manifest(version)
+            versions = self._readable()
+            for manifest in versions.values():
+                if (manifest.samples, manifest.conditions, manifest.shards) == (self.plan.samples, conditions, shards):
+                    return manifest
+            version = max(self.versions(), default=0)
+            before = {commit.name: commit for commit in versions[version].shards} if version in versions else {}
             changed = (c.name for c in shards if c.name in before and before[c.name].file.content != c.file.content)
             ours = Manifest(
                 version=version + 1,
                 plan=self.plan.hash,
+                samples=self.plan.samples,
                 conditions=conditions,
                 shards=shards,
                 content_hash=hashlib.sha256(digests).hexdigest(),
@@ -225,16 +246,33 @@ class Ledger:
         shards = [commit for commit in listed if commit.name != CONDITIONS]
         return Verified(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
 
-    def _last(self) -> tuple[int, dict[str, Commit]]:
-        """The newest version's number and commits by name; none where it cannot be read."""
-        versions = self.versions()
-        try:
-            manifest = self.manifest(versions[-1]) if versions else ()
-        except Damaged:
-            return versions[-1], {}
-        if not manifest:
-            return 0, {}
-        return versions[-1], {commit.name: commit for commit in (*manifest.shards, manifest.conditions)}
+    def clean(self, age_s: float) -> Cleaned:
+        """Remove what no commit names and is older: files of writers that lost or died, probes, unfinished writes.
+
+        Old revisions stay, because versions that readers pin name them.
+        """
+        kept = set[str]()
+        for key in self.store.keys("commits"):
+            if _COMMIT.fullmatch(key):
+                kept.add(self._read_commit(key).file_key)
+        garbage = [
+            stored
+            for stored in self.store.files()
+            if _GARBAGE.fullmatch(stored.key) and stored.key not in kept and stored.age_s > age_s
+        ]
+        for stored in garbage:
+            self.store.delete(stored.key)
+        return Cleaned(len(garbage) + self.store.sweep(age_s), sum(stored.bytes for stored in garbage))
+
+    def _readable(self) -> dict[int, Manifest]:
+        """The versions that are not damaged, newest first."""
+        found = dict[int, Manifest]()
+        for version in reversed(self.versions()):
+            try:
+                found[version] = self.manifest(version)
+            except Damaged:
+                continue
+        return found
 
     def _read_commit(self, key: str) -> Commit:
         return self._unsealed(key, self.store.read(key))
@@ -257,10 +295,9 @@ def create_ledger(
     record = {"hash": plan.hash, "single_writer": single_writer, **told}
     store.put_if_absent("plan.json", seal(record))
     found = open_ledger(store.url)
-    if found.plan != plan:
-        differing = ", ".join(plan.differences(found.plan))
+    if differing := ", ".join(plan.differences(found.plan)):
         raise BadInput(f"store: {store.url} holds another plan, which differs in {differing}; move it away")
-    return found
+    return Ledger(found.store, plan, found.teacher)
 
 
 def open_ledger(url: str) -> Ledger:
@@ -279,7 +316,8 @@ def open_ledger(url: str) -> Ledger:
 def count_committed(url: str, plan: Plan) -> int:
     """How many shards of a plan a store holds already."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}")
-    return len({match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))} - {CONDITIONS})
+    committed = {match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))}
+    return len(committed & {shard.name for shard in plan.shards()})
 
 
 def _what(commit: Commit) -> str:
