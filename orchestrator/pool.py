@@ -165,4 +165,6 @@ class Pool:
 
 def draining_nodes() -> set[str]:
     """Nodes that were told to leave. Ray Train asks the same way; there is no public question for it in 2.60."""
-    return set(ray._private.state.state.get_draining_nodes())
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())

@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from orchestrator.ledger import create_ledger
 from orchestrator.plan import Shard
@@ -29,7 +30,7 @@ def scan_s(shards: int) -> float:
         first = commit(ledger, plan.shards()[0].name)
         for start in range(plan.shard_size, plan.samples, plan.shard_size):
             other = replace(first, name=Shard(range(start, start + plan.shard_size)).name)
-            ledger.store.put_if_absent(other.key, seal(asdict(other)))
+            (Path(folder) / plan.hash / other.key).write_bytes(seal(asdict(other)))  # unsynced: only the scan is timed
         started = time.perf_counter()
         commits, broken = create_ledger(folder, plan, prompts, TEACHER).commits()
         missing = [shard for shard in plan.shards() if shard.name not in commits]
