@@ -11,9 +11,10 @@ from ray.actor import ActorHandle
 
 from orchestrator.calibrate import check_nodes, check_space, recorded_batch_size, settled_batch_size
 from orchestrator.cluster import ask, bundle, connect, device_of, options, require
+from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
 from orchestrator.plan import Plan, Shard, make_plan
 from orchestrator.pool import IN_FLIGHT, Pool
 from orchestrator.prompts import read_prompts

@@ -7,92 +7,24 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
 from orchestrator.cache import Cache, Uncached
+from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
 from orchestrator.errors import BadInput
 from orchestrator.plan import Plan
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.records import Complaint, Damaged, seal, unseal
-from orchestrator.shards import Columns, FileRecord, ShardReader, encode
+from orchestrator.shards import Columns, ShardReader, encode
 from orchestrator.store import Store, open_store, probe
 
-CONDITIONS = "conditions"  # the name of the one file that is no shard
 _COMMIT = re.compile(r"commits/(conditions|\d{8,}-\d{8,})(?:\.(\d+))?\.json")
 _GARBAGE = re.compile(
     r"shards/\d{8,}-\d{8,}/[0-9a-f]{32}\.parquet|conditions/[0-9a-f]{32}\.parquet|commits/probe-[0-9a-f]{32}"
 )
 _MANIFEST = re.compile(r"manifest/(\d+)\.json")
-Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The record that makes a file exist. The first has revision 0, and each repair the next."""
-
-    name: str  # of the shard, or "conditions"
-    revision: int
-    attempt: str  # hexadecimal, never used twice
-    compute: Compute
-    file: FileRecord
-
-    @property
-    def key(self) -> str:
-        """Of this record."""
-        return f"commits/{self.name}.json" if self.revision == 0 else f"commits/{self.name}.{self.revision}.json"
-
-    @property
-    def file_key(self) -> str:
-        """Of the file."""
-        folder = CONDITIONS if self.name == CONDITIONS else f"shards/{self.name}"
-        return f"{folder}/{self.attempt}.parquet"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """One version of the data set, which readers pin."""
-
-    version: int
-    plan: str  # hash
-    samples: int  # planned
-    conditions: Commit
-    shards: tuple[Commit, ...]  # by id
-    content_hash: str  # over (sample id, tensor bytes) of all rows, in order
-    changed: tuple[str, ...]  # shards whose content is not that of the version before
-
-    @property
-    def rows(self) -> int:
-        """Samples in this version; fewer than planned where shards were set aside."""
-        return sum(commit.file.rows for commit in self.shards)
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Something that is not what was committed."""
-
-    shard: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """What `fewstep clean` removed."""
-
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `fewstep verify` found."""
-
-    shards: int
-    rows: int
-    content_hash: str
-    broken: tuple[Broken, ...]
-
 
 _COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
 
@@ -128,14 +60,14 @@ class Ledger:
 
     def adopt(self, name: str, revision: int) -> Commit:
         """Somebody else's commit, after a check of its file. Raises Damaged."""
-        commit = self._read_commit(_commit_key(name, revision))
+        commit = self._read_commit(commit_key(name, revision))
         self.reader(commit).verify()
         return commit
 
     def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
         """The newest commit of each name, and the records that cannot be read."""
         newest, broken = dict[str, Commit](), []
-        keys = {name: _commit_key(name, revision) for name, revision in self.revisions().items()}
+        keys = {name: commit_key(name, revision) for name, revision in self.revisions().items()}
         for (name, key), data in zip(keys.items(), self.store.read_many(list(keys.values())), strict=True):
             try:
                 newest[name] = self._unsealed(key, data)
@@ -145,7 +77,7 @@ class Ledger:
 
     def newest_commit(self, name: str) -> Commit:
         """The newest commit of one name, which has one. Raises Damaged."""
-        return self._read_commit(_commit_key(name, self.revisions()[name]))
+        return self._read_commit(commit_key(name, self.revisions()[name]))
 
     def revisions(self) -> dict[str, int]:
         """The newest revision of each name that has a commit, readable or not."""
@@ -159,7 +91,7 @@ class Ledger:
     def has(self, name: str, revision: int) -> bool:
         """Whether somebody committed it."""
         try:
-            return self.store.size(_commit_key(name, revision)) > 0
+            return self.store.size(commit_key(name, revision)) > 0
         except FileNotFoundError:
             return False
 
@@ -213,16 +145,16 @@ class Ledger:
 
     def reader(self, commit: Commit, cache: Cache = Uncached()) -> ShardReader:  # noqa: B008 - it holds nothing
         """Reads the rows of a commit. Raises Damaged, now or later, with the command that mends it."""
-        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(_what(commit)), cache)
+        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(commit.what), cache)
 
     def check_sizes(self, commits: Iterable[Commit]) -> None:
         """Every file is there and as long as it was, by one listing. Raises Damaged with the first that is not."""
         found = {stored.key: stored.bytes for stored in self.store.files()}
         for commit in commits:
             if commit.file_key not in found:
-                raise self._complaint(_what(commit))("is gone")
+                raise self._complaint(commit.what)("is gone")
             if wrong := commit.file.wrong_size(found[commit.file_key]):
-                raise self._complaint(_what(commit))(wrong)
+                raise self._complaint(commit.what)(wrong)
 
     def check(self, commit: Commit) -> str:
         """What is wrong with a committed file, or nothing."""
@@ -318,14 +250,6 @@ def count_committed(url: str, plan: Plan) -> int:
     store = open_store(f"{url.rstrip('/')}/{plan.hash}")
     committed = {match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))}
     return len(committed & {shard.name for shard in plan.shards()})
-
-
-def _what(commit: Commit) -> str:
-    return CONDITIONS if commit.name == CONDITIONS else f"shard {commit.name}"
-
-
-def _commit_key(name: str, revision: int) -> str:
-    return f"commits/{name}.json" if revision == 0 else f"commits/{name}.{revision}.json"
 
 
 def _unreadable(store: Store, key: str) -> Complaint:

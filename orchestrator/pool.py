@@ -11,8 +11,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from orchestrator.commits import Commit
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Commit
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
 START_S = 1800.0  # for a node to come up and a teacher to be loaded

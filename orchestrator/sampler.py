@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from orchestrator.commits import CONDITIONS, Commit, Compute
 from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Compute, Ledger
+from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Shard
 from orchestrator.sampling import sample_path
 from orchestrator.shards import DTYPES, Columns

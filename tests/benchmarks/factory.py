@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import read_conditions
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger
+from orchestrator.ledger import Ledger, create_ledger
 from orchestrator.plan import make_plan
 from orchestrator.pool import IN_FLIGHT
 from orchestrator.prompts import read_prompts

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ledger import Ledger, Manifest
+from orchestrator.commits import Manifest
+from orchestrator.ledger import Ledger
 from orchestrator.store import Stored
 from tests.faults.work import PLAN, TEACHER, check, drive
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.commits import Manifest
 from orchestrator.dataset import Dataset
-from orchestrator.ledger import Ledger, Manifest, open_ledger
+from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.store import LocalStore
 from tests.faults.work import PLAN, SHARDS, TEACHER, check, commit, drive, opened
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from orchestrator.ledger import CONDITIONS, Commit, Ledger, Manifest, create_ledger
+from orchestrator.commits import CONDITIONS, Commit, Manifest
+from orchestrator.ledger import Ledger, create_ledger
 from orchestrator.plan import Plan
 from orchestrator.recipe import TeacherSpec
 from orchestrator.sampler import scalars

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger
+from orchestrator.commits import CONDITIONS
+from orchestrator.ledger import Ledger, create_ledger
 from orchestrator.plan import make_plan
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
 from orchestrator.records import Damaged
 from orchestrator.sampler import ShardSampler, scalars
 from orchestrator.shards import Columns

@@ -9,9 +9,10 @@ import torch
 from s3fs import S3FileSystem
 
 from orchestrator.cache import BlockCache
+from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger, open_ledger
+from orchestrator.ledger import Ledger, create_ledger, open_ledger
 from orchestrator.records import Damaged
 from orchestrator.sampler import scalars
 from orchestrator.store import open_store, probe
