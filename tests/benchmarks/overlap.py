@@ -29,7 +29,7 @@ from tests import tiny
 from tests.benchmarks.factory import new_ledger
 from tests.benchmarks.ratio import rate
 
-SAMPLES = 256  # of a shard: 26 MB
+SAMPLES = 128  # of a shard: 13 MB
 
 
 class Paused(ShardSampler):
