@@ -17,7 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 faults: $(VENV)/installed
-	$(BIN)/python -m tests.faults
+	$(BIN)/pytest -m faults
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks
