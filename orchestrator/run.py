@@ -89,13 +89,15 @@ class Run:
         _refuse_second(file)
         stop = threading.Event()
 
-        def beat() -> None:
-            while True:
-                me = {"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}
-                write_whole(file, json.dumps(me | {"born": psutil.Process().create_time()}))
-                if stop.wait(BEAT_S):
-                    return
+        def write() -> None:
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}
+            write_whole(file, json.dumps(me | {"born": psutil.Process().create_time()}))
 
+        def beat() -> None:
+            while not stop.wait(BEAT_S):
+                write()
+
+        write()  # before any work, or a second driver that starts at once would not see this one
         thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
         thread.start()
         try:
