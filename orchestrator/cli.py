@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,6 +88,18 @@ def teacher(
 
 
 @app.command()
+def compare(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes, and fields to change in all, like training.steps=9.")],
+    output: Annotated[str, typer.Option(help="Where the runs, their trajectories, the table and the picture go.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run several recipes on one teacher and put them into one table and one picture. The same command continues."""
+    from orchestrator import compare
+
+    _answer(as_json, lambda: compare.compare(compare.read(recipes), Path(output)))
+
+
+@app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
     from orchestrator import verbs
@@ -130,7 +143,7 @@ def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
         raise typer.Exit(FAILED) from None
     if as_json:
         sys.stdout.write(json.dumps(dict(facts)) + "\n")
-    if facts.get("broken"):
+    if facts.get("broken") or facts.get("failed"):
         raise typer.Exit(FAILED)
     if facts.get("quarantined"):
         raise typer.Exit(QUARANTINED)

@@ -70,7 +70,7 @@ class Evaluated:
 
 
 def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
-    """Judge an exported student, and write metrics.json, claims.json and grid.png to `out`.
+    """Judge an exported student, and write metrics.json, claims.json, grid.png and pictures.npz to `out`.
 
     Whatever was measured before is taken from there, so that the same call continues.
     """
@@ -90,7 +90,7 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
     evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
     write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
     write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in evaluated.claims], indent=1) + "\n")
-    picture(parts, teachers, students, prompts, out / "grid.png")
+    picture(parts, teachers, students, prompts, out)
     return evaluated
 
 
@@ -212,16 +212,27 @@ def picture(
     teachers: TeacherSystems,
     students: Sequence[System],
     prompts: Sequence[str],
-    file: Path,
+    out: Path,
 ) -> None:
-    """The teacher at many steps, then teacher and student in turn, all from the same noise."""
-    rows = [(f"teacher, {teachers.null.steps} steps", parts[teachers.null].pictures)]
-    for teacher, student in zip(teachers.best, students, strict=True):
-        for system in (teacher, student):
-            words = f"{system.name}, {system.steps} step{'s' if system.steps > 1 else ''}"
-            rows.append((words, parts[system].pictures))
+    """The teacher at many steps, then teacher and student in turn, all from the same noise.
+
+    As grid.png, and as arrays for other grids: pictures.npz, by label, with the captions.
+    """
+    rows = [(label("teacher", teachers.null.steps), parts[teachers.null].pictures)]
+    for pair in zip(teachers.best, students, strict=True):
+        rows += [(label(system.name, system.steps), parts[system].pictures) for system in pair]
     columns = min(COLUMNS, len(rows[0][1]))
-    grid(rows, [prompts[column % len(prompts)] for column in range(columns)], file)
+    captions = [prompts[column % len(prompts)] for column in range(columns)]
+    grid(rows, captions, out / "grid.png")
+    fresh = out / ".pictures.npz"
+    shown = {name: pictures[:columns] for name, pictures in rows}
+    np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **shown)
+    fresh.replace(out / "pictures.npz")
+
+
+def label(name: str, steps: int) -> str:
+    """What a row of pictures is called."""
+    return f"{name}, {steps} step{'s' if steps > 1 else ''}"
 
 
 def _name(system: System) -> str:

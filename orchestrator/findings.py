@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM, Claim, Row
 
@@ -14,6 +16,12 @@ class Findings:
 
     rows: Sequence[Row]
     claims: Sequence[Claim]
+
+    @staticmethod
+    def read(evaluation: Path) -> Findings:
+        """What an evaluation wrote to its folder."""
+        rows, claims = (json.loads((evaluation / name).read_text()) for name in ("metrics.json", "claims.json"))
+        return Findings([Row(**row) for row in rows], [Claim(**claim) for claim in claims])
 
     @property
     def kid(self) -> str:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from orchestrator.cli import BAD_INPUT, FAILED, app
+from orchestrator.evaluate import label
+from orchestrator.ledger import Ledger
+from orchestrator.recipe import load
+from orchestrator.run import Run
+from tests import tiny
+from tests.orchestrator.test_report import KIDS, findings
+
+STORED = {"name": "lcm", "teacher_step": "stored", "skip": 250}
+HALVING = {"name": "progressive", "teacher_steps": 4, "student_steps": 2}
+SHADES = {system: 20 * place for place, system in enumerate(KIDS, 1)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recipes on one tiny teacher."""
+    folder = tmp_path_factory.mktemp("recipes")
+    data = tiny.recipe_data(folder)
+    for name, method in {"stored": STORED, "halving": HALVING}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(data | {"method": method}))
+    return folder
+
+
+def compare(folder: Path, output: Path, *words: str) -> Result:
+    recipes = [str(folder / f"{name}.yaml") for name in ("stored", "halving")]
+    return CliRunner().invoke(app, ["compare", *recipes, *words, "--output", str(output)])
+
+
+def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int], float]) -> None:
+    """A run as it is when it is done, with numbers made up."""
+    told = load(str(recipe), [f"output={output}/runs/{recipe.stem}", f"trajectories.store={output}/trajectories"])
+    run = Run(told)
+    run.record("manifests", "first", {"path": data.url})
+    run.record("manifests", "second", {"path": data.url})
+    run.record("stages", "train", 1234.5)
+    found, evaluation = findings(kids), run.folder / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "metrics.json").write_text(json.dumps([asdict(row) for row in found.rows]))
+    (evaluation / "claims.json").write_text(json.dumps([asdict(claim) for claim in found.claims]))
+    pictures = {label(*system): np.full((3, 32, 32, 3), SHADES[system], np.uint8) for system in kids}
+    np.savez(evaluation / "pictures.npz", allow_pickle=False, captions=np.array(["a cat", "a dog", ""]), **pictures)
+    (run.folder / "report.html").write_text("done")
+
+
+def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: Path, finished: Ledger) -> None:
+    finish(folder / "stored.yaml", tmp_path, finished, KIDS)
+    finish(folder / "halving.yaml", tmp_path, finished, {**KIDS, ("student", 2): 0.5})
+    result = compare(folder, tmp_path)
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "compare.json").read_text())
+    stored, halving = facts["methods"]
+    assert [stored["recipe"], stored["method"], stored["steps"]] == ["stored", "lcm", 4]
+    assert [halving["recipe"], halving["method"], halving["steps"]] == ["halving", "progressive", 2]
+    assert [row["value"] for row in stored["kid"]] == [KIDS["student", steps] for steps in (1, 2, 4, 8)]
+    assert [stored["verdict"], halving["verdict"]] == ["better", "worse"]
+    assert stored["train_s"] == 1234.5
+    assert stored["teacher_evaluations"] == finished.plan.teacher_evaluations  # one data set, of both rounds
+    assert facts["teacher"]["null"]["steps"] == 50
+    lines = [line for line in (tmp_path / "compare.md").read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
+    assert (
+        "0.0120 [0.0114, 0.0126] | 0.0100 [0.0095, 0.0105] | 4 | -0.0980 [-0.1000, -0.0960] | better | 1,23" in lines[3]
+    )
+    assert sum("| 0.1100 [0.1045, 0.1155] |" in line for line in lines) == 1
+
+
+def test_the_picture_has_the_teacher_and_each_student_at_its_own_steps(
+    folder: Path, tmp_path: Path, finished: Ledger
+) -> None:
+    for name in ("stored", "halving"):
+        finish(folder / f"{name}.yaml", tmp_path, finished, KIDS)
+    compare(folder, tmp_path)
+    with Image.open(tmp_path / "compare.png") as sheet:
+        column = np.asarray(sheet)[:, -50, 0]
+    shades = [shade for shade, before in zip(column[1:], column, strict=False) if shade != before and shade != 255]
+    rows = [("teacher", 50), ("teacher", 1), ("teacher", 4), ("student", 4), ("student", 2)]
+    assert shades[-5:] == [SHADES[row] for row in rows]
+
+
+def test_one_that_fails_is_told_with_its_error_and_the_others_go_on(
+    folder: Path, tmp_path: Path, finished: Ledger
+) -> None:
+    finish(folder / "halving.yaml", tmp_path, finished, KIDS)
+    output = [f"output={tmp_path}/runs/stored", f"trajectories.store={tmp_path}/trajectories"]
+    with Run(load(str(folder / "stored.yaml"), output)).driven():
+        result = compare(folder, tmp_path)
+    assert result.exit_code == FAILED
+    facts = json.loads((tmp_path / "compare.json").read_text())
+    assert [method["recipe"] for method in facts["methods"]] == ["halving"]
+    assert "is already working in" in facts["failed"]["stored"]
+    page = (tmp_path / "compare.md").read_text()
+    assert "- stored did not finish: output: process" in page and "1 of 2 methods" in page
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "says"),
+    [
+        ("evaluation", {"samples": 9}, "evaluation.samples is 8 in stored and 9 in other"),
+        ("teacher", {"dtype": "bfloat16"}, 'teacher.dtype is "float32" in stored and "bfloat16" in other'),
+        ("trajectories", {"negative_prompt": "a dog"}, "trajectories.negative_prompt"),
+    ],
+)
+def test_recipes_that_are_judged_differently_are_refused(
+    folder: Path, tmp_path: Path, section: str, changed: dict[str, object], says: str
+) -> None:
+    data = yaml.safe_load((folder / "halving.yaml").read_text())
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(data | {section: data[section] | changed}))
+    result = compare(folder, tmp_path / "out", str(tmp_path / "other.yaml"))
+    assert result.exit_code == BAD_INPUT and says in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_recipes_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
+    result = compare(folder, tmp_path / "out", str(folder / "stored.yaml"))
+    assert result.exit_code == BAD_INPUT and "two recipes are called 'stored'" in result.stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_methods_share_the_teachers_paths_from_end_to_end(folder: Path, tmp_path: Path) -> None:
+    assert compare(folder, tmp_path).exit_code == 0
+    (tmp_path / "compare.md").unlink()
+    written = (tmp_path / "runs/stored/report.html").stat().st_mtime_ns
+    assert compare(folder, tmp_path).exit_code == 0
+    assert (tmp_path / "runs/stored/report.html").stat().st_mtime_ns == written
+    assert len(list((tmp_path / "trajectories").iterdir())) == 1
+    assert "2 of 2 methods" in (tmp_path / "compare.md").read_text()
+    assert (tmp_path / "compare.png").exists()

@@ -1,0 +1,29 @@
+"""Every recipe that comes with fewstep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.compare import check, read
+from orchestrator.preflight import preflight
+from orchestrator.recipe import RECIPES, load
+from orchestrator.teacher import Teacher
+from orchestrator.train import check as check_recipe
+
+FILES = sorted(RECIPES.rglob("*.yaml"))
+COMPARED = [str(file) for file in sorted((RECIPES / "compare" / "emoji").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(RECIPES)))
+def test_every_shipped_recipe_fits_its_teacher(file: Path) -> None:
+    recipe = load(str(file))
+    check_recipe(recipe)
+    preflight(recipe, Teacher(recipe.teacher))
+
+
+def test_the_compared_recipes_are_judged_alike() -> None:
+    recipes = read(COMPARED)
+    check(recipes)
+    assert {recipe.evaluation.samples for recipe in recipes.values()} == {500}
