@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from rich.markup import escape
 
 from orchestrator import verbs
 from orchestrator.card import teacher_name
@@ -87,30 +88,33 @@ class Entry:
             "verdict": self.verdict,
             "train_s": self.train_s,
             "teacher_evaluations": self.teacher_evaluations,
-            "run": str(self.run.folder),
         }
 
 
 def compare(recipes: Mapping[str, Recipe], folder: Path) -> Json:
     """Run what is not finished, one after the other, and write compare.json, compare.md and compare.png after each.
 
-    What fails is in the table with its error and is continued by the same call. Raises BadInput where the recipes'
-    numbers could not be compared.
+    What fails is told with its error, and the same call tries it again. Raises BadInput where the recipes'
+    numbers could not be compared, and where a run was begun with another recipe.
     """
     check(recipes)
-    runs = {name: Run(_placed(recipe, name, folder.resolve())) for name, recipe in recipes.items()}
+    placed = {name: _placed(recipe, name, folder.resolve()) for name, recipe in recipes.items()}
+    for recipe in placed.values():
+        if Path(recipe.output).exists():
+            Run(recipe)  # refused now, where it was begun with another recipe
     entries: list[Entry] = []
     failed: dict[str, str] = {}
     facts: Json = {}
-    for number, (name, run) in enumerate(runs.items(), 1):
-        say(f"\n[bold]{name}[/bold], {number} of {len(runs)}")
+    for number, (name, recipe) in enumerate(placed.items(), 1):
+        say(f"\n[bold]{name}[/bold], {number} of {len(placed)}")
         try:
+            run = Run(recipe)
             if not (run.folder / "report.html").exists():  # the last that a run writes
-                verbs.run(run.recipe)
+                verbs.run(recipe)
             entries.append(Entry(name, run, Findings.read(run.folder / "evaluation")))
         except Exception as error:  # whatever went wrong here, the others can be compared
             failed[name] = str(error).strip() or type(error).__name__
-            say(f"{name} did not finish: {failed[name]}")
+            say(f"{name} did not finish: {escape(failed[name])}")
         facts = _write(entries, failed, folder)
     say(f"\n{folder / 'compare.md'} shows them side by side")
     return facts
@@ -195,7 +199,7 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
         lines[-1] += [entry.verdict, f"{entry.train_s:,.0f} s", f"{entry.teacher_evaluations:,}"]
     note = "" if entries[0].difference.is_claim else f" {caution(null.samples)}"
     parts = [
-        f"# {teacher_name(recipe.teacher)}: {len(entries)} of {len(entries) + len(failed)} methods",
+        f"# Methods on {teacher_name(recipe.teacher)}",
         f"{found.kid} to the teacher's {found.many_steps}-step pictures at few steps, lower is nearer, with 95 % "
         f"intervals. The teacher itself at {found.many_steps} steps, on other noise: {_cell(null)}.{note}",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),

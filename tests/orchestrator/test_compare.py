@@ -101,7 +101,7 @@ def test_one_that_fails_is_told_with_its_error_and_the_others_go_on(
     assert [method["recipe"] for method in facts["methods"]] == ["halving"]
     assert "is already working in" in facts["failed"]["stored"]
     page = (tmp_path / "compare.md").read_text()
-    assert "- stored did not finish: output: process" in page and "1 of 2 methods" in page
+    assert "- stored did not finish: output: process" in page and "[halving]" in page
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,15 @@ def test_recipes_that_are_judged_differently_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_was_begun_with_another_recipe_is_refused_before_any_runs(
+    folder: Path, tmp_path: Path, finished: Ledger
+) -> None:
+    finish(folder / "halving.yaml", tmp_path, finished, KIDS)
+    result = compare(folder, tmp_path, "training.steps=9")
+    assert result.exit_code == BAD_INPUT and "training.steps is 4 there and 9 here" in result.stderr
+    assert not (tmp_path / "runs" / "stored").exists()
+
+
 def test_two_recipes_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
     result = compare(folder, tmp_path / "out", str(folder / "stored.yaml"))
     assert result.exit_code == BAD_INPUT and "two recipes are called 'stored'" in result.stderr
@@ -135,5 +144,6 @@ def test_two_methods_share_the_teachers_paths_from_end_to_end(folder: Path, tmp_
     assert compare(folder, tmp_path).exit_code == 0
     assert (tmp_path / "runs/stored/report.html").stat().st_mtime_ns == written
     assert len(list((tmp_path / "trajectories").iterdir())) == 1
-    assert "2 of 2 methods" in (tmp_path / "compare.md").read_text()
+    page = (tmp_path / "compare.md").read_text()
+    assert "[stored]" in page and "[halving]" in page
     assert (tmp_path / "compare.png").exists()
