@@ -17,7 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 faults: $(VENV)/installed
-	$(BIN)/pytest -m faults
+	$(BIN)/python -m tests.faults
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks

@@ -155,10 +155,11 @@ def student_loss(
     weighting: Weighting,
 ) -> Losses:
     """Equation 1: please the discriminator, and be where the teacher denoises the noised sample to."""
-    rows, teacher = batch["data"], nets["teacher"]
+    rows = batch["data"]
     x0 = sample(nets, batch, student_steps)
     losses = {"adversarial": fooling_loss(nets, x0, rows)}
     if distill_weight:
+        teacher = nets["teacher"]
         t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))
         with torch.no_grad():
             x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
@@ -175,7 +176,9 @@ def teachers_view(
     """What the noised sample should have been.
 
     The teacher's guided x_0; for nfsd (arXiv:2310.17590), x_0 moved by the guidance direction alone, plus the
-    unconditional score where there is little noise: what is left of SDS without its noise.
+    unconditional score where there is little noise: what is left of SDS without its noise. Where there is more, the
+    paper adds the unconditional score less that of a negative prompt. Rows have no negative prompt but the null
+    condition, for which that is zero.
     """
     if weighting != "nfsd":
         return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale)).x0
@@ -237,7 +240,8 @@ class Adversarial:
             weighting=self.weighting,
         )
         updates = (Update("discriminator", judged), Update("student", taught))
-        return (Round("adversarial", updates, nets, {"data": Source("data")}),)
+        online = self.distill_weight > 0
+        return (Round("adversarial", updates, nets, {"data": Source("data")}, online=online),)
 
     def sampler(self) -> Sampler:
         """Noise the sample again between steps; guidance already inside."""

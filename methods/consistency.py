@@ -34,7 +34,7 @@ from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, 
 from methods.losses import l1, l2, pseudo_huber
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 Metric = Literal["lpips", "l1", "l2", "huber"]
 SIGMA_DATA = 0.5
@@ -59,7 +59,7 @@ def consistency_function(
 
 
 def karras_times(
-    schedule: Schedule, place: Float[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
+    schedule: Schedule, place: Int[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
 ) -> Float[Tensor, "b"]:
     """The times of points 0 (most noise) to grid - 1 of the Karras grid, on any schedule."""
     low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from methods.base import Choice, Range, Round, Sampler, Source, Uniform
-from methods.checks import require_at_least, require_decay
+from methods.checks import require, require_at_least, require_decay
 from methods.reflow import distillation, reflows
 
 
@@ -41,7 +41,8 @@ class InstaFlow:
         require_at_least(1, num_inference_steps=self.num_inference_steps)
         require_at_least(1, guidance_scale=self.guidance_scale, flow_guidance_scale=self.flow_guidance_scale)
         require_decay(ema_decay=self.ema_decay)
-        require_at_least(0, time_min=self.time_min, lpips_after=self.lpips_after or 0)
+        require_at_least(0, lpips_after=self.lpips_after or 0)
+        require(0 <= self.time_min < 1, f"time_min must be in [0, 1), got {self.time_min:g}")
 
     def rounds(self) -> tuple[Round, ...]:
         """Reflows, then distillation."""

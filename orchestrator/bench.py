@@ -24,7 +24,7 @@ from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
 from orchestrator.judge import Call, Judge, Measured, Setting, System, num_images
-from orchestrator.plan import prompts_digest, read_prompts
+from orchestrator.prompts import prompts_digest, read_prompts
 from orchestrator.recipe import Evaluation, Recipe
 
 PROTOCOL = 1  # goes up when the same setting would give other samples

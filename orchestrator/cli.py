@@ -20,10 +20,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+trajectories = typer.Typer(help="Look into a data set of trajectories.", no_args_is_help=True)
+app.add_typer(trajectories, name="trajectories")
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with fewstep.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Fields to change, like method.student_steps=2.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
-DataSet = Annotated[str, typer.Argument(help="The folder of a data set, named by its plan's hash.")]
+DataSet = Annotated[str, typer.Argument(help="The place of a data set, named by its plan's hash.")]
+Price = Annotated[float, typer.Option(help="Of an hour of one GPU (or of one worker where it has none).")]
 
 
 @app.command()
@@ -35,19 +38,29 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what would be generated, and what is already there, before anything is spent."""
+def plan(recipe: RecipeArgument, overrides: Overrides = None, price: Price = 0.0, as_json: AsJson = False) -> None:
+    """Say what would be generated, what is already there and what the rest costs, before anything is spent."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.plan(_load(recipe, overrides)))
+    _answer(as_json, lambda: verbs.plan(_load(recipe, overrides), price))
 
 
 @app.command()
-def generate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def generate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, as `plan`.")] = False,
+    price: Price = 0.0,
+    as_json: AsJson = False,
+) -> None:
     """Sample the teacher's trajectories into Parquet."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.generate(_load(recipe, overrides)))
+    def act() -> Mapping[str, object]:
+        told = _load(recipe, overrides)
+        return verbs.plan(told, price) if dry_run else verbs.generate(told)
+
+    _answer(as_json, act)
 
 
 @app.command()
@@ -113,6 +126,31 @@ def repair(path: DataSet, as_json: AsJson = False) -> None:
     from orchestrator import verbs
 
     _answer(as_json, lambda: verbs.repair(path))
+
+
+@app.command()
+def clean(
+    path: DataSet,
+    age_s: Annotated[float, typer.Option(help="Nothing younger: twice the longest deadline of a shard.")] = 7200.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what writers that lost or died left in a data set. Nothing that any version names."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.clean(path, age_s))
+
+
+@trajectories.command()
+def show(
+    path: DataSet,
+    samples: Annotated[int, typer.Option(help="Paths to decode.")] = 8,
+    out: Annotated[str, typer.Option(help="A PNG of them along the path.")] = "trajectories.png",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set is, how it was made and how big it is, and draw some of it."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.show(path, samples, out))
 
 
 @app.command()

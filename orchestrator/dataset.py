@@ -9,7 +9,8 @@ from torch import Tensor
 
 from methods.diffusion import Cond
 from orchestrator.cache import Cache, Uncached
-from orchestrator.ledger import Commit, Ledger, Manifest, open_ledger
+from orchestrator.commits import Commit, Manifest
+from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.shards import Columns, ShardReader
 
 NULL = -1  # condition_id of the null condition, the first row of the conditions

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
 
-from orchestrator.cluster import bundle, connect, require
+from orchestrator.calibrate import check_nodes, check_space, recorded_batch_size, settled_batch_size
+from orchestrator.cluster import ask, bundle, connect, device_of, options, require
+from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Ledger, create_ledger, open_ledger
-from orchestrator.plan import Plan, make_plan, read_prompts
+from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.plan import Plan, Shard, make_plan
 from orchestrator.pool import IN_FLIGHT, Pool
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe, Resources
 from orchestrator.teacher import Teacher, TeacherCard
 
-Answer = TypeVar("Answer")
+SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not kept apart; never run a second one"
 Report = Callable[[int, Mapping[str, float]], None]  # step, and values named as in the metrics registry
 
 
@@ -50,13 +52,14 @@ def silent(step: int, values: Mapping[str, float]) -> None:
 def describe_teacher(recipe: Recipe) -> TeacherCard:
     """The card of the recipe's teacher, read on the cluster, once all of the recipe is known to fit it."""
     connect(recipe.resources)
-    return _ask(_describe, recipe.resources, recipe)
+    return ask(_describe, recipe.resources, recipe)
 
 
-def plan_of(recipe: Recipe) -> Plan:
-    """The plan that a recipe means; its teacher is read on the cluster."""
-    prompts = read_prompts(recipe.trajectories.prompts)
-    return make_plan(recipe, describe_teacher(recipe), prompts)
+def plan_of(recipe: Recipe, store_url: str) -> Plan:
+    """The plan that a recipe means; its teacher is read, and a batch size is found, on the cluster."""
+    prompts = read_prompts(recipe.trajectories.prompts, column=recipe.trajectories.prompt_column)
+    card = describe_teacher(recipe)
+    return make_plan(recipe, card, prompts, settled_batch_size(recipe, card, prompts, store_url))
 
 
 def generate(recipe: Recipe, store_url: str, report: Report = silent) -> Generated:
@@ -66,19 +69,23 @@ def generate(recipe: Recipe, store_url: str, report: Report = silent) -> Generat
     """
     told, resources = recipe.trajectories, recipe.resources
     connect(resources)
-    require(resources, [bundle(resources)] * resources.generators, "resources.generators")
-    prompts = read_prompts(told.prompts)
-    plan = make_plan(recipe, describe_teacher(recipe), prompts)
+    require(resources, [bundle(resources)] * resources.first_generators, "resources.generators")
+    prompts = read_prompts(told.prompts, column=told.prompt_column)
+    card = describe_teacher(recipe)
+    check_nodes(store_url, resources)
+    plan = make_plan(recipe, card, prompts, recorded_batch_size(recipe, card, prompts, store_url))
+    check_space(store_url, plan, count_committed(store_url, plan))
     if told.single_writer:
-        say("trajectories.single_writer: two drivers on this store are not kept apart; never run a second one")
+        say(SINGLE_WRITER)
     ledger = create_ledger(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
     commits, broken = ledger.commits()
     for record in broken:
         raise BadInput(f"{record.shard} of {ledger.url}: {record.why}; mend it with `fewstep repair {ledger.url}`")
-    missing = {shard.id: 0 for shard in plan.shards() if shard.name not in commits}
-    if CONDITIONS not in commits:
+    missing = {shard.name: 0 for shard in plan.shards() if shard.name not in commits}
+    if CONDITIONS not in commits or commits[CONDITIONS].file.rows <= plan.num_conditions:  # the null condition is one
         say(f"encoding {plan.num_conditions} prompts")
-        commits[CONDITIONS] = _ask(_encode, resources, ledger.url, 0, resources)
+        revision = ledger.revisions().get(CONDITIONS, -1) + 1
+        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revision, plan.num_conditions, resources)
     factory = Factory(ledger, resources, told.deadline_s, told.attempts, report)
     return factory.finish(commits, missing)
 
@@ -88,7 +95,7 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
 
     On the same compute its content hash is the old one; else `Manifest.changed` names the shards that differ.
     """
-    ledger = open_ledger(place)
+    ledger = open_ledger(place).as_published()
     commits, damaged = ledger.commits()
     broken = {record.shard: record.why for record in damaged}
     broken |= {name: why for name, commit in commits.items() if (why := ledger.check(commit))}
@@ -98,10 +105,11 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
     if broken:
         connect(resources)
     if CONDITIONS in broken:
-        commits[CONDITIONS] = _ask(_encode, resources, ledger.url, revisions.pop(CONDITIONS), resources)
+        longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
+        count = ledger.plan.model_copy(update={"samples": longest}).num_conditions
+        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revisions.pop(CONDITIONS), count, resources)
     whole = {name: commit for name, commit in commits.items() if name not in revisions}
-    missing = {int(name): revision for name, revision in revisions.items()}
-    return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, missing)
+    return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, revisions)
 
 
 class Factory:
@@ -111,14 +119,13 @@ class Factory:
         self.ledger, self.plan = ledger, ledger.plan
         self._resources, self._deadline_s, self._attempts, self._report = resources, deadline_s, attempts, report
 
-    def finish(self, commits: dict[str, Commit], missing: Mapping[int, int]) -> Generated:
-        """Make the missing shards, given with the revision to commit them as, and publish them with the others."""
+    def finish(self, commits: dict[str, Commit], missing: Mapping[str, int]) -> Generated:
+        """Make the missing shards, given with the revision to commit them as, and publish the plan's."""
         size = min(self._resources.generators, len(missing))
         pool = Pool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
         if missing:
             self._follow(pool, sorted(missing), commits)
-        planned = self.plan.shards()
-        quarantined = tuple(Quarantined(planned[id].name, why) for id, why in sorted(pool.quarantined.items()))
+        quarantined = tuple(Quarantined(name, why) for name, why in sorted(pool.quarantined.items()))
         if len(commits) == 1:  # the conditions
             raise RuntimeError(f"no shard could be made; shard {quarantined[0].shard}: {quarantined[0].why}")
         manifest = self.ledger.publish(commits)
@@ -126,14 +133,15 @@ class Factory:
             self.ledger.url, manifest.version, manifest.content_hash, len(manifest.shards), manifest.rows, quarantined
         )
 
-    def _follow(self, pool: Pool, shards: list[int], commits: dict[str, Commit]) -> None:
+    def _follow(self, pool: Pool, missing: list[str], commits: dict[str, Commit]) -> None:
         """Take the commits as they come, and show and report how far it is."""
-        planned = self.plan.shards()
-        missing = sum(len(planned[id].samples) for id in shards)
-        retried = 0
-        with progress("sampling trajectories", self.plan.samples, self.plan.samples - missing) as bar:
-            for commit in pool.run(shards):
+        planned = [shard.name for shard in self.plan.shards()]
+        done = sum(commits[name].file.rows for name in planned if name in commits)
+        retried, made = 0, sum(name in commits for name in planned)
+        with progress("sampling trajectories", self.plan.samples, done) as bar:
+            for commit in pool.run(missing):
                 commits[commit.name] = commit
+                made += 1
                 bar.advance(commit.file.rows)
                 failures = sum(pool.failures.values())
                 values = {
@@ -141,45 +149,35 @@ class Factory:
                     "generate/teacher_evaluations": commit.file.rows * self.plan.evaluations_per_sample,
                     "generate/bytes": commit.file.bytes,
                     "generate/shards_planned": len(planned),
-                    "generate/shards_committed": len(commits) - 1,
+                    "generate/shards_committed": made,
                     "generate/shards_retried": failures - retried,
                     "generate/shards_quarantined": len(pool.quarantined),
                 }
-                self._report(len(commits) - 1, values)
+                self._report(made, values)
                 retried = failures
 
-    def _spawn(self, revisions: Mapping[int, int]) -> ActorHandle:
-        actor = ray.remote(SamplingActor).options(
-            max_restarts=0, max_concurrency=IN_FLIGHT, **_options(self._resources)
-        )
+    def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
+        actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))
         return cast(ActorHandle, actor.remote(self.ledger.url, dict(revisions), self._resources))
 
 
 class SamplingActor:
     """A ShardSampler in a process of its own."""
 
-    def __init__(self, place: str, revisions: Mapping[int, int], resources: Resources) -> None:
+    def __init__(self, place: str, revisions: Mapping[str, int], resources: Resources) -> None:
         self._place, self._revisions, self._resources = place, revisions, resources
 
-    def start(self) -> None:
-        """Load the teacher; here and not in __init__, whose errors Ray turns into the actor's death."""
+    def start(self) -> str:
+        """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
         from orchestrator.sampler import ShardSampler
 
         resources = self._resources
         self._sampler = ShardSampler(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
+        return ray.get_runtime_context().get_node_id()
 
-    def make(self, shard: int) -> Commit:
+    def make(self, shard: str) -> Commit:
         """Sample, write and commit a shard."""
         return self._sampler.make(shard, self._revisions[shard])
-
-
-def device_of(resources: Resources) -> str:
-    """The torch device of the recipe's workers."""
-    return "cuda" if resources.gpus_per_worker else "cpu"
-
-
-def _options(resources: Resources) -> dict[str, float]:
-    return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
 
 
 def _describe(recipe: Recipe) -> TeacherCard:
@@ -190,18 +188,8 @@ def _describe(recipe: Recipe) -> TeacherCard:
     return teacher.card
 
 
-def _encode(place: str, revision: int, resources: Resources) -> Commit:
+def _encode(place: str, revision: int, conditions: int, resources: Resources) -> Commit:
     from orchestrator.sampler import commit_conditions
 
-    return commit_conditions(open_ledger(place), revision, device_of(resources), resources.threads_per_worker)
-
-
-def _ask(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
-    """What a function returns on the cluster, with one worker's resources. Its BadInput comes back as itself."""
-    require(resources, [bundle(resources)], "resources.cpus_per_worker")
-    try:
-        return ray.get(ray.remote(task).options(**_options(resources)).remote(*arguments))
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise error.cause from None
-        raise
+    ledger = open_ledger(place)
+    return commit_conditions(ledger, revision, conditions, device_of(resources), resources.threads_per_worker)

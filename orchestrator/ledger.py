@@ -7,80 +7,24 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
 from orchestrator.cache import Cache, Uncached
+from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
 from orchestrator.errors import BadInput
 from orchestrator.plan import Plan
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.records import Complaint, Damaged, seal, unseal
-from orchestrator.shards import Columns, FileRecord, ShardReader, encode
+from orchestrator.shards import Columns, ShardReader, encode
 from orchestrator.store import Store, open_store, probe
 
-CONDITIONS = "conditions"  # the name of the one file that is no shard
-_COMMIT = re.compile(r"commits/(conditions|\d{6,})(?:\.(\d+))?\.json")
+_COMMIT = re.compile(r"commits/(conditions|\d{8,}-\d{8,})(?:\.(\d+))?\.json")
+_GARBAGE = re.compile(
+    r"shards/\d{8,}-\d{8,}/[0-9a-f]{32}\.parquet|conditions/[0-9a-f]{32}\.parquet|commits/probe-[0-9a-f]{32}"
+)
 _MANIFEST = re.compile(r"manifest/(\d+)\.json")
-Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The record that makes a file exist. The first has revision 0, and each repair the next."""
-
-    name: str  # of the shard, or "conditions"
-    revision: int
-    attempt: str  # hexadecimal, never used twice
-    compute: Compute
-    file: FileRecord
-
-    @property
-    def key(self) -> str:
-        """Of this record."""
-        return f"commits/{self.name}.json" if self.revision == 0 else f"commits/{self.name}.{self.revision}.json"
-
-    @property
-    def file_key(self) -> str:
-        """Of the file."""
-        folder = CONDITIONS if self.name == CONDITIONS else f"shards/{self.name}"
-        return f"{folder}/{self.attempt}.parquet"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """One version of the data set, which readers pin."""
-
-    version: int
-    plan: str  # hash
-    conditions: Commit
-    shards: tuple[Commit, ...]  # by id
-    content_hash: str  # over (sample id, tensor bytes) of all rows, in order
-    changed: tuple[str, ...]  # shards whose content is not that of the version before
-
-    @property
-    def rows(self) -> int:
-        """Samples in this version; fewer than planned where shards were set aside."""
-        return sum(commit.file.rows for commit in self.shards)
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Something that is not what was committed."""
-
-    shard: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `fewstep verify` found."""
-
-    shards: int
-    rows: int
-    content_hash: str
-    broken: tuple[Broken, ...]
-
 
 _COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
 
@@ -116,14 +60,14 @@ class Ledger:
 
     def adopt(self, name: str, revision: int) -> Commit:
         """Somebody else's commit, after a check of its file. Raises Damaged."""
-        commit = self._read_commit(_commit_key(name, revision))
+        commit = self._read_commit(commit_key(name, revision))
         self.reader(commit).verify()
         return commit
 
     def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
         """The newest commit of each name, and the records that cannot be read."""
         newest, broken = dict[str, Commit](), []
-        keys = {name: _commit_key(name, revision) for name, revision in self.revisions().items()}
+        keys = {name: commit_key(name, revision) for name, revision in self.revisions().items()}
         for (name, key), data in zip(keys.items(), self.store.read_many(list(keys.values())), strict=True):
             try:
                 newest[name] = self._unsealed(key, data)
@@ -133,7 +77,7 @@ class Ledger:
 
     def newest_commit(self, name: str) -> Commit:
         """The newest commit of one name, which has one. Raises Damaged."""
-        return self._read_commit(_commit_key(name, self.revisions()[name]))
+        return self._read_commit(commit_key(name, self.revisions()[name]))
 
     def revisions(self) -> dict[str, int]:
         """The newest revision of each name that has a commit, readable or not."""
@@ -147,7 +91,7 @@ class Ledger:
     def has(self, name: str, revision: int) -> bool:
         """Whether somebody committed it."""
         try:
-            return self.store.size(_commit_key(name, revision)) > 0
+            return self.store.size(commit_key(name, revision)) > 0
         except FileNotFoundError:
             return False
 
@@ -165,23 +109,32 @@ class Ledger:
         record = unseal(data, self._complaint(f"version {version}"))
         return _MANIFESTS.validate_python(record)
 
+    def as_published(self) -> Ledger:
+        """With as many samples as the last version that can be read has, if there is one."""
+        samples = next((manifest.samples for manifest in self._readable().values()), self.plan.samples)
+        return Ledger(self.store, self.plan.model_copy(update={"samples": samples}), self.teacher)
+
     def newest(self) -> Manifest:
         """The last version that was published."""
         return self.manifest(max(self.versions(), default=1))
 
     def publish(self, commits: Mapping[str, Commit]) -> Manifest:
-        """Make what is committed readable as a new version, unless it is the newest already."""
+        """Make what is committed of the plan readable as a new version, unless there is one already."""
         shards = tuple(commits[shard.name] for shard in self.plan.shards() if shard.name in commits)
+        conditions = commits[CONDITIONS]
         digests = b"".join(bytes.fromhex(commit.file.content) for commit in shards)
         while True:
-            version, before = self._last()
-            conditions = commits[CONDITIONS]
-            if (before.get(CONDITIONS), *before.values()) == (conditions, *shards, conditions):
-                return self.manifest(version)
+            versions = self._readable()
+            for manifest in versions.values():
+                if (manifest.samples, manifest.conditions, manifest.shards) == (self.plan.samples, conditions, shards):
+                    return manifest
+            version = max(self.versions(), default=0)
+            before = {commit.name: commit for commit in versions[version].shards} if version in versions else {}
             changed = (c.name for c in shards if c.name in before and before[c.name].file.content != c.file.content)
             ours = Manifest(
                 version=version + 1,
                 plan=self.plan.hash,
+                samples=self.plan.samples,
                 conditions=conditions,
                 shards=shards,
                 content_hash=hashlib.sha256(digests).hexdigest(),
@@ -192,16 +145,16 @@ class Ledger:
 
     def reader(self, commit: Commit, cache: Cache = Uncached()) -> ShardReader:  # noqa: B008 - it holds nothing
         """Reads the rows of a commit. Raises Damaged, now or later, with the command that mends it."""
-        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(_what(commit)), cache)
+        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(commit.what), cache)
 
     def check_sizes(self, commits: Iterable[Commit]) -> None:
         """Every file is there and as long as it was, by one listing. Raises Damaged with the first that is not."""
         found = {stored.key: stored.bytes for stored in self.store.files()}
         for commit in commits:
             if commit.file_key not in found:
-                raise self._complaint(_what(commit))("is gone")
+                raise self._complaint(commit.what)("is gone")
             if wrong := commit.file.wrong_size(found[commit.file_key]):
-                raise self._complaint(_what(commit))(wrong)
+                raise self._complaint(commit.what)(wrong)
 
     def check(self, commit: Commit) -> str:
         """What is wrong with a committed file, or nothing."""
@@ -225,16 +178,33 @@ class Ledger:
         shards = [commit for commit in listed if commit.name != CONDITIONS]
         return Verified(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
 
-    def _last(self) -> tuple[int, dict[str, Commit]]:
-        """The newest version's number and commits by name; none where it cannot be read."""
-        versions = self.versions()
-        try:
-            manifest = self.manifest(versions[-1]) if versions else ()
-        except Damaged:
-            return versions[-1], {}
-        if not manifest:
-            return 0, {}
-        return versions[-1], {commit.name: commit for commit in (*manifest.shards, manifest.conditions)}
+    def clean(self, age_s: float) -> Cleaned:
+        """Remove what no commit names and is older: files of writers that lost or died, probes, unfinished writes.
+
+        Old revisions stay, because versions that readers pin name them.
+        """
+        kept = set[str]()
+        for key in self.store.keys("commits"):
+            if _COMMIT.fullmatch(key):
+                kept.add(self._read_commit(key).file_key)
+        garbage = [
+            stored
+            for stored in self.store.files()
+            if _GARBAGE.fullmatch(stored.key) and stored.key not in kept and stored.age_s > age_s
+        ]
+        for stored in garbage:
+            self.store.delete(stored.key)
+        return Cleaned(len(garbage) + self.store.sweep(age_s), sum(stored.bytes for stored in garbage))
+
+    def _readable(self) -> dict[int, Manifest]:
+        """The versions that are not damaged, newest first."""
+        found = dict[int, Manifest]()
+        for version in reversed(self.versions()):
+            try:
+                found[version] = self.manifest(version)
+            except Damaged:
+                continue
+        return found
 
     def _read_commit(self, key: str) -> Commit:
         return self._unsealed(key, self.store.read(key))
@@ -257,10 +227,9 @@ def create_ledger(
     record = {"hash": plan.hash, "single_writer": single_writer, **told}
     store.put_if_absent("plan.json", seal(record))
     found = open_ledger(store.url)
-    if found.plan != plan:
-        differing = ", ".join(plan.differences(found.plan))
+    if differing := ", ".join(plan.differences(found.plan)):
         raise BadInput(f"store: {store.url} holds another plan, which differs in {differing}; move it away")
-    return found
+    return Ledger(found.store, plan, found.teacher)
 
 
 def open_ledger(url: str) -> Ledger:
@@ -279,15 +248,8 @@ def open_ledger(url: str) -> Ledger:
 def count_committed(url: str, plan: Plan) -> int:
     """How many shards of a plan a store holds already."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}")
-    return len({match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))} - {CONDITIONS})
-
-
-def _what(commit: Commit) -> str:
-    return CONDITIONS if commit.name == CONDITIONS else f"shard {commit.name}"
-
-
-def _commit_key(name: str, revision: int) -> str:
-    return f"commits/{name}.json" if revision == 0 else f"commits/{name}.{revision}.json"
+    committed = {match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))}
+    return len(committed & {shard.name for shard in plan.shards()})
 
 
 def _unreadable(store: Store, key: str) -> Complaint:

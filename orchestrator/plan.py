@@ -9,12 +9,12 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.errors import BadInput
+from orchestrator.prompts import prompts_digest
 from orchestrator.recipe import Json, Precision, Recipe
 from orchestrator.solvers import SOLVERS
 
@@ -29,22 +29,27 @@ ITEM_BYTES = {"float16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Shard:
-    """Samples that are made and committed together."""
+    """Samples that are made and committed together. Its name says which, so that a longer data set can keep it."""
 
-    id: int
     samples: range
 
     @property
     def name(self) -> str:
-        """As keys and messages spell it."""
-        return f"{self.id:06d}"
+        """As keys and messages spell it: the first sample, and the one after the last."""
+        return f"{self.samples.start:08d}-{self.samples.stop:08d}"
+
+    @classmethod
+    def named(cls, name: str) -> Shard:
+        """The shard with a name."""
+        first, stop = name.split("-")
+        return cls(range(int(first), int(stop)))
 
 
 class Plan(BaseModel):
     """What is sampled. Its hash is the identity of the data set; a sample is a function of (plan, i) alone.
 
-    Whoever makes a shard, however often, makes the same bytes on the
-    same compute, because a shard's batches are cut by the plan.
+    Whoever makes a shard, however often, makes the same bytes on the same compute, because a shard's batches are
+    cut by the plan. The number of samples is no part of the identity: more of them are a new version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,9 +61,12 @@ class Plan(BaseModel):
     scheduler_options: Json  # laid over the teacher's own configuration
     num_inference_steps: int
     guidance_scale: tuple[float, float]  # drawn uniformly per sample
+    guidance_scales: tuple[float, ...]  # drawn from these instead, where there are any
     negative_prompt: str  # the null condition
     prompts_sha256: str
     num_prompts: int
+    prompt_repeats: int
+    prompt_order: Literal["rounds", "random"]
     samples: int
     saved_points: tuple[int, ...]  # of the path: 0 is the noise, num_inference_steps the sample
     dtype: Literal["float16", "float32"]  # of what is stored
@@ -70,8 +78,9 @@ class Plan(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON of all but the number of samples."""
+        identity = self.model_dump(mode="json", exclude={"samples"})
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -84,14 +93,18 @@ class Plan(BaseModel):
         return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
 
     def sample_condition(self, i: int) -> int:
-        """The condition of sample i: all of them in order, then again and again in random orders."""
-        turn, place = divmod(i, self.num_prompts)
+        """The condition of sample i: each some times in a row; all in order, then again and again in random orders."""
+        draw = i // self.prompt_repeats
+        if self.prompt_order == "random":
+            return _number(self.seed, "prompt", draw) % self.num_prompts
+        turn, place = divmod(draw, self.num_prompts)
         return place if turn == 0 else _order(self.seed, turn, self.num_prompts)[place]
 
     @property
     def num_conditions(self) -> int:
-        """Conditions that some sample has; their ids are 0 to that."""
-        return min(self.samples, self.num_prompts)
+        """Conditions that samples may have; their ids are 0 to that."""
+        drawn = self.num_prompts if self.prompt_order == "random" else math.ceil(self.samples / self.prompt_repeats)
+        return min(drawn, self.num_prompts)
 
     def condition_prompt(self, condition: int) -> int:
         """The prompt of a condition. The order is random, so that few samples meet prompts from the whole list."""
@@ -99,14 +112,15 @@ class Plan(BaseModel):
 
     def sample_guidance(self, i: int) -> float:
         """The guidance scale of sample i, as float32 holds it."""
-        low, high = self.guidance_scale
-        drawn = low + (high - low) * _number(self.seed, "guidance", i) / 2**64
+        (low, high), number = self.guidance_scale, _number(self.seed, "guidance", i)
+        listed = self.guidance_scales
+        drawn = listed[number % len(listed)] if listed else low + (high - low) * number / 2**64
         return struct.unpack("<f", struct.pack("<f", drawn))[0]
 
     def shards(self) -> list[Shard]:
         """All shards; only the last may be shorter."""
         starts = range(0, self.samples, self.shard_size)
-        return [Shard(id, range(a, min(a + self.shard_size, self.samples))) for id, a in enumerate(starts)]
+        return [Shard(range(first, min(first + self.shard_size, self.samples))) for first in starts]
 
     def batches(self, shard: Shard) -> list[range]:
         """The samples that the teacher sees together."""
@@ -131,7 +145,8 @@ class Plan(BaseModel):
     @property
     def evaluations_per_sample(self) -> int:
         """Teacher evaluations: one per step, two with guidance."""
-        return self.num_inference_steps * (1 if self.guidance_scale == (1.0, 1.0) else 2)
+        is_guided = set(self.guidance_scales or self.guidance_scale) != {1.0}
+        return self.num_inference_steps * (2 if is_guided else 1)
 
     @property
     def teacher_evaluations(self) -> int:
@@ -139,11 +154,12 @@ class Plan(BaseModel):
         return self.samples * self.evaluations_per_sample
 
     def differences(self, other: Plan) -> list[str]:
-        """The fields that tell two plans apart."""
-        return [name for name in Plan.model_fields if self.model_dump()[name] != other.model_dump()[name]]
+        """The fields that tell the identities of two plans apart."""
+        here, there = self.model_dump(exclude={"samples"}), other.model_dump(exclude={"samples"})
+        return [name for name in here if here[name] != there[name]]
 
 
-def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> Plan:
+def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
     """The plan that a recipe means, for a teacher and its prompts as `read_prompts` gives them."""
     told = recipe.trajectories
     solver, steps = SOLVERS[told.solver], told.num_inference_steps
@@ -154,39 +170,32 @@ def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> Plan
         scheduler_options=dict(solver.options),
         num_inference_steps=steps,
         guidance_scale=told.guidance_scale,
+        guidance_scales=told.guidance_scales,
         negative_prompt=told.negative_prompt,
         prompts_sha256=prompts_digest(prompts),
         num_prompts=len(prompts),
+        prompt_repeats=told.prompt_repeats,
+        prompt_order=told.prompt_order,
         samples=told.samples,
-        saved_points=tuple(range(steps + 1)) if told.save == "all" else (0, steps),
+        saved_points=_saved(told.save, steps),
         dtype=told.dtype,
         compute_dtype=recipe.teacher.dtype,
         latent_shape=card.latent_shape,
         seed=told.seed,
-        batch_size=told.batch_size,
+        batch_size=batch_size,
         shard_size=told.shard_size,
     )
 
 
-def read_prompts(file: str, field: str = "trajectories.prompts") -> list[str]:
-    """The distinct prompts of a text file, one a line, in order; an empty line is the empty prompt.
-
-    A prompt that is repeated counts once. Raises BadInput for a file that is missing, empty or no text.
-    """
-    try:
-        lines = Path(file).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise BadInput(f"{field}: there is no file {file}; give a text file with one prompt a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{field}: {file} is no text file in UTF-8 with one prompt a line ({error})") from None
-    if not any(line.strip() for line in lines):
-        raise BadInput(f"{field}: {file} holds no prompt; write one a line")
-    return list(dict.fromkeys(line.strip() for line in lines))
-
-
-def prompts_digest(prompts: Sequence[str]) -> str:
-    """SHA-256 over the prompts in order."""
-    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
+def _saved(told: Literal["all", "ends"] | tuple[int, ...], steps: int) -> tuple[int, ...]:
+    """The points of a path that are stored, the ends always among them. Raises BadInput for one that is not on it."""
+    if told == "all":
+        return tuple(range(steps + 1))
+    if told == "ends":
+        return (0, steps)
+    if beyond := [point for point in told if not 0 <= point <= steps]:
+        raise BadInput(f"trajectories.save: point {beyond[0]} is not on a path of {steps} steps, 0 to {steps}")
+    return tuple(sorted({0, *told, steps}))
 
 
 def _number(*parts: int | str) -> int:

@@ -11,11 +11,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from orchestrator.commits import Commit
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Commit
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
 START_S = 1800.0  # for a node to come up and a teacher to be loaded
+LOOK_S = 5.0  # between looks at which nodes are told to leave
 
 
 @dataclass(eq=False)
@@ -26,7 +27,9 @@ class Worker:
     start: ray.ObjectRef
     since: float  # when the oldest call became the oldest
     is_ready: bool = False
-    calls: dict[ray.ObjectRef, int] = field(default_factory=dict)  # shards, oldest first
+    node: str = ""  # known once it is ready
+    is_leaving: bool = False  # its node is about to be taken away
+    calls: dict[ray.ObjectRef, str] = field(default_factory=dict)  # shards, oldest first
 
     @property
     def pending(self) -> list[ray.ObjectRef]:
@@ -37,30 +40,34 @@ class Worker:
 class Pool:
     """Makes shards with up to `size` actors, whatever happens to them.
 
-    An actor answers `start()`, and `make(shard)` with a commit, two at a time. A shard counts a failure when
+    An actor answers `start()` with its node, and `make(shard)` with a commit, two at a time. One whose node is being
+    drained finishes what it has and is replaced elsewhere. Actors that find no room wait for it, and the others
+    work on; a node that joins is used, one that goes costs what was in flight on it. A shard counts a failure when
     it raises, outlives `deadline_s`, or is alone on an actor that dies; shards that die together are retried
     alone, to learn which one is to blame. BadInput from an actor ends the whole run.
     """
 
     def __init__(self, spawn: Callable[[], ActorHandle], size: int, deadline_s: float, attempts: int) -> None:
-        self.quarantined: dict[int, str] = {}  # shards that failed `attempts` times, and why
-        self.failures: Counter[int] = Counter()
+        self.quarantined: dict[str, str] = {}  # shards that failed `attempts` times, and why
+        self.failures: Counter[str] = Counter()
         self._spawn, self._size, self._deadline_s, self._attempts = spawn, size, deadline_s, attempts
         self._workers: list[Worker] = []
-        self._waiting: deque[int] = deque()
-        self._suspects: set[int] = set()  # run alone
+        self._waiting: deque[str] = deque()
+        self._suspects: set[str] = set()  # run alone
         self._false_starts = 0
+        self._looked = 0.0
 
-    def run(self, shards: Sequence[int]) -> Iterator[Commit]:
+    def run(self, shards: Sequence[str]) -> Iterator[Commit]:
         """The commit of each shard, as they come. Ends without those in `quarantined`."""
         self._waiting.extend(shards)
         try:
             while self._waiting or any(worker.calls for worker in self._workers):
+                self._retire()
                 self._hire()
                 self._assign()
                 calls = [ref for worker in self._workers for ref in worker.pending]
                 wait_s = min(self._left_s(worker) for worker in self._workers if worker.pending)
-                ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, wait_s))
+                ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, min(wait_s, LOOK_S)))
                 for ref in ready:
                     yield from self._settle(ref)
                 self._give_up_late()
@@ -68,9 +75,19 @@ class Pool:
             for worker in self._workers:
                 ray.kill(worker.actor)
 
+    def _retire(self) -> None:
+        """Let go of actors whose nodes are about to be taken away, as soon as they owe nothing."""
+        if time.monotonic() > self._looked + LOOK_S:
+            self._looked, leaving = time.monotonic(), draining_nodes()
+            for worker in self._workers:
+                worker.is_leaving = worker.node in leaving
+        for worker in [worker for worker in self._workers if worker.is_leaving and not worker.calls]:
+            self._workers.remove(worker)
+            ray.kill(worker.actor)
+
     def _hire(self) -> None:
         unfinished = len(self._waiting) + sum(len(worker.calls) for worker in self._workers)
-        while len(self._workers) < min(self._size, unfinished):
+        while sum(not worker.is_leaving for worker in self._workers) < min(self._size, unfinished):
             actor = self._spawn()
             self._workers.append(Worker(actor, actor.start.remote(), time.monotonic()))
 
@@ -78,7 +95,7 @@ class Pool:
         """Give every idle actor a shard, then a second one while shards outnumber the actors without any."""
         for depth in range(1, IN_FLIGHT + 1):
             for worker in self._workers:
-                idle = sum(not other.calls for other in self._workers)
+                idle = sum(not other.calls and not other.is_leaving for other in self._workers)
                 is_spare = depth == 1 or len(self._waiting) > idle
                 if self._waiting and is_spare and self._has_room(worker, depth):
                     shard = self._waiting.popleft()
@@ -89,7 +106,7 @@ class Pool:
     def _has_room(self, worker: Worker, depth: int) -> bool:
         together = {self._waiting[0], *worker.calls.values()}
         is_alone = not worker.calls or not (together & self._suspects)
-        return worker.is_ready and len(worker.calls) < depth and is_alone
+        return worker.is_ready and not worker.is_leaving and len(worker.calls) < depth and is_alone
 
     def _settle(self, ref: ray.ObjectRef) -> Iterator[Commit]:
         """Take an answer: a commit, a start, or a failure."""
@@ -104,12 +121,15 @@ class Pool:
                 raise error.cause from None
             self._fail(worker, [ref], f"{type(error.cause).__name__}: {error.cause}")
         except RayError as error:
-            self._fail(worker, worker.pending, f"its actor died ({' '.join(str(error).split())[:200]})")
+            blamed = [] if worker.is_leaving else worker.pending  # no shard's fault if its node was taken away
+            self._fail(worker, blamed, f"its actor died ({' '.join(str(error).split())[:200]})")
         else:
             worker.since = time.monotonic()
             if worker.is_ready:
                 self._suspects.discard(worker.calls.pop(ref))
                 yield answer
+            else:
+                worker.node = answer
             worker.is_ready, self._false_starts = True, 0
 
     def _left_s(self, worker: Worker) -> float:
@@ -125,7 +145,7 @@ class Pool:
         """Replace the actor and hand its shards back; count a failure where it is clear whose it is."""
         self._workers.remove(worker)
         ray.kill(worker.actor)
-        if not worker.is_ready:
+        if not worker.is_ready and not any(other.is_ready for other in self._workers):
             self._false_starts += 1
             if self._false_starts >= self._attempts:
                 raise RuntimeError(f"no sampling actor starts; the last one: {why}")
@@ -141,3 +161,10 @@ class Pool:
                 self.quarantined[shard] = why
             else:
                 self._waiting.appendleft(shard)
+
+
+def draining_nodes() -> set[str]:
+    """Nodes that were told to leave. Ray Train asks the same way; there is no public question for it in 2.60."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())

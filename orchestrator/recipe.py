@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from methods import METHODS
 from methods.base import Method
@@ -45,16 +54,20 @@ class TeacherSpec(Section):
 class Trajectories(Section):
     """What the teacher samples once, for every training run after it."""
 
-    prompts: str  # a text file, one prompt a line
+    prompts: str  # .txt (one a line), or .csv, .parquet, .jsonl or a Hugging Face datasets folder with a column
+    prompt_column: str = "prompt"
+    prompt_repeats: int = Field(default=1, gt=0)  # samples in a row with the same prompt
+    prompt_order: Literal["rounds", "random"] = "rounds"  # each equally often, or drawn independently
     samples: int = Field(gt=0)
     negative_prompt: str = ""
     num_inference_steps: int = Field(default=50, gt=0)
     solver: str = "ddim"
-    guidance_scale: tuple[float, float] = (1.0, 1.0)  # drawn per sample; 1 is none
-    save: Literal["all", "ends"] = "all"
+    guidance_scale: tuple[float, float] = (1.0, 1.0)  # a value, or a range to draw from per sample; 1 is none
+    guidance_scales: tuple[float, ...] = ()  # or a list to draw from
+    save: Literal["all", "ends"] | tuple[int, ...] = "all"  # points of a path; the ends are always among them
     dtype: Literal["float16", "float32"] = "float16"  # of the stored tensors
     seed: int = 0
-    batch_size: int = Field(default=32, gt=0)  # samples per teacher evaluation; part of the plan
+    batch_size: PositiveInt | Literal["auto"] = 32  # samples per teacher evaluation; part of the plan
     shard_size: int = Field(default=256, gt=0)  # samples per shard, a multiple of batch_size
     store: str = ""  # a folder or s3://bucket/folder that several runs may share; the run's own by default
     single_writer: bool = False  # for a store without put-if-absent: nothing then keeps two drivers apart
@@ -79,7 +92,11 @@ class Trajectories(Section):
             raise ValueError(f"guidance_scale range is reversed: [{low:g}, {high:g}]; write [{high:g}, {low:g}]")
         if low < 1:
             raise ValueError(f"guidance_scale starts at {low:g}; 1 is no guidance and the least")
-        if self.shard_size % self.batch_size:
+        if self.guidance_scales and min(self.guidance_scales) < 1:
+            raise ValueError(f"guidance_scales holds {min(self.guidance_scales):g}; 1 is no guidance and the least")
+        if self.guidance_scales and "guidance_scale" in self.model_fields_set:
+            raise ValueError("guidance_scale and guidance_scales are both given; keep one of them")
+        if self.batch_size != "auto" and self.shard_size % self.batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size={self.batch_size}, got {self.shard_size}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver {self.solver!r} is not one of {', '.join(SOLVERS)}")
@@ -185,6 +202,7 @@ class Resources(Section):
 
     workers: int = Field(default=1, gt=0)  # training processes
     generators: int = Field(default=1, gt=0)  # sampling actors
+    min_generators: int = Field(default=0, ge=0)  # to start with, while the cluster grows; 0 is all
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     threads_per_worker: int = Field(default=1, gt=0)  # of torch, on the CPU
@@ -192,6 +210,11 @@ class Resources(Section):
     wait_s: float = Field(default=0.0, ge=0)  # for a cluster that scales up to give what is asked
     cache: str = "/tmp/fewstep-cache"  # a folder on each node, for trajectories that were read from S3
     cache_gb: float = Field(default=20.0, ge=0)  # at most, for all processes of a node together
+
+    @property
+    def first_generators(self) -> int:
+        """Sampling actors that must find room before anything starts."""
+        return self.min_generators or self.generators
 
 
 class Recipe(Section):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from orchestrator.commits import CONDITIONS, Commit, Compute
 from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Compute, Ledger
+from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Shard
 from orchestrator.sampling import sample_path
 from orchestrator.shards import DTYPES, Columns
@@ -37,15 +39,16 @@ def teacher_of(ledger: Ledger, device: str) -> Teacher:
     return teacher
 
 
-def commit_conditions(ledger: Ledger, revision: int, device: str, threads: int) -> Commit:
-    """Encode the negative prompt and every prompt that the plan uses, and commit them."""
+def commit_conditions(ledger: Ledger, revision: int, conditions: int, device: str, threads: int) -> Commit:
+    """Encode the negative prompt and the prompts of the first conditions, and commit them."""
     compute = set_up(device, threads)
     teacher, plan, listed = teacher_of(ledger, device), ledger.plan, ledger.prompts()
-    prompts = [plan.negative_prompt, *(listed[plan.condition_prompt(c)] for c in range(plan.num_conditions))]
-    starts = range(0, len(prompts), ENCODED_TOGETHER)
-    parts = [teacher.encode(prompts[start : start + ENCODED_TOGETHER]) for start in starts]
-    tensors = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    ids = torch.arange(NULL, plan.num_conditions)
+    prompts = [plan.negative_prompt, *(listed[plan.condition_prompt(c)] for c in range(conditions))]
+    padded = [*prompts, *[prompts[-1]] * (-len(prompts) % ENCODED_TOGETHER)]  # batches of one size: the same bits
+    starts = range(0, len(padded), ENCODED_TOGETHER)
+    parts = [teacher.encode(padded[start : start + ENCODED_TOGETHER]) for start in starts]
+    tensors = {name: torch.cat([part[name] for part in parts])[: len(prompts)].cpu() for name in parts[0]}
+    ids = torch.arange(NULL, conditions)
     return ledger.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
 
 
@@ -56,22 +59,25 @@ class ShardSampler:
         self.ledger, self.plan, self.device = ledger, ledger.plan, torch.device(device)
         self.compute, self._threads = set_up(device, threads), threads
         self.teacher = teacher_of(ledger, device)
-        self._shards = self.plan.shards()
         self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
         solver = Solver(self.plan.scheduler, self.plan.scheduler_options)
         self._scheduler = solver.build(self.teacher.card.scheduler)
         self._sampling, self._writing = threading.Lock(), threading.Lock()
 
-    def make(self, shard: int, revision: int) -> Commit:
+    def make(self, name: str, revision: int) -> Commit:
         """Sample a shard and commit it. Called from two threads, the next is sampled while this one is written.
 
         At most three shards are in memory: one sampled, one written, and that one's file.
         """
-        name = self._shards[shard].name
         with self._sampling:
             if self.ledger.has(name, revision):  # another driver was first
                 return self.ledger.adopt(name, revision)
-            columns, times = self.sample(self._shards[shard])
+            try:
+                columns, times = self.sample(Shard.named(name))
+            except torch.OutOfMemoryError as error:
+                # Smaller batches would be another plan, so nothing is cut here.
+                size = self.plan.batch_size
+                raise RuntimeError(f"out of memory; set trajectories.batch_size below {size}") from error
             self._writing.acquire()
         try:
             return self.ledger.commit(name, revision, columns, {"times": times}, self.compute)
@@ -90,10 +96,12 @@ class ShardSampler:
         return {**scalars(self.plan, shard.samples), "path": path}, batches[0][1].tolist()
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
+        """Solve a batch. One that is cut short is filled up, so that its rows have the bits of a whole one."""
         plan, stored = self.plan, DTYPES[self.plan.dtype]
-        columns = scalars(plan, ids)
+        filled = [*ids, *[ids[-1]] * (plan.batch_size - len(ids))]
+        columns = scalars(plan, filled)
         # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
-        noise = torch.stack([noise_of(plan, i) for i in ids]).to(stored).float().to(self.device)
+        noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
         cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
         uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
         scale = columns["guidance_scale"].to(self.device)
@@ -101,7 +109,7 @@ class ShardSampler:
             self.teacher.network, self._scheduler, noise, cond, uncond, scale, plan.num_inference_steps
         )
         points = list(plan.saved_points)
-        return states[:, points].to(stored).cpu(), times[points]
+        return states[: len(ids), points].to(stored).cpu(), times[points]
 
 
 def noise_of(plan: Plan, i: int) -> Tensor:
@@ -109,7 +117,7 @@ def noise_of(plan: Plan, i: int) -> Tensor:
     return torch.randn(plan.latent_shape, generator=torch.Generator().manual_seed(plan.sample_seed(i)))
 
 
-def scalars(plan: Plan, ids: range) -> Columns:
+def scalars(plan: Plan, ids: Sequence[int]) -> Columns:
     """The columns that the plan alone decides."""
     return {
         "sample_id": torch.tensor(ids),

@@ -96,6 +96,8 @@ def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
             "guidance_scale": source.guidance_scale if source.guidance_scale != (0.0, 0.0) else None,
         }
         asked |= {name: value for name, value in fields.items() if value}
+    if "guidance_scale" in asked:
+        asked["guidance_scales"] = ()
     return recipe.trajectories.model_copy(update=asked)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from orchestrator import metrics
 from orchestrator.baselines import measure_teacher
+from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
 from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
@@ -20,15 +21,16 @@ from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
-from orchestrator.generate import Generated, plan_of
+from orchestrator.generate import SINGLE_WRITER, Generated, plan_of
 from orchestrator.generate import generate as generate_data
 from orchestrator.generate import repair as repair_data
 from orchestrator.ledger import count_committed, open_ledger
-from orchestrator.plan import Plan, read_prompts
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Json, Recipe, Resources, TeacherSpec
 from orchestrator.report import ReportFacts, write_report
 from orchestrator.results import RESULT
 from orchestrator.run import Run
+from orchestrator.show import describe_dataset, draw_dataset
 from orchestrator.train import check, train_rounds, trajectories_of
 
 
@@ -48,28 +50,40 @@ def run(recipe: Recipe) -> Json:
     return {**facts, "quarantined": _quarantined(made)}
 
 
-def plan(recipe: Recipe) -> Json:
-    """What would be generated."""
+def plan(recipe: Recipe, price: float) -> Json:
+    """What would be generated, and what that takes; `price` is of one device's hour."""
     check(recipe)
-    planned = plan_of(_sampled(recipe))
-    facts = plan_facts(planned, store_of(recipe))
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    console.print(table)
-    return facts
-
-
-def plan_facts(planned: Plan, store: str) -> Json:
-    """A plan in numbers, and how much of it is there."""
-    return {
+    sampled, store = _sampled(recipe), store_of(recipe)
+    planned = plan_of(sampled, store)
+    committed = count_committed(store, planned)
+    check_space(store, planned, committed)
+    check_nodes(store, recipe.resources)
+    seconds = seconds_per_batch(sampled, planned)
+    hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
+    facts = {
         "plan_hash": planned.hash,
         "rows": planned.samples,
         "bytes": planned.total_bytes,
         "shards": len(planned.shards()),
         "teacher_evaluations": planned.teacher_evaluations,
-        "committed": count_committed(store, planned),
+        "committed": committed,
+        "batch_size": planned.batch_size,
+        "seconds_per_batch": round(seconds, 3),
+        "device_hours": round(hours, 4),
+        "wall_hours": round(hours / recipe.resources.generators, 4),
+        **({"cost": round(hours * price, 2)} if price else {}),
+        **({"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}),
     }
+    print_facts(facts)
+    return facts
+
+
+def print_facts(facts: Json) -> None:
+    """Names and values, one a line."""
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(table)
 
 
 def generate(recipe: Recipe) -> Json:
@@ -136,6 +150,22 @@ def repair(path: str) -> Json:
     return {"manifest": made.version, "content_hash": made.content_hash, "quarantined": _quarantined(made)}
 
 
+def clean(path: str, age_s: float) -> Json:
+    """What writers left behind."""
+    removed = open_ledger(path).clean(age_s)
+    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {age_s:g} s")
+    return dataclasses.asdict(removed)
+
+
+def show(path: str, samples: int, out: str) -> Json:
+    """What a data set is, and a picture of it."""
+    facts = describe_dataset(path)
+    print_facts(facts)
+    draw_dataset(path, samples, Path(out))
+    say(f"picture: {out}")
+    return {**facts, "picture": out}
+
+
 def store_of(recipe: Recipe) -> str:
     """Where the recipe's trajectories are."""
     return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
@@ -145,8 +175,7 @@ def _require(recipe: Recipe) -> None:
     """The cluster can hold every stage, or it is said now."""
     check(recipe)
     connect(recipe.resources)
-    for field in ("generators", "workers"):
-        count = recipe.resources.model_dump()[field]
+    for field, count in (("generators", recipe.resources.first_generators), ("workers", recipe.resources.workers)):
         require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import read_conditions
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger
-from orchestrator.plan import make_plan, read_prompts
+from orchestrator.ledger import Ledger, create_ledger
+from orchestrator.plan import make_plan
 from orchestrator.pool import IN_FLIGHT
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.sampling import sample_path
@@ -33,9 +35,9 @@ from tests.benchmarks.ratio import paired
 def new_ledger(recipe: Recipe, folder: Path) -> Ledger:
     """An empty data set with its conditions."""
     prompts = read_prompts(recipe.trajectories.prompts)
-    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts)
+    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts, 32)
     ledger = create_ledger(str(folder), plan, prompts, recipe.teacher)
-    commit_conditions(ledger, 0, "cpu", 1)
+    commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
     return ledger
 
 
@@ -60,7 +62,7 @@ def bare(sampler: ShardSampler) -> None:
 def factory(sampler: ShardSampler, revision: int) -> None:
     """Make every shard as an actor does, each written while the next is sampled."""
     with ThreadPoolExecutor(IN_FLIGHT) as threads:
-        list(threads.map(lambda shard: sampler.make(shard.id, revision), sampler.plan.shards()))
+        list(threads.map(lambda shard: sampler.make(shard.name, revision), sampler.plan.shards()))
 
 
 def main(teacher: str, shards: int, repeats: int) -> None:

@@ -20,7 +20,8 @@ import torch
 from orchestrator.dataset import Dataset, RowGroups
 from orchestrator.ledger import create_ledger
 from orchestrator.loader import Loader
-from orchestrator.plan import make_plan, read_prompts
+from orchestrator.plan import make_plan
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.teacher import Teacher
@@ -38,12 +39,12 @@ def new_dataset(folder: Path, samples: int) -> Dataset:
     recipe = Recipe.model_validate(data)
     prompts = read_prompts(recipe.trajectories.prompts)
     ledger = create_ledger(
-        str(folder / "store"), make_plan(recipe, Teacher(recipe.teacher).card, prompts), prompts, recipe.teacher
+        str(folder / "store"), make_plan(recipe, Teacher(recipe.teacher).card, prompts, 32), prompts, recipe.teacher
     )
-    commit_conditions(ledger, 0, "cpu", 1)
+    commit_conditions(ledger, 0, ledger.plan.num_conditions, "cpu", 1)
     sampler = ShardSampler(ledger, "cpu", 1)
     for shard in ledger.plan.shards():
-        sampler.make(shard.id, 0)
+        sampler.make(shard.name, 0)
     return Dataset.open(ledger.url, ledger.publish(ledger.commits()[0]).version)
 
 

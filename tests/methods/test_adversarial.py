@@ -235,7 +235,6 @@ def chain() -> dict[str, Any]:
         "decoder": nn.Sequential(nn.Linear(2, 3), nn.Unflatten(1, (3, 1, 1))).requires_grad_(False),
         "features": OneMap().requires_grad_(False),
         "discriminator": OneHead().requires_grad_(False),
-        "teacher": nn.Identity(),  # never called
     }
 
 
@@ -384,6 +383,15 @@ def test_pure_noise_gives_finite_losses_and_gradients(weighting: Weighting) -> N
 
 
 # Both updates.
+
+
+def test_without_distillation_no_teacher_is_needed() -> None:
+    nets = networks()
+    del nets["teacher"]
+    (round_,) = Adversarial(distill_weight=0.0).rounds()
+    assert not round_.online
+    assert [set(update.loss(nets, batch_of())) for update in round_.updates] == [{"hinge"}, {"adversarial"}]
+    assert Adversarial(distill_weight=0.1).rounds()[0].online
 
 
 def networks() -> dict[str, Any]:

@@ -136,6 +136,7 @@ def test_guidance_below_none_is_refused(name: str) -> None:
         ("dmd", {"student_steps": 4}, "student_steps must be 1"),
         ("guided", {"teacher_steps": 48}, "teacher_steps must be student_steps=4 doubled once or more, got 48"),
         ("instaflow", {"num_reflows": 0}, "num_reflows must be at least 1, got 0"),
+        ("instaflow", {"time_min": 1.0}, r"time_min must be in \[0, 1\), got 1"),
         ("lcm", {"guidance_scale": (9, 3)}, r"guidance_scale range is reversed: \[9, 3\]; write \[3, 9\]"),
         ("lcm", {"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1"),
         ("lcm", {"student_steps": 51}, "student_steps must be at most grid=50, got 51"),

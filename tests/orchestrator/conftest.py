@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger
-from orchestrator.plan import make_plan, read_prompts
+from orchestrator.commits import CONDITIONS
+from orchestrator.ledger import Ledger, create_ledger
+from orchestrator.plan import make_plan
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.teacher import Teacher
@@ -76,13 +78,20 @@ def make_recipe(recipe_data: dict[str, object]) -> MakeRecipe:
     return make
 
 
+def batch_size_of(recipe: Recipe) -> int:
+    """That is told."""
+    size = recipe.trajectories.batch_size
+    assert size != "auto"
+    return size
+
+
 def new_ledger(recipe: Recipe, store: Path | str) -> Ledger:
     """A data set with its conditions and no shard, made in this process."""
     prompts = read_prompts(recipe.trajectories.prompts)
-    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts)
+    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts, batch_size_of(recipe))
     ledger = create_ledger(str(store), plan, prompts, recipe.teacher)
     if not ledger.has(CONDITIONS, 0):
-        commit_conditions(ledger, 0, "cpu", 1)
+        commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
     return ledger
 
 
@@ -90,7 +99,7 @@ def fill(ledger: Ledger) -> None:
     """Make every shard in this process and publish them."""
     sampler = ShardSampler(ledger, "cpu", 1)
     for shard in ledger.plan.shards():
-        sampler.make(shard.id, 0)
+        sampler.make(shard.name, 0)
     ledger.publish(ledger.commits()[0])
 
 

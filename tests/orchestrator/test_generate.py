@@ -110,7 +110,7 @@ def test_a_repair_makes_just_what_is_broken_and_restores_the_content(finished: L
     before = ledger.newest()
     (place / before.shards[0].file_key).unlink()
     (place / before.conditions.file_key).write_bytes(b"")
-    (place / "commits/000002.json").write_text("{}")
+    (place / "commits/00000016-00000020.json").write_text("{}")
     made = repair(str(place), Resources.model_validate({}))
     after = ledger.newest()
     assert (made.version, made.content_hash) == (2, before.content_hash)

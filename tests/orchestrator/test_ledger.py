@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Commit, Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
 from orchestrator.records import Damaged
 from orchestrator.sampler import ShardSampler, scalars
 from orchestrator.shards import Columns
@@ -47,12 +48,12 @@ def flip(file: Path, place: int) -> None:
 
 def test_of_racing_writers_one_commits_and_all_agree(empty: Ledger) -> None:
     def write(_: int) -> Commit:
-        return open_ledger(empty.url).commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+        return open_ledger(empty.url).commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
 
     with ThreadPoolExecutor(8) as writers:
         commits = list(writers.map(write, range(8)))
     assert len({commit.attempt for commit in commits}) == 1
-    assert empty.store.keys("shards/000000") == [commits[0].file_key]  # the losers took theirs away
+    assert empty.store.keys("shards/00000000-00000008") == [commits[0].file_key]  # the losers took theirs away
 
 
 class LosesAnswers(LocalStore):
@@ -65,29 +66,29 @@ class LosesAnswers(LocalStore):
 
 def test_a_commit_whose_answer_was_lost_is_still_ours(empty: Ledger) -> None:
     ledger = Ledger(LosesAnswers(Path(empty.url)), empty.plan, empty.teacher)
-    commit = ledger.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
-    assert empty.commits()[0] == {"000000": commit}
+    commit = ledger.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
+    assert empty.commits()[0] == {"00000000-00000008": commit}
     assert empty.check(commit) == ""
 
 
 def test_a_commit_of_another_driver_whose_file_is_damaged_is_refused(empty: Ledger) -> None:
-    commit = empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+    commit = empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
     flip(Path(empty.url) / commit.file_key, 1000)
-    with pytest.raises(Damaged, match="shard 000000"):
-        empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
+    with pytest.raises(Damaged, match="shard 00000000-00000008"):
+        empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
 
 
 def test_what_is_not_committed_does_not_exist(empty: Ledger) -> None:
-    empty.store.write("shards/000001/0123456789abcdef.parquet", b"half a sha")
+    empty.store.write("shards/00000008-00000016/0123456789abcdef.parquet", b"half a sha")
     empty.commit(CONDITIONS, 0, {"condition_id": torch.arange(-1, 4), "prompt": torch.zeros(5, 2)}, {}, COMPUTE)
-    empty.commit("000000", 0, rows(empty, 0), {}, COMPUTE)
-    assert [commit.name for commit in empty.publish(empty.commits()[0]).shards] == ["000000"]
+    empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
+    assert [commit.name for commit in empty.publish(empty.commits()[0]).shards] == ["00000000-00000008"]
 
 
 def test_publishing_again_makes_no_new_version_until_something_is_new(copy: Ledger) -> None:
     commits, _ = copy.commits()
     assert copy.publish(commits).version == 1 and copy.versions() == [1]
-    fewer = {name: commit for name, commit in commits.items() if name != "000002"}
+    fewer = {name: commit for name, commit in commits.items() if name != "00000016-00000020"}
     assert copy.publish(fewer).version == 2
     assert copy.newest().rows == 16
     assert Dataset.open(copy.url, 1).manifest.rows == 20  # a reader keeps the version that it pinned
@@ -98,12 +99,12 @@ def test_the_content_hash_is_that_of_all_shards_in_order(copy: Ledger) -> None:
     before = copy.newest().content_hash
     swapped = {
         **commits,
-        "000000": dataclasses.replace(commits["000000"], file=commits["000001"].file),
-        "000001": dataclasses.replace(commits["000001"], file=commits["000000"].file),
+        "00000000-00000008": dataclasses.replace(commits["00000000-00000008"], file=commits["00000008-00000016"].file),
+        "00000008-00000016": dataclasses.replace(commits["00000008-00000016"], file=commits["00000000-00000008"].file),
     }
     manifest = copy.publish(swapped)
     assert manifest.content_hash != before
-    assert manifest.changed == ("000000", "000001")
+    assert manifest.changed == ("00000000-00000008", "00000008-00000016")
 
 
 def test_another_plan_in_the_same_place_is_refused(finished: Ledger, tmp_path: Path) -> None:
@@ -141,17 +142,17 @@ def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: L
         file.write_bytes(whole)
         damage(kind)
         (broken,) = copy.verify().broken
-        assert broken.shard == "000001" and kind in broken.why
+        assert broken.shard == "00000008-00000016" and kind in broken.why
         for read in (Dataset.open(copy.url, 1).check, lambda: Dataset.open(copy.url, 1).row_groups().read(1)):
-            with pytest.raises(BadInput, match=f"shard 000001 of .*{kind}.* `fewstep repair {copy.url}`"):
+            with pytest.raises(BadInput, match=f"shard 00000008-00000016 of .*{kind}.* `fewstep repair {copy.url}`"):
                 read()
         assert len(Dataset.open(copy.url, 1).row_groups().read(0)["path"]) == 8
 
 
 def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: Ledger) -> None:
-    flip(Path(copy.url) / "commits/000002.json", 40)
+    flip(Path(copy.url) / "commits/00000016-00000020.json", 40)
     flip(Path(copy.url) / "manifest/0001.json", 400)
-    assert {broken.shard for broken in copy.verify().broken} == {"000002", "version 1"}
+    assert {broken.shard for broken in copy.verify().broken} == {"00000016-00000020", "version 1"}
     with pytest.raises(Damaged, match="version 1 of .* `fewstep repair"):
         Dataset.open(copy.url, 1)
 

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.plan import Plan, read_prompts
+from orchestrator.plan import Plan, Shard
 
 PLAN = Plan(
     teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
@@ -16,9 +14,12 @@ PLAN = Plan(
     scheduler_options={"timestep_spacing": "trailing"},
     num_inference_steps=4,
     guidance_scale=(1.5, 4.0),
+    guidance_scales=(),
     negative_prompt="",
     prompts_sha256="0" * 64,
     num_prompts=7,
+    prompt_repeats=1,
+    prompt_order="rounds",
     samples=50,
     saved_points=(0, 1, 2, 3, 4),
     dtype="float16",
@@ -36,10 +37,12 @@ OTHER = {
     "scheduler_options": {"timestep_spacing": "leading"},
     "num_inference_steps": 5,
     "guidance_scale": (1.5, 4.5),
+    "guidance_scales": (2.0,),
     "negative_prompt": "ugly",
     "prompts_sha256": "1" * 64,
     "num_prompts": 8,
-    "samples": 51,
+    "prompt_repeats": 2,
+    "prompt_order": "random",
     "saved_points": (0, 4),
     "dtype": "float32",
     "compute_dtype": "float16",
@@ -51,7 +54,7 @@ OTHER = {
 
 
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
-    assert PLAN.hash == "cdcb253fa7686930c05ad6572aed2a3a0ad6a18df74f4db052b3bf15b782b2c5"
+    assert PLAN.hash == "60623ed1ea90f4bb69264cd4c10c1cb9bb497638d9b1b3e24ceced46e20efe44"
 
 
 def test_a_plan_survives_json() -> None:
@@ -59,11 +62,17 @@ def test_a_plan_survives_json() -> None:
     assert again == PLAN and again.hash == PLAN.hash
 
 
-@pytest.mark.parametrize("field", sorted(set(Plan.model_fields) - {"schema_version"}))
+@pytest.mark.parametrize("field", sorted(set(Plan.model_fields) - {"schema_version", "samples"}))
 def test_every_field_changes_the_hash(field: str) -> None:
     other = PLAN.model_copy(update={field: OTHER[field]})
     assert other.hash != PLAN.hash
     assert PLAN.differences(other) == [field]
+
+
+def test_the_number_of_samples_is_no_part_of_the_identity() -> None:
+    more = PLAN.model_copy(update={"samples": 51})
+    assert more.hash == PLAN.hash and PLAN.differences(more) == []
+    assert [shard.name for shard in PLAN.shards()][:-1] == [shard.name for shard in more.shards()][:-1]
 
 
 def test_shards_cover_every_sample_once_and_batches_every_shard() -> None:
@@ -71,7 +80,7 @@ def test_shards_cover_every_sample_once_and_batches_every_shard() -> None:
     assert [i for shard in shards for i in shard.samples] == list(range(50))
     assert [i for shard in shards for batch in PLAN.batches(shard) for i in batch] == list(range(50))
     assert {len(batch) for shard in shards[:-1] for batch in PLAN.batches(shard)} == {4}
-    assert [shard.name for shard in shards][:2] == ["000000", "000001"]
+    assert [Shard.named(shard.name) for shard in shards] == shards
 
 
 def test_prompts_get_equal_shares_in_changing_orders() -> None:
@@ -100,20 +109,18 @@ def test_evaluations_count_guidance_twice() -> None:
     assert PLAN.model_copy(update={"guidance_scale": (1.0, 1.0)}).teacher_evaluations == 50 * 4
 
 
-def test_prompts_are_distinct_lines_and_an_empty_line_is_the_empty_prompt(tmp_path: Path) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_text("a cat\r\na dog \n\na cat\n")
-    assert read_prompts(str(file)) == ["a cat", "a dog", ""]
+def test_prompts_may_repeat_in_a_row_and_be_drawn_independently() -> None:
+    twice = PLAN.model_copy(update={"prompt_repeats": 2, "samples": 9})
+    assert [twice.sample_condition(i) for i in range(9)] == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    assert twice.num_conditions == 5
+    random = PLAN.model_copy(update={"prompt_order": "random"})
+    drawn = Counter(random.sample_condition(i) for i in range(7000))
+    assert drawn.keys() == set(range(random.num_conditions)) and min(drawn.values()) > 850
+    assert [random.sample_condition(i) for i in range(7)] != list(range(7))
 
 
-@pytest.mark.parametrize(("content", "word"), [(b"", "no prompt"), (b"\n \n", "no prompt"), (b"\xff\xfe\x00", "UTF-8")])
-def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, word: str) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_bytes(content)
-    with pytest.raises(BadInput, match=f"trajectories.prompts: .*{word}"):
-        read_prompts(str(file))
-
-
-def test_a_missing_prompts_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="trajectories.prompts: there is no file"):
-        read_prompts(str(tmp_path / "none.txt"))
+def test_guidance_is_drawn_from_a_list() -> None:
+    listed = PLAN.model_copy(update={"guidance_scales": (1.0, 3.0, 7.5)})
+    drawn = Counter(listed.sample_guidance(i) for i in range(3000))
+    assert drawn.keys() == {1.0, 3.0, 7.5} and min(drawn.values()) > 850
+    assert PLAN.model_copy(update={"guidance_scales": (1.0,)}).evaluations_per_sample == 4

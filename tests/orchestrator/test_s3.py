@@ -9,9 +9,10 @@ import torch
 from s3fs import S3FileSystem
 
 from orchestrator.cache import BlockCache
+from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.ledger import CONDITIONS, Ledger, create_ledger, open_ledger
+from orchestrator.ledger import Ledger, create_ledger, open_ledger
 from orchestrator.records import Damaged
 from orchestrator.sampler import scalars
 from orchestrator.store import open_store, probe
@@ -24,8 +25,8 @@ def remote(finished: Ledger, s3_url: str) -> Ledger:
     conditions = {"condition_id": torch.arange(-1, 4), "prompt": torch.zeros(5, 2)}
     ledger.commit(CONDITIONS, 0, conditions, {}, {"device": "test"})
     rows = Dataset.open(finished.url, 1).row_groups()
-    for shard in finished.plan.shards():
-        path = rows.read(shard.id)["path"]
+    for group, shard in enumerate(finished.plan.shards()):
+        path = rows.read(group)["path"]
         columns = {**scalars(finished.plan, shard.samples), "path": path}
         ledger.commit(shard.name, 0, columns, {"times": [999.0, -1.0]}, {"device": "test"})
     ledger.publish(ledger.commits()[0])
@@ -49,23 +50,29 @@ def test_an_object_reads_like_a_file(s3_url: str) -> None:
     store = open_store(s3_url)
     probe(store, "commits")
     assert store.keys("commits") == [] and store.files() == []
-    store.write("shards/000000/a", memoryview(b"0123456789"))
+    store.write("shards/00000000-00000008/a", memoryview(b"0123456789"))
     store.write("empty", b"")
-    assert (store.read("shards/000000/a"), store.read("empty")) == (b"0123456789", b"")
-    assert (store.read_range("shards/000000/a", 8, 5), store.read_range("shards/000000/a", 10, 5)) == (b"89", b"")
-    assert store.keys("shards/000000") == ["shards/000000/a"] and store.keys("shards") == []
-    assert [(stored.key, stored.bytes) for stored in store.files()] == [("empty", 0), ("shards/000000/a", 10)]
-    store.delete("shards/000000/a")
+    assert (store.read("shards/00000000-00000008/a"), store.read("empty")) == (b"0123456789", b"")
+    assert (
+        store.read_range("shards/00000000-00000008/a", 8, 5),
+        store.read_range("shards/00000000-00000008/a", 10, 5),
+    ) == (b"89", b"")
+    assert store.keys("shards/00000000-00000008") == ["shards/00000000-00000008/a"] and store.keys("shards") == []
+    assert [(stored.key, stored.bytes) for stored in store.files()] == [
+        ("empty", 0),
+        ("shards/00000000-00000008/a", 10),
+    ]
+    store.delete("shards/00000000-00000008/a")
     for read in (store.read, store.size):
         with pytest.raises(FileNotFoundError):
-            read("shards/000000/a")
+            read("shards/00000000-00000008/a")
 
 
 def test_unfinished_uploads_are_swept(s3_url: str) -> None:
     store = open_store(s3_url)
     files = S3FileSystem(skip_instance_cache=True)
     prefix = s3_url.removeprefix("s3://bucket/")
-    files.call_s3("create_multipart_upload", Bucket="bucket", Key=f"{prefix}/shards/000000/a")
+    files.call_s3("create_multipart_upload", Bucket="bucket", Key=f"{prefix}/shards/00000000-00000008/a")
     files.call_s3("create_multipart_upload", Bucket="bucket", Key="somebody/elses")
     assert store.sweep(1e10) == 0 and store.sweep(60.0) == 1  # moto's uploads all began in 2010
     assert {upload["Key"] for upload in files.list_multipart_uploads("bucket")} >= {"somebody/elses"}
@@ -115,10 +122,14 @@ def test_damage_in_a_bucket_is_named(remote: Ledger) -> None:
     remote.store.write(second.file_key, data[:-1])
     remote.store.delete(third.file_key)
     whys = {broken.shard: broken.why for broken in remote.verify().broken}
-    assert "hash is another" in whys["000000"] and "truncated" in whys["000001"] and whys["000002"] == "is gone"
-    with pytest.raises(Damaged, match="shard 000001"):
+    assert (
+        "hash is another" in whys["00000000-00000008"]
+        and "truncated" in whys["00000008-00000016"]
+        and whys["00000016-00000020"] == "is gone"
+    )
+    with pytest.raises(Damaged, match="shard 00000008-00000016"):
         Dataset.open(remote.url, 1).check()
-    with pytest.raises(Damaged, match="shard 000000 .* has changed"):
+    with pytest.raises(Damaged, match="shard 00000000-00000008 .* has changed"):
         Dataset.open(remote.url, 1).row_groups().read(0)
 
 

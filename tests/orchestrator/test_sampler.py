@@ -9,13 +9,15 @@ import torch
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
-from orchestrator.plan import read_prompts
+from orchestrator.prompts import read_prompts
 from orchestrator.sampler import ShardSampler, noise_of
 from orchestrator.sampling import sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
 from tests.orchestrator.test_store import largest_file
+
+SHARDS = ("00000000-00000008", "00000008-00000016", "00000016-00000020")
 
 
 def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledger, make_recipe: MakeRecipe) -> None:
@@ -66,7 +68,7 @@ def test_writing_beside_the_next_sampling_changes_nothing(
     ledger = new_ledger(make_recipe(), tmp_path)
     sampler = ShardSampler(ledger, "cpu", 1)
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda shard: sampler.make(shard, 0), (2, 0, 1)))
+        list(threads.map(lambda shard: sampler.make(SHARDS[shard], 0), (2, 0, 1)))
     assert ledger.publish(ledger.commits()[0]).content_hash == finished.newest().content_hash
 
 
@@ -75,12 +77,12 @@ def test_a_full_disk_commits_nothing_and_the_same_call_continues(
 ) -> None:
     ledger = new_ledger(make_recipe(), tmp_path)
     sampler = ShardSampler(ledger, "cpu", 1)
-    sampler.make(0, 0)
+    sampler.make(SHARDS[0], 0)
     with largest_file(15_000), pytest.raises(BadInput, match="no space left at .* continues"):
-        sampler.make(1, 0)
-    assert not ledger.has("000001", 0) and ledger.store.keys("shards/000001") == []
-    sampler.make(1, 0)
-    sampler.make(2, 0)
+        sampler.make(SHARDS[1], 0)
+    assert not ledger.has("00000008-00000016", 0) and ledger.store.keys("shards/00000008-00000016") == []
+    sampler.make(SHARDS[1], 0)
+    sampler.make(SHARDS[2], 0)
     assert ledger.publish(ledger.commits()[0]).content_hash == finished.newest().content_hash
 
 
@@ -90,9 +92,9 @@ def test_two_drivers_on_one_place_keep_one_file_per_shard(
     first, second = (new_ledger(make_recipe(), tmp_path) for _ in range(2))
     samplers = [ShardSampler(ledger, "cpu", 1) for ledger in (first, second)]
     with ThreadPoolExecutor(2) as drivers:
-        versions = list(drivers.map(lambda s: [s.make(shard, 0) for shard in range(3)], samplers))
+        versions = list(drivers.map(lambda s: [s.make(shard, 0) for shard in SHARDS], samplers))
     assert versions[0] == versions[1]
-    for name in ("000000", "000001", "000002"):
+    for name in SHARDS:
         assert len(first.store.keys(f"shards/{name}")) == 1
     manifests = [ledger.publish(ledger.commits()[0]) for ledger in (first, second)]
     assert manifests[0] == manifests[1] and manifests[0].content_hash == finished.newest().content_hash
@@ -101,5 +103,26 @@ def test_two_drivers_on_one_place_keep_one_file_per_shard(
 def test_numbers_that_the_dtype_cannot_hold_are_never_stored(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     ledger = new_ledger(make_recipe(guidance_scale=1e9), tmp_path)
     with pytest.raises(ValueError, match="sample 0 has numbers that float16 cannot hold"):
-        ShardSampler(ledger, "cpu", 1).make(0, 0)
-    assert not ledger.has("000000", 0)
+        ShardSampler(ledger, "cpu", 1).make(SHARDS[0], 0)
+    assert not ledger.has("00000000-00000008", 0)
+
+
+def test_more_samples_are_a_new_version_that_keeps_all_rows(
+    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    short, long = (new_ledger(make_recipe(samples=samples), tmp_path) for samples in (20, 30))
+    assert short.url == long.url
+    for ledger, names in ((short, SHARDS), (long, ("00000016-00000024", "00000024-00000030"))):
+        sampler = ShardSampler(ledger, "cpu", 1)
+        for name in names:
+            sampler.make(name, 0)
+    first, second = (ledger.publish(ledger.commits()[0]) for ledger in (short, long))
+    assert (first.rows, second.rows, second.version) == (20, 30, 2)
+    assert first.content_hash == finished.newest().content_hash
+    assert second.shards[:2] == first.shards[:2] and second.changed == ()
+    old, new = (Dataset.open(short.url, version).row_groups() for version in (1, 2))
+    whole = {name: torch.cat([new.read(g)[name] for g in range(len(new.sizes))]) for name in ("sample_id", "path")}
+    before = {name: torch.cat([old.read(g)[name] for g in range(len(old.sizes))]) for name in ("sample_id", "path")}
+    assert whole["sample_id"].tolist() == list(range(30))
+    assert torch.equal(whole["path"][:20], before["path"])  # also those of the shard that was cut short
+    assert short.publish(short.commits()[0]) == first

@@ -1,0 +1,161 @@
+"""What the cluster can do, asked before anything is spent: the time of a batch, its best size, nodes, space."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.cluster import ask, device_of
+from orchestrator.console import say
+from orchestrator.errors import BadInput
+from orchestrator.plan import Plan, make_plan
+from orchestrator.recipe import Recipe, Resources
+from orchestrator.store import open_store
+from orchestrator.teacher import Teacher, TeacherCard
+
+GAIN = 1.05  # what twice the batch has to bring
+TIMED_STEPS = 2
+
+
+def settled_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], store: str) -> int:
+    """The recipe's batch size; for "auto" the one that was found for this store before, or is found now."""
+    told = recipe.trajectories.batch_size
+    if told != "auto":
+        return told
+    key = _calibration_key(recipe, card, prompts)
+    try:
+        return json.loads(open_store(store).read(key))["batch_size"]
+    except FileNotFoundError:
+        found = ask(_best_batch_size, recipe.resources, recipe, make_plan(recipe, card, prompts, 1))
+        say(f"trajectories.batch_size: {found}, found by trying")
+        return found
+
+
+def recorded_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], store: str) -> int:
+    """As `settled_batch_size`, noted in the store, so that the same command continues the same data set."""
+    found = settled_batch_size(recipe, card, prompts, store)
+    if recipe.trajectories.batch_size == "auto":
+        opened, key = open_store(store), _calibration_key(recipe, card, prompts)
+        opened.put_if_absent(key, json.dumps({"batch_size": found}).encode())
+        return json.loads(opened.read(key))["batch_size"]
+    return found
+
+
+def seconds_per_batch(recipe: Recipe, plan: Plan) -> float:
+    """What one batch of the plan takes on one of the recipe's workers."""
+    return ask(_time_batch, recipe.resources, recipe, plan)
+
+
+def check_space(store: str, plan: Plan, committed: int) -> None:
+    """Raises BadInput where the store has no room for what is missing of a plan."""
+    need = plan.total_bytes * (1 - committed / len(plan.shards()))
+    free = open_store(store).free_bytes()
+    if need > free:
+        raise BadInput(
+            f"trajectories.store: {store} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are to come; "
+            "choose another place, or fewer trajectories.samples"
+        )
+
+
+def check_nodes(store: str, resources: Resources) -> None:
+    """Raises BadInput, naming it, for a node that cannot read and write the store, or sees another one."""
+    place = _existing(store)
+    key, opened = f"fewstep-probe-{uuid.uuid4().hex}", open_store(place)
+    try:
+        opened.write(key, b"seen")
+    except OSError as error:
+        raise BadInput(f"trajectories.store: {place} cannot be written ({error}); choose another place") from error
+    nodes = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
+    try:
+        for id, address in nodes.items():
+            where = NodeAffinitySchedulingStrategy(id, soft=False)
+            try:
+                ray.get(ray.remote(_probe).options(num_cpus=0, scheduling_strategy=where).remote(place, key))
+            except RayTaskError as error:
+                raise BadInput(f"trajectories.store: node {address} cannot use {place}: {error.cause}") from None
+    finally:
+        opened.delete(key)
+
+
+def _probe(place: str, key: str) -> None:
+    store = open_store(place)
+    try:
+        store.read(key)
+    except FileNotFoundError:
+        raise BadInput("what another node wrote there is not there; it needs a place that all nodes share") from None
+    ours = f"fewstep-probe-{uuid.uuid4().hex}"
+    store.write(ours, b"seen")
+    store.delete(ours)
+
+
+def _existing(store: str) -> str:
+    """The store, or for a folder that is not there yet the one that it will be made in."""
+    if store.startswith("s3://"):
+        return store
+    folder = Path(store).expanduser().resolve()
+    return str(next(place for place in (folder, *folder.parents) if place.is_dir()))
+
+
+def _calibration_key(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> str:
+    return f"calibrations/{make_plan(recipe, card, prompts, 1).hash}.json"
+
+
+def _best_batch_size(recipe: Recipe, plan: Plan) -> int:
+    """The largest power of two within a shard that still brings more samples a second, and fits."""
+    import torch
+
+    clock = _Clock(recipe, plan)
+    best, best_rate, size = 1, 0.0, 1
+    while plan.shard_size % size == 0:
+        try:
+            rate = size / clock.seconds_per_step(size)
+        except torch.OutOfMemoryError:
+            break
+        if rate < GAIN * best_rate:
+            break
+        best, best_rate, size = size, rate, 2 * size
+    return best
+
+
+def _time_batch(recipe: Recipe, plan: Plan) -> float:
+    return _Clock(recipe, plan).seconds_per_step(plan.batch_size) * plan.num_inference_steps
+
+
+class _Clock:
+    """Times the teacher on this worker."""
+
+    def __init__(self, recipe: Recipe, plan: Plan) -> None:
+        from orchestrator.sampler import set_up
+        from orchestrator.solvers import SOLVERS
+
+        device = device_of(recipe.resources)
+        set_up(device, recipe.resources.threads_per_worker)
+        self._teacher, self._plan = Teacher(recipe.teacher, device), plan
+        self._scheduler = SOLVERS[plan.solver].build(self._teacher.card.scheduler)
+        self._uncond = self._teacher.encode([plan.negative_prompt])
+
+    def seconds_per_step(self, batch_size: int) -> float:
+        """Of one step of the solver, after one that warms up."""
+        import torch
+
+        from orchestrator.sampling import sample_path
+
+        noise = torch.zeros(batch_size, *self._plan.latent_shape, device=self._teacher.device)
+        cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}
+        scale = torch.full((batch_size,), self._plan.sample_guidance(0), device=noise.device)
+
+        def solve(steps: int) -> float:
+            started = time.perf_counter()
+            states, _ = sample_path(self._teacher.network, self._scheduler, noise, cond, self._uncond, scale, steps)
+            states.cpu()  # which waits for the device
+            return time.perf_counter() - started
+
+        solve(1)
+        return solve(TIMED_STEPS) / TIMED_STEPS

@@ -1,0 +1,67 @@
+"""What a data set is, in words and in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orchestrator.cluster import ask, connect
+from orchestrator.dataset import Dataset
+from orchestrator.ledger import open_ledger
+from orchestrator.pictures import Pixels, grid
+from orchestrator.recipe import Json, Resources, TeacherSpec
+from orchestrator.teacher import Teacher
+
+POINTS = 8  # of a path, at most
+
+
+def describe_dataset(path: str) -> Json:
+    """What it is, how it was made, and how big it is."""
+    ledger = open_ledger(path)
+    plan, manifest = ledger.plan, ledger.newest()
+    commits = (manifest.conditions, *manifest.shards)
+    low, high = plan.guidance_scale
+    return {
+        "path": ledger.url,
+        "plan_hash": plan.hash,
+        "teacher": ledger.teacher.folder or ledger.teacher.hub,
+        "teacher_revision": plan.teacher["revision"],
+        "solver": plan.solver,
+        "num_inference_steps": plan.num_inference_steps,
+        "guidance_scale": list(plan.guidance_scales) or ([low, high] if low < high else low),
+        "prompts": plan.num_prompts,
+        "seed": plan.seed,
+        "saved_points": list(plan.saved_points),
+        "tensor": f"{plan.dtype} {list(plan.path_shape)}",
+        "made_on": sorted({f"{c.compute['device']}, torch {c.compute['torch']}" for c in manifest.shards}),
+        "versions": ledger.versions(),
+        "planned": manifest.samples,
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+        "bytes": sum(commit.file.bytes for commit in commits),
+        "content_hash": manifest.content_hash,
+    }
+
+
+def draw_dataset(path: str, samples: int, file: Path) -> None:
+    """The first samples, decoded along their paths: noise above, samples below."""
+    ledger = open_ledger(path)
+    dataset = Dataset.open(path, ledger.newest().version)
+    rows, times = dataset.row_groups().read(0), dataset.times()
+    plan, listed = dataset.plan, ledger.prompts()
+    shown = rows["path"][:samples]
+    points = sorted({round(i) for i in np.linspace(0, shown.shape[1] - 1, min(POINTS, shown.shape[1]))})
+    captions = [listed[plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
+    connect(Resources())
+    pixels = ask(_decoded, Resources(), ledger.teacher, shown[:, points].float())
+    labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
+    grid(list(zip(labels, pixels, strict=True)), captions, file)
+
+
+def _decoded(teacher: TeacherSpec, paths: torch.Tensor) -> list[Pixels]:
+    """The pictures of each point, [samples, height, width, 3]."""
+    loaded = Teacher(teacher)
+    images = [loaded.decode(paths[:, point]) for point in range(paths.shape[1])]
+    return [(image.permute(0, 2, 3, 1) * 255).round().byte().numpy() for image in images]

@@ -1,0 +1,56 @@
+"""What the ledger costs: a commit per shard, and the scan that resumes a data set of many shards.
+
+    python -m tests.benchmarks.commits [--shards 10000]
+
+The scan is timed at a tenth of the shards and at all of them: linear is a ratio of 10. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from orchestrator.ledger import create_ledger
+from orchestrator.plan import Shard
+from orchestrator.records import seal
+from tests.benchmarks.ratio import rate
+from tests.faults.work import PLAN, TEACHER, commit, opened
+
+
+def scan_s(shards: int) -> float:
+    """Seconds to plan a data set of so many committed shards and to find that nothing is missing."""
+    plan = PLAN.model_copy(update={"samples": shards * PLAN.shard_size})
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = [str(i) for i in range(plan.num_prompts)]
+        ledger = create_ledger(folder, plan, prompts, TEACHER)
+        first = commit(ledger, plan.shards()[0].name)
+        for start in range(plan.shard_size, plan.samples, plan.shard_size):
+            other = replace(first, name=Shard(range(start, start + plan.shard_size)).name)
+            (Path(folder) / plan.hash / other.key).write_bytes(seal(asdict(other)))  # unsynced: only the scan is timed
+        started = time.perf_counter()
+        commits, broken = create_ledger(folder, plan, prompts, TEACHER).commits()
+        missing = [shard for shard in plan.shards() if shard.name not in commits]
+        assert not broken and not missing
+        return time.perf_counter() - started
+
+
+def main(shards: int) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = opened(folder)
+        names = [Shard(range(start, start + PLAN.shard_size)).name for start in range(0, 100 * PLAN.shard_size, 8)]
+        ledger = create_ledger(folder, PLAN.model_copy(update={"samples": 800}), ledger.prompts(), TEACHER)
+        per_s = rate(lambda: [commit(ledger, name) for name in names] and None, len(names))
+    few, many = scan_s(shards // 10), scan_s(shards)
+    facts = {"commit_ms": round(1000 / per_s, 2), "shards": shards, "scan_s": round(many, 2)}
+    print(json.dumps({"benchmark": "ledger", **facts, "scan_ratio_for_10x": round(many / few, 2)}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=10_000)
+    main(parser.parse_args().shards)

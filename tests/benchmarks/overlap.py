@@ -1,0 +1,81 @@
+"""Writing beside sampling: wall time over the longer of the two, with the overlap and without it.
+
+    python -m tests.benchmarks.overlap [--shards 12] [--repeats 3]
+
+Sampling is a pause, tuned to take as long as encoding, hashing, writing and committing a shard does. Perfect
+overlap is a ratio near 1, none is 2. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Shard
+from orchestrator.pool import IN_FLIGHT
+from orchestrator.recipe import Recipe
+from orchestrator.sampler import ShardSampler, scalars
+from orchestrator.shards import Columns
+from tests import tiny
+from tests.benchmarks.factory import new_ledger
+from tests.benchmarks.ratio import rate
+
+SAMPLES = 128  # of a shard: 13 MB
+
+
+class Paused(ShardSampler):
+    """Samples by waiting."""
+
+    pause_s = 0.0
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger, "cpu", 1)
+        self._path = torch.randn(SAMPLES, *ledger.plan.path_shape)
+
+    def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
+        """Random rows, after the pause."""
+        time.sleep(self.pause_s)
+        return {**scalars(self.plan, shard.samples), "path": self._path}, [0.0] * len(self.plan.saved_points)
+
+
+def main(shards: int, repeats: int) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = tiny.recipe_data(Path(folder))
+        told = {"samples": SAMPLES * shards, "num_inference_steps": 99, "batch_size": 32, "shard_size": SAMPLES}
+        data["trajectories"] = {"prompts": str(tiny.prompts(Path(folder))), "dtype": "float32", **told}
+        sampler = Paused(new_ledger(Recipe.model_validate(data), Path(folder) / "store"))
+        names, revisions = [shard.name for shard in sampler.plan.shards()], itertools.count()
+
+        def seconds(threads: int) -> float:
+            revision = next(revisions)
+            with ThreadPoolExecutor(threads) as actor:
+                return 1 / rate(lambda: list(actor.map(lambda name: sampler.make(name, revision), names)) and None, 1)
+
+        ratios: dict[str, list[float]] = {"with": [], "without": []}
+        for _ in range(repeats):
+            sampler.pause_s = 0.0
+            longer = seconds(1)  # writing alone, and by the pause sampling alone as well
+            sampler.pause_s = longer / shards
+            ratios["with"].append(seconds(IN_FLIGHT) / longer)
+            ratios["without"].append(seconds(1) / longer)
+    medians = {name: round(statistics.median(values), 2) for name, values in ratios.items()}
+    print(json.dumps({"benchmark": "overlap", **medians, "shards": shards, "write_s": round(longer / shards, 3)}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    main(args.shards, args.repeats)

@@ -1,0 +1,65 @@
+"""Nodes that are taken away, with a notice and without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+
+from orchestrator.generate import generate
+from orchestrator.ledger import Ledger, open_ledger
+from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
+
+pytestmark = pytest.mark.faults
+PREEMPTION = 2  # Ray's DrainNodeReason
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A head that samples nothing and two nodes of one CPU."""
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def lose(cluster: Cluster) -> None:
+    """A spot node goes at once."""
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+
+
+def drain(cluster: Cluster) -> None:
+    """A spot node gets its notice and goes some seconds later."""
+    node = cluster.worker_nodes.copy().pop()
+    deadline = int((time.time() + 30) * 1000)
+    GcsClient(address=cluster.address).drain_node(node.node_id, PREEMPTION, "spot", deadline)
+
+
+@pytest.mark.parametrize("go", [lose, drain])
+def test_a_node_that_goes_costs_at_most_what_was_in_flight_on_it(
+    nodes: Cluster, make_recipe: MakeRecipe, tmp_path: Path, go: Callable[[Cluster], None]
+) -> None:
+    recipe = make_recipe({"address": nodes.address, "generators": 2}, samples=80)
+    undisturbed: Ledger = new_ledger(recipe, tmp_path / "undisturbed")
+    fill(undisturbed)
+    retried: list[float] = []
+
+    def disturb(step: int, values: Mapping[str, float]) -> None:
+        retried.append(values["generate/shards_retried"])
+        if len(retried) == 1:
+            go(nodes)
+
+    made = generate(recipe, str(tmp_path / "store"), disturb)
+    ledger = open_ledger(made.place)
+    assert made.quarantined == () and made.content_hash == undisturbed.newest().content_hash
+    assert ledger.verify().broken == ()
+    assert sum(retried) <= (2 if go is lose else 1)

@@ -1,0 +1,91 @@
+"""What a person sees of the factory: the plan and its price, a look into a data set, cleaning up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orchestrator import verbs
+from orchestrator.calibrate import check_nodes, check_space
+from orchestrator.errors import BadInput
+from orchestrator.generate import generate, repair
+from orchestrator.ledger import Ledger, open_ledger
+from orchestrator.recipe import Resources
+from tests.orchestrator.conftest import MakeRecipe
+
+
+def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(
+    cluster: None, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(store=str(tmp_path / "store"), save="ends")
+    facts = verbs.plan(recipe, 3600.0)
+    assert (facts["rows"], facts["shards"], facts["committed"]) == (20, 3, 0)
+    assert facts["teacher_evaluations"] == 20 * 4 * 2
+    seconds, hours = facts["seconds_per_batch"], facts["device_hours"]
+    assert isinstance(seconds, float) and isinstance(hours, float)
+    assert seconds > 0 and hours == pytest.approx(5 * seconds / 3600, abs=2e-4)  # 20 samples in batches of 4
+    assert facts["cost"] == pytest.approx(hours * 3600, abs=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_size_is_found_once_for_a_data_set(cluster: None, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(batch_size="auto", shard_size=4)
+    made = generate(recipe, str(tmp_path))
+    assert open_ledger(made.place).plan.batch_size in (1, 2, 4)
+    assert generate(recipe, str(tmp_path)) == made
+
+
+def test_a_data_set_in_a_bucket_is_made_and_repaired(
+    cluster: None, finished: Ledger, make_recipe: MakeRecipe, s3_url: str
+) -> None:
+    made = generate(make_recipe({"generators": 2}), s3_url)
+    assert made.content_hash == finished.newest().content_hash
+    ledger = open_ledger(made.place)
+    ledger.store.delete(ledger.newest().shards[1].file_key)
+    again = repair(made.place, Resources())
+    assert (again.version, again.content_hash) == (2, made.content_hash)
+    assert ledger.verify().broken == ()
+    assert not any(b"canary" in ledger.store.read(stored.key) for stored in ledger.store.files())  # no credentials
+
+
+def test_a_look_into_a_data_set(cluster: None, finished: Ledger, tmp_path: Path) -> None:
+    facts = verbs.show(finished.url, 3, str(tmp_path / "paths.png"))
+    assert (facts["rows"], facts["solver"], facts["guidance_scale"]) == (20, "ddim", [1.0, 4.0])
+    assert facts["content_hash"] == finished.newest().content_hash
+    assert Image.open(tmp_path / "paths.png").size[0] > 3 * 96
+
+
+def test_nodes_that_cannot_use_the_store_are_named(cluster: None, tmp_path: Path) -> None:
+    check_nodes(str(tmp_path / "not/there/yet"), Resources())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BadInput, match="trajectories.store: .*cannot be written"):
+        check_nodes("/proc/fewstep", Resources())
+
+
+def test_a_plan_that_does_not_fit_the_disk_is_refused(finished: Ledger, tmp_path: Path) -> None:
+    check_space(str(tmp_path), finished.plan, 0)
+    huge = finished.plan.model_copy(update={"samples": 10**13, "shard_size": 10**12})
+    with pytest.raises(BadInput, match="GB free"):
+        check_space(str(tmp_path), huge, 0)
+
+
+def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: Ledger, tmp_path: Path) -> None:
+    place = tmp_path / finished.plan.hash
+    shutil.copytree(finished.url, place)
+    ledger = open_ledger(str(place))
+    before = {stored.key for stored in ledger.store.files()}
+    lost = f"shards/00000000-00000008/{'0' * 32}.parquet"
+    ledger.store.write(lost, b"lost a race")
+    ledger.store.write("notes.txt", b"somebody's own")
+    ledger.store.write(f"commits/probe-{'0' * 32}", b"first")
+    assert ledger.clean(60.0).files == 0
+    for file in place.rglob("*"):
+        os.utime(file, (1, 1))
+    removed = ledger.clean(60.0)
+    assert (removed.files, removed.bytes) == (2, 16)
+    assert {stored.key for stored in ledger.store.files()} == before | {"notes.txt"}
+    assert ledger.verify().broken == ()
