@@ -130,8 +130,9 @@ class Plan(BaseModel):
 
     @property
     def evaluations_per_sample(self) -> int:
-        """Teacher evaluations: one per step, two with guidance."""
-        return self.num_inference_steps * (1 if self.guidance_scale == (1.0, 1.0) else 2)
+        """Teacher evaluations, twice as many with guidance; the least where the solver is adaptive."""
+        evaluations = SOLVERS[self.solver].evaluations(self.num_inference_steps)
+        return evaluations * (1 if self.guidance_scale == (1.0, 1.0) else 2)
 
     @property
     def teacher_evaluations(self) -> int:
@@ -146,12 +147,15 @@ class Plan(BaseModel):
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> Plan:
     """The plan that a recipe means, for a teacher and its prompts as `read_prompts` gives them."""
     told = recipe.trajectories
-    solver, steps = SOLVERS[told.solver], told.num_inference_steps
+    solver, steps, options = SOLVERS[told.solver], told.num_inference_steps, {}
+    if solver.is_adaptive:
+        options = {"tolerance": told.tolerance}
+        steps = steps if told.save == "all" else 1  # it stops where a state is saved, and takes the steps it needs
     return Plan(
         teacher=card.dump(),
         solver=told.solver,
         scheduler=solver.scheduler,
-        scheduler_options=dict(solver.options),
+        scheduler_options={**solver.options, **options},
         num_inference_steps=steps,
         guidance_scale=told.guidance_scale,
         negative_prompt=told.negative_prompt,

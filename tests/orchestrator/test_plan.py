@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BadInput
-from orchestrator.plan import Plan, read_prompts
+from orchestrator.plan import Plan, make_plan, read_prompts
+from orchestrator.teacher import TeacherCard
+from tests.orchestrator.conftest import MakeRecipe
 
 PLAN = Plan(
     teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
@@ -98,6 +100,20 @@ def test_guidance_is_drawn_over_the_range_and_seeds_differ() -> None:
 def test_evaluations_count_guidance_twice() -> None:
     assert PLAN.teacher_evaluations == 50 * 4 * 2
     assert PLAN.model_copy(update={"guidance_scale": (1.0, 1.0)}).teacher_evaluations == 50 * 4
+
+
+def test_an_adaptive_solver_stops_where_a_state_is_saved_and_plans_its_tolerance(make_recipe: MakeRecipe) -> None:
+    card = TeacherCard("abc", "StableDiffusionPipeline", {}, "v_prediction", (4, 8, 8))
+    told = {"solver": "rk45", "num_inference_steps": 4, "guidance_scale": 1.0}
+    ends, whole = (make_plan(make_recipe(**told, save=save), card, ["a cat"]) for save in ("ends", "all"))
+    assert (ends.num_inference_steps, whole.num_inference_steps) == (1, 4)
+    assert ends.evaluations_per_sample < whole.evaluations_per_sample
+    assert ends == make_plan(make_recipe(**told | {"num_inference_steps": 9}, save="ends"), card, ["a cat"])
+    assert ends.hash != make_plan(make_recipe(**told, save="ends", tolerance=1e-4), card, ["a cat"]).hash
+
+
+def test_evaluations_are_the_solvers() -> None:
+    assert PLAN.model_copy(update={"solver": "heun"}).evaluations_per_sample == 2 * (2 * 4 - 1)
 
 
 def test_prompts_are_distinct_lines_and_an_empty_line_is_the_empty_prompt(tmp_path: Path) -> None:
