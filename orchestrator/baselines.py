@@ -41,7 +41,7 @@ def many_steps(evaluation: Evaluation) -> tuple[System, System]:
 
 def teacher_systems(bench: Bench, evaluation: Evaluation) -> TeacherSystems:
     """The systems of an evaluation, the best chosen where they have not been yet."""
-    best = tuple(choose(bench, evaluation, _teachers(evaluation, steps)) for steps in sorted(evaluation.steps))
+    best = tuple(choose(bench, evaluation, _teachers(bench, evaluation, steps)) for steps in sorted(evaluation.steps))
     return TeacherSystems(*many_steps(evaluation), best)
 
 
@@ -81,9 +81,10 @@ def _scales(evaluation: Evaluation) -> list[float]:
     return sorted({*evaluation.guidance_scales, evaluation.guidance_scale})
 
 
-def _teachers(evaluation: Evaluation, steps: int) -> list[System]:
+def _teachers(bench: Bench, evaluation: Evaluation, steps: int) -> list[System]:
     """The ways to sample the teacher in so many steps."""
-    return [System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in _scales(evaluation)]
+    scales = _scales(evaluation)
+    return bench.able([System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in scales])
 
 
 def _choice_key(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> Key:
@@ -116,7 +117,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
         for system in judged:
             bench.files.ship(bench.key(system), out)
         for steps in evaluation.steps:
-            bench.files.ship(_choice_key(bench, evaluation, _teachers(evaluation, steps)), out)
+            bench.files.ship(_choice_key(bench, evaluation, _teachers(bench, evaluation, steps)), out)
         if evaluation.images:
             bench.measure_images(evaluation.images)
             bench.files.ship(bench.images_key(evaluation.images), out)

@@ -19,7 +19,7 @@ from ray.util import ActorPool
 
 from orchestrator.checkpoint import file_hash, write_whole
 from orchestrator.cluster import bundle, connect, require
-from orchestrator.console import progress
+from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
@@ -55,6 +55,10 @@ class JudgeActor:
     def revisions(self) -> dict[str, str]:
         """Hashes of what is judged."""
         return self._judge.revisions()
+
+    def refusal(self, system: System) -> str:
+        """Why it cannot be sampled, or nothing."""
+        return self._judge.refusal(system)
 
     def measure(self, batch: Batch) -> tuple[Batch, Measured]:
         """One batch."""
@@ -100,6 +104,16 @@ class Bench:
         """All that the features of real images depend on, the teacher for its size."""
         facts = {"protocol": PROTOCOL, "images": file_hash(Path(file)), "teacher": self.revisions["teacher"]}
         return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
+
+    def able(self, candidates: Sequence[System]) -> list[System]:
+        """The systems whose solvers can sample the teacher. Raises BadInput where there is none."""
+        answers = [self._actors[0].refusal.remote(system) for system in candidates]
+        why = dict(zip(candidates, cast(list[str], _ask(lambda: ray.get(answers))), strict=True))
+        if all(why.values()):
+            raise BadInput(f"evaluation.solvers: {why[candidates[0]]}")
+        for words in sorted({words for words in why.values() if words}):
+            say(f"not a candidate: {words}")
+        return [system for system in candidates if not why[system]]
 
     def measure(self, systems: Sequence[System], count: int, description: str) -> list[Measured]:
         """`count` samples of each system, in their order."""

@@ -17,11 +17,12 @@ from orchestrator.console import say
 from orchestrator.errors import BadInput
 from orchestrator.plan import Plan, make_plan
 from orchestrator.recipe import Recipe, Resources
+from orchestrator.solvers import SOLVERS
 from orchestrator.store import open_store
 from orchestrator.teacher import Teacher, TeacherCard
 
 GAIN = 1.05  # what twice the batch has to bring
-TIMED_STEPS = 2
+TIMED_EVALUATIONS = 2
 
 
 def settled_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], store: str) -> int:
@@ -115,7 +116,7 @@ def _best_batch_size(recipe: Recipe, plan: Plan) -> int:
     best, best_rate, size = 1, 0.0, 1
     while plan.shard_size % size == 0:
         try:
-            rate = size / clock.seconds_per_step(size)
+            rate = size / clock.seconds_per_evaluation(size)
         except torch.OutOfMemoryError:
             break
         if rate < GAIN * best_rate:
@@ -125,7 +126,8 @@ def _best_batch_size(recipe: Recipe, plan: Plan) -> int:
 
 
 def _time_batch(recipe: Recipe, plan: Plan) -> float:
-    return _Clock(recipe, plan).seconds_per_step(plan.batch_size) * plan.num_inference_steps
+    evaluations = SOLVERS[plan.solver].evaluations(plan.num_inference_steps)
+    return _Clock(recipe, plan).seconds_per_evaluation(plan.batch_size) * evaluations
 
 
 class _Clock:
@@ -133,29 +135,30 @@ class _Clock:
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
         from orchestrator.sampler import set_up
-        from orchestrator.solvers import SOLVERS
 
         device = device_of(recipe.resources)
         set_up(device, recipe.resources.threads_per_worker)
         self._teacher, self._plan = Teacher(recipe.teacher, device), plan
-        self._scheduler = SOLVERS[plan.solver].build(self._teacher.card.scheduler)
         self._uncond = self._teacher.encode([plan.negative_prompt])
 
-    def seconds_per_step(self, batch_size: int) -> float:
-        """Of one step of the solver, after one that warms up."""
+    def seconds_per_evaluation(self, batch_size: int) -> float:
+        """Of a batch, guidance included, after one that warms up."""
         import torch
 
-        from orchestrator.sampling import sample_path
+        from orchestrator.sampling import Guided
 
         noise = torch.zeros(batch_size, *self._plan.latent_shape, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}
         scale = torch.full((batch_size,), self._plan.sample_guidance(0), device=noise.device)
+        guided = Guided(self._teacher.denoiser(), cond, self._uncond, scale)
+        last = guided.schedule.at(torch.ones(batch_size)).to(noise.device)
 
-        def solve(steps: int) -> float:
+        @torch.inference_mode()
+        def evaluate(times: int) -> float:
             started = time.perf_counter()
-            states, _ = sample_path(self._teacher.network, self._scheduler, noise, cond, self._uncond, scale, steps)
-            states.cpu()  # which waits for the device
+            for _ in range(times):
+                guided(noise, last).x0.cpu()  # which waits for the device
             return time.perf_counter() - started
 
-        solve(1)
-        return solve(TIMED_STEPS) / TIMED_STEPS
+        evaluate(1)
+        return evaluate(TIMED_EVALUATIONS) / TIMED_EVALUATIONS

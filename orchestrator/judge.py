@@ -24,7 +24,7 @@ from orchestrator.errors import BadInput
 from orchestrator.families import Family, load
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.recipe import TeacherSpec
-from orchestrator.sampling import sample_path
+from orchestrator.sampling import Guided, refusal, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher, folder_hash
 
@@ -39,7 +39,7 @@ class System:
 
     name: Literal["teacher", "student"]
     sampler: str  # one of SOLVERS for the teacher; the student brings its own
-    steps: int
+    steps: int  # evaluations of the network: a solver that takes several a step takes fewer steps
     guidance_scale: float
     noise: Noise = "judged"
 
@@ -126,6 +126,15 @@ class Judge:
         student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
         return {"teacher": self._teacher.card.revision, **student}
 
+    def refusal(self, system: System) -> str:
+        """Why a solver cannot sample the teacher, or nothing."""
+        return refusal(system.sampler, self._steps(system), self._teacher.prediction, self._scheduler)
+
+    def _steps(self, system: System) -> int:
+        """The teacher's, in the solver's own count."""
+        times = int(str(self._scheduler["num_train_timesteps"]))
+        return SOLVERS[system.sampler].steps_within(system.steps, times)
+
     def measure(self, system: System, samples: range) -> Measured:
         """One batch of a system's samples."""
         return self._look(self.sample(system, samples), samples)
@@ -140,16 +149,10 @@ class Judge:
         return make(system, prompts, noise.to(self.setting.device), samples).float().cpu()
 
     def _sample_teacher(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
-        teacher = self._teacher
-        states, _ = sample_path(
-            teacher.network,
-            SOLVERS[system.sampler].build(self._scheduler),
-            noise,
-            teacher.encode(prompts),
-            self._uncond,
-            torch.full((len(prompts),), system.guidance_scale, device=noise.device),
-            system.steps,
-        )
+        teacher, solver = self._teacher, SOLVERS[system.sampler]
+        scale = torch.full((len(prompts),), system.guidance_scale, device=noise.device)
+        guided = Guided(teacher.denoiser(), teacher.encode(prompts), self._uncond, scale)
+        states, _ = sample_path(solver, self._scheduler, guided, noise, self._steps(system))
         return teacher.decode(states[:, -1])
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:

@@ -144,9 +144,9 @@ class Plan(BaseModel):
 
     @property
     def evaluations_per_sample(self) -> int:
-        """Teacher evaluations: one per step, two with guidance."""
+        """Teacher evaluations, twice as many with guidance; the least where the solver is adaptive."""
         is_guided = set(self.guidance_scales or self.guidance_scale) != {1.0}
-        return self.num_inference_steps * (2 if is_guided else 1)
+        return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
     @property
     def teacher_evaluations(self) -> int:
@@ -162,12 +162,15 @@ class Plan(BaseModel):
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
     """The plan that a recipe means, for a teacher and its prompts as `read_prompts` gives them."""
     told = recipe.trajectories
-    solver, steps = SOLVERS[told.solver], told.num_inference_steps
+    solver, steps, options = SOLVERS[told.solver], told.num_inference_steps, {}
+    if solver.is_adaptive:
+        options = {"tolerance": told.tolerance}
+        steps = steps if told.save == "all" else 1  # it stops where a state is saved, and takes the steps it needs
     return Plan(
         teacher=card.dump(),
         solver=told.solver,
         scheduler=solver.scheduler,
-        scheduler_options=dict(solver.options),
+        scheduler_options={**solver.options, **options},
         num_inference_steps=steps,
         guidance_scale=told.guidance_scale,
         guidance_scales=told.guidance_scales,

@@ -11,11 +11,15 @@ from orchestrator.features import feature_network
 from orchestrator.networks import meaning, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts
+from orchestrator.sampling import refusal
 from orchestrator.teacher import Teacher
 
 
 def preflight(recipe: Recipe, teacher: Teacher) -> None:
-    """Raises BadInput where the method cannot be built on this teacher, or its student could not be exported."""
+    """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported."""
+    told, config = recipe.trajectories, teacher.card.scheduler
+    if why := refusal(told.solver, told.num_inference_steps, teacher.prediction, config):
+        raise BadInput(f"trajectories.solver: {why}")
     rounds = recipe.method.build().rounds()
     for round in rounds:
         _check_networks(round, recipe, teacher)

@@ -62,6 +62,7 @@ class Trajectories(Section):
     negative_prompt: str = ""
     num_inference_steps: int = Field(default=50, gt=0)
     solver: str = "ddim"
+    tolerance: float = Field(default=1e-5, ge=1e-6)  # of rk45, absolute and relative; float32 holds no less
     guidance_scale: tuple[float, float] = (1.0, 1.0)  # a value, or a range to draw from per sample; 1 is none
     guidance_scales: tuple[float, ...] = ()  # or a list to draw from
     save: Literal["all", "ends"] | tuple[int, ...] = "all"  # points of a path; the ends are always among them
@@ -159,9 +160,9 @@ class Evaluation(Section):
 
     prompts: str  # a text file, one prompt a line; none that the teacher was trained on, ideally
     samples: int = Field(default=500, gt=1)
-    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student and of the teacher
+    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student; of the teacher as many evaluations of its network
     reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
-    solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # candidates for the teacher's best
+    solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # candidates for the teacher's best, where they can sample it
     guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
     guidance_scale: float = Field(default=3.0, ge=1)  # of the reference
     student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's
@@ -191,9 +192,10 @@ class Evaluation(Section):
     @field_validator("solvers")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        countable = [name for name, solver in SOLVERS.items() if not solver.is_adaptive]
         for name in value:
-            if name not in SOLVERS:
-                raise ValueError(f"solver {name!r} is not one of {', '.join(SOLVERS)}")
+            if name not in countable:
+                raise ValueError(f"{name!r} is no solver of so many evaluations, like {', '.join(countable)}")
         return value
 
 

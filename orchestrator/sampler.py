@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Shard
-from orchestrator.sampling import sample_path
+from orchestrator.sampling import Guided, sample_path
 from orchestrator.shards import DTYPES, Columns
-from orchestrator.solvers import Solver
+from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 
 ENCODED_TOGETHER = 32  # prompts
@@ -60,8 +61,8 @@ class ShardSampler:
         self.compute, self._threads = set_up(device, threads), threads
         self.teacher = teacher_of(ledger, device)
         self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
-        solver = Solver(self.plan.scheduler, self.plan.scheduler_options)
-        self._scheduler = solver.build(self.teacher.card.scheduler)
+        told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
+        self._solver = replace(SOLVERS[self.plan.solver], **told)
         self._sampling, self._writing = threading.Lock(), threading.Lock()
 
     def make(self, name: str, revision: int) -> Commit:
@@ -104,10 +105,9 @@ class ShardSampler:
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
         cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
         uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
-        scale = columns["guidance_scale"].to(self.device)
-        states, times = sample_path(
-            self.teacher.network, self._scheduler, noise, cond, uncond, scale, plan.num_inference_steps
-        )
+        guided = Guided(self.teacher.denoiser(), cond, uncond, columns["guidance_scale"].to(self.device))
+        config = self.teacher.card.scheduler
+        states, times = sample_path(self._solver, config, guided, noise, plan.num_inference_steps)
         points = list(plan.saved_points)
         return states[: len(ids), points].to(stored).cpu(), times[points]
 

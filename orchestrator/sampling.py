@@ -1,42 +1,114 @@
-"""Samples a teacher: its guided ODE, solved from noise by a scheduler."""
+"""Samples a teacher: its guided ODE, solved from noise to data."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping
 
-from methods.diffusion import Cond
-from orchestrator.solvers import Scheduler
+import torch
+from torch import Tensor
+
+from methods.diffusion import Cond, Denoiser, Estimate, Schedule, expand, solve
+from orchestrator import runge_kutta
+from orchestrator.solvers import SOLVERS, Solver
+from orchestrator.teacher import schedule_of
+
+ALL = slice(None)
+
+
+class Guided:
+    """A teacher with classifier-free guidance composed, for samples that each have a condition and a scale.
+
+    A guided evaluation is one batch of twice the size; where no sample has any guidance it is left out.
+    """
+
+    def __init__(self, teacher: Denoiser, cond: Cond, uncond: Cond, guidance_scale: Tensor) -> None:
+        self.schedule = teacher.schedule
+        self.evaluations = 0  # of the network, so far, of all samples together
+        self._teacher, self._cond, self._scale = teacher, cond, guidance_scale
+        self._uncond = {name: uncond[name].expand_as(value) for name, value in cond.items()}
+        self._is_guided = bool((guidance_scale != 1).any())
+
+    def output(self, x_t: Tensor, time: Tensor, rows: Tensor | slice = ALL) -> Tensor:
+        """What the network answers of these rows' samples when it is told `time`, in float32."""
+        cond = {name: value[rows] for name, value in self._cond.items()}
+        time = time.expand(len(x_t))
+        if not self._is_guided:
+            self.evaluations += len(x_t)
+            return self._teacher.net(x_t, time, cond).float()
+        self.evaluations += 2 * len(x_t)
+        both = {name: torch.cat([value, self._uncond[name][rows]]) for name, value in cond.items()}
+        conditional, unconditional = self._teacher.net(torch.cat([x_t, x_t]), time.repeat(2), both).float().chunk(2)
+        return unconditional + expand(self._scale[rows], x_t) * (conditional - unconditional)
+
+    def __call__(self, x_t: Tensor, t: Tensor, rows: Tensor | slice = ALL) -> Estimate:
+        """What the network believes of these rows' samples at the schedule's times t [b]."""
+        output = self.output(x_t, self.schedule.network_time(t), rows)
+        return solve(self.schedule, self._teacher.prediction, x_t, t, output)
+
+
+Own = Callable[[Guided, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
 
 
 @torch.inference_mode()
 def sample_path(
-    network: nn.Module,
-    scheduler: Scheduler,
-    noise: Tensor,
-    cond: Cond,
-    uncond: Cond,
-    guidance_scale: Tensor,
-    steps: int,
+    solver: Solver, config: Mapping[str, object], teacher: Guided, noise: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Solve the guided ODE from unit noise [b, *latent] in `steps` evaluations.
+    """Solve the ODE from unit noise [b, *latent] in a number of steps.
 
-    Returns the states [b, steps + 1, *latent], noise first, and their times [steps + 1], -1 for the last,
-    which is clean. Guidance is evaluated as one batch of twice the size, and left out where no sample has any.
+    `config` is that of the teacher's own scheduler. Returns the states x_t [b, steps + 1, *latent], noise first,
+    and the schedule's times of them [steps + 1]; the last is clean.
     """
-    scheduler.set_timesteps(steps)
-    states = [noise * scheduler.init_noise_sigma]
-    w = guidance_scale.view(-1, *(1,) * (noise.ndim - 1))
-    is_guided = bool((guidance_scale != 1).any())
-    both = {name: torch.cat([value, uncond[name].expand_as(value)]) for name, value in cond.items()}
-    for t in scheduler.timesteps:
-        x = scheduler.scale_model_input(states[-1], t)
-        if is_guided:
-            time = t.to(x.device).expand(2 * len(x))
-            conditional, unconditional = network(torch.cat([x, x]), time, both).float().chunk(2)
-            output = unconditional + w * (conditional - unconditional)
-        else:
-            output = network(x, t.to(x.device).expand(len(x)), cond).float()
-        states.append(scheduler.step(output, t, states[-1]).prev_sample)
-    times = torch.cat([scheduler.timesteps.float().cpu(), torch.tensor([-1.0])])
-    return torch.stack(states, 1), times
+    if solver.scheduler in OURS:
+        states, times = OURS[solver.scheduler](teacher, noise, steps, solver.options)
+        return states, times.float().cpu()
+    scheduler = solver.build(config, steps)
+    told = scheduler.timesteps
+    state, states = noise, []
+    if solver.is_scaled:
+        state = noise / scheduler.scale_model_input(torch.ones_like(noise), told[0])
+    for place, t in enumerate(told):
+        x_t = scheduler.scale_model_input(state, t) if solver.is_scaled else state
+        if place + 1 == len(told) or t != told[place + 1]:  # what comes before a second visit is provisional
+            states.append(x_t)
+        state = scheduler.step(teacher.output(x_t, t.to(noise.device)), t, state).prev_sample
+    return torch.stack([*states, state], 1), _times(teacher.schedule, told.unique_consecutive())
+
+
+def _times(schedule: Schedule, told: Tensor) -> Tensor:
+    """The schedule's times of what a network is told on the way, and that of clean data."""
+    ends = schedule.at(torch.tensor([0.0, 1.0]))
+    unit = schedule.network_time(ends[1:]) / ends[1:]  # both count from 0, evenly
+    return torch.cat([told.float().cpu() / unit, ends[:1]])
+
+
+def _heun(teacher: Guided, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+    grid = {"trailing": runge_kutta.trailing, "karras": runge_kutta.karras}[str(options["grid"])]
+    times = grid(teacher.schedule, steps).to(noise.device)
+    return runge_kutta.heun(teacher, noise, times), times
+
+
+def _rk45(teacher: Guided, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+    times = runge_kutta.trailing(teacher.schedule, steps).to(noise.device)
+    return runge_kutta.rk45(teacher, noise, times, float(str(options["tolerance"]))), times
+
+
+OURS: dict[str, Own] = {"Heun": _heun, "RK45": _rk45}
+
+
+def refusal(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
+    """Why a solver cannot sample a teacher in so many steps, and what to do; "" where it can.
+
+    `prediction` is what the teacher's network answers with, `config` that of its scheduler.
+    """
+    solver, schedule = SOLVERS[name], schedule_of(config)
+    times = int(str(config["num_train_timesteps"]))
+    if prediction not in solver.predictions:
+        others = ", ".join(other for other, entry in SOLVERS.items() if prediction in entry.predictions)
+        return f"{name} cannot sample a {prediction} teacher; choose one of {others}"
+    if solver.divides_by_alpha and schedule.alpha(schedule.at(torch.ones(1))).item() == 0:
+        return f"{name} divides by alpha, which is 0 at this teacher's last time (zero terminal SNR); choose heun"
+    if solver.needs_divisor and times % steps:
+        return f"{name} takes a number of steps that divides the teacher's {times} times, not {steps}; or choose euler"
+    if solver.scheduler not in OURS and len(solver.build(config, steps).timesteps) != solver.evaluations(steps):
+        return f"diffusers' {solver.scheduler} gets {steps} steps wrong; choose another number"
+    return ""

@@ -25,7 +25,7 @@ from orchestrator.pool import IN_FLIGHT
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
-from orchestrator.sampling import sample_path
+from orchestrator.sampling import Guided, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
@@ -45,18 +45,14 @@ def bare(sampler: ShardSampler) -> None:
     """Solve every batch of the plan, and drop the result."""
     plan, ledger = sampler.plan, sampler.ledger
     conditions = read_conditions(ledger, ledger.commits()[0][CONDITIONS])
-    scheduler = SOLVERS[plan.solver].build(sampler.teacher.card.scheduler)
+    teacher, config = sampler.teacher.denoiser(), sampler.teacher.card.scheduler
     for shard in plan.shards():
         for ids in plan.batches(shard):
-            sample_path(
-                sampler.teacher.network,
-                scheduler,
-                torch.randn(len(ids), *plan.latent_shape),
-                conditions.rows(torch.tensor([plan.sample_condition(i) for i in ids])),
-                conditions.uncond,
-                torch.tensor([plan.sample_guidance(i) for i in ids]),
-                plan.num_inference_steps,
-            )
+            cond = conditions.rows(torch.tensor([plan.sample_condition(i) for i in ids]))
+            scale = torch.tensor([plan.sample_guidance(i) for i in ids])
+            guided = Guided(teacher, cond, conditions.uncond, scale)
+            noise = torch.randn(len(ids), *plan.latent_shape)
+            sample_path(SOLVERS[plan.solver], config, guided, noise, plan.num_inference_steps)
 
 
 def factory(sampler: ShardSampler, revision: int) -> None:

@@ -13,7 +13,6 @@ from methods.base import Sampler
 from orchestrator.errors import BadInput
 from orchestrator.export import TARGETS, export, scheduler_for, write
 from orchestrator.recipe import Recipe, parse
-from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from orchestrator.unet import UNetNetwork
 from tests import tiny
@@ -81,16 +80,6 @@ def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, stude
 def test_export_runs_on_the_cluster(recipe: Recipe, cluster: None, tmp_path: Path) -> None:
     export(recipe, untrained(recipe, tmp_path), tmp_path / "student")
     assert (tmp_path / "student" / "model_index.json").exists()
-
-
-@pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_starts_at_the_last_time(solver: str, steps: int, zero_snr: bool) -> None:
-    scheduler = SOLVERS[solver].build(config(zero_snr, "v_prediction"))
-    scheduler.set_timesteps(steps)
-    assert scheduler.timesteps[0] == 999
-    assert len(scheduler.timesteps) == steps
 
 
 def cells() -> list[tuple[str, str, str, bool]]:

@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.plan import Plan, Shard
+from orchestrator.plan import Plan, Shard, make_plan
+from orchestrator.teacher import TeacherCard
+from tests.orchestrator.conftest import MakeRecipe
 
 PLAN = Plan(
     teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
@@ -117,6 +119,20 @@ def test_prompts_may_repeat_in_a_row_and_be_drawn_independently() -> None:
     drawn = Counter(random.sample_condition(i) for i in range(7000))
     assert drawn.keys() == set(range(random.num_conditions)) and min(drawn.values()) > 850
     assert [random.sample_condition(i) for i in range(7)] != list(range(7))
+
+
+def test_an_adaptive_solver_stops_where_a_state_is_saved_and_plans_its_tolerance(make_recipe: MakeRecipe) -> None:
+    card = TeacherCard("abc", "StableDiffusionPipeline", {}, "v_prediction", (4, 8, 8))
+    told = {"solver": "rk45", "num_inference_steps": 4, "guidance_scale": 1.0}
+    ends, whole = (make_plan(make_recipe(**told, save=save), card, ["a cat"], 2) for save in ("ends", "all"))
+    assert (ends.num_inference_steps, whole.num_inference_steps) == (1, 4)
+    assert ends.evaluations_per_sample < whole.evaluations_per_sample
+    assert ends == make_plan(make_recipe(**told | {"num_inference_steps": 9}, save="ends"), card, ["a cat"], 2)
+    assert ends.hash != make_plan(make_recipe(**told, save="ends", tolerance=1e-4), card, ["a cat"], 2).hash
+
+
+def test_evaluations_are_the_solvers() -> None:
+    assert PLAN.model_copy(update={"solver": "heun"}).evaluations_per_sample == 2 * (2 * 4 - 1)
 
 
 def test_guidance_is_drawn_from_a_list() -> None:

@@ -29,6 +29,11 @@ def test_every_method_fits_the_tiny_teacher(data: dict, name: str) -> None:
     check(data, {"name": name})
 
 
+def test_a_solver_that_cannot_sample_the_teacher_is_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"trajectories.solver: pndm divides by alpha"):
+        check(data | {"trajectories": data["trajectories"] | {"solver": "pndm"}}, {"name": "lcm"})
+
+
 def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:
     with pytest.raises(BadInput, match=r"method.lora_targets: no module of the teacher is called to_z, but .*to_q"):
         check(data, {"name": "lcm-lora", "lora_targets": ["to_z"]})

@@ -11,7 +11,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.prompts import read_prompts
 from orchestrator.sampler import ShardSampler, noise_of
-from orchestrator.sampling import sample_path
+from orchestrator.sampling import Guided, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
@@ -25,15 +25,8 @@ def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledg
     teacher, prompts = Teacher(recipe.teacher), read_prompts(recipe.trajectories.prompts)
     rows = Dataset.open(finished.url, 1).row_groups().read(1)
     asked = [prompts[plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
-    path, times = sample_path(
-        teacher.network,
-        SOLVERS["ddim"].build(teacher.card.scheduler),
-        rows["path"][:, 0].float(),
-        teacher.encode(asked),
-        teacher.encode([""]),
-        rows["guidance_scale"],
-        4,
-    )
+    guided = Guided(teacher.denoiser(), teacher.encode(asked), teacher.encode([""]), rows["guidance_scale"])
+    path, times = sample_path(SOLVERS["ddim"], teacher.card.scheduler, guided, rows["path"][:, 0].float(), 4)
     # Only the batches differ, so only the last bits of float32 do, and of the float16 that they are rounded to.
     torch.testing.assert_close(rows["path"].float(), path, atol=2e-3, rtol=2e-3)
     assert torch.equal(Dataset.open(finished.url, 1).times(), times)
@@ -60,6 +53,18 @@ def test_ends_are_the_ends_of_the_path(finished: Ledger, make_recipe: MakeRecipe
     whole = Dataset.open(finished.url, 1).row_groups().read(2)["path"]
     assert torch.equal(ends.row_groups().read(2)["path"], whole[:, [0, -1]])
     assert ends.times().tolist() == [999.0, -1.0]
+
+
+def test_an_adaptive_solver_stores_the_same_ends_whether_it_stops_on_the_way_or_not(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    paths = []
+    for save in ("all", "ends"):
+        ledger = new_ledger(make_recipe(save=save, solver="rk45", dtype="float32"), tmp_path)
+        fill(ledger)
+        paths.append(Dataset(ledger, ledger.newest()).row_groups().read(0)["path"])
+    assert [path.shape[1] for path in paths] == [5, 2]
+    torch.testing.assert_close(paths[0][:, [0, -1]], paths[1], atol=1e-3, rtol=1e-3)  # two solutions to 1e-5 a step
 
 
 def test_writing_beside_the_next_sampling_changes_nothing(

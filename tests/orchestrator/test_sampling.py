@@ -1,0 +1,234 @@
+"""Every solver against ODEs whose solution is known: teachers of one Gaussian each, guided; and of a mixture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods.diffusion import (
+    Cond,
+    Denoiser,
+    Estimate,
+    Prediction,
+    RectifiedFlow,
+    Schedule,
+    coefficients,
+    expand,
+    target,
+)
+from orchestrator.sampling import Guided, refusal, sample_path
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import schedule_of
+from tests.methods import mixture
+
+STEPS = (1, 2, 4, 8)
+SPREAD = 0.4
+SAMPLES = 8
+
+
+def config(prediction: str = "v_prediction", *, zero_snr: bool = False) -> Mapping[str, object]:
+    """Of Stable Diffusion's scheduler, or of a flow's."""
+    noise_levels = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if prediction == "flow" else {}
+    kind = {"num_train_timesteps": 1000, "rescale_betas_zero_snr": zero_snr, "prediction_type": prediction}
+    return {**noise_levels, **kind, **flow}
+
+
+class Gaussian:
+    """The network of data ~ N(cond["mean"], SPREAD^2)."""
+
+    def __init__(self, schedule: Schedule, prediction: str) -> None:
+        self.schedule, self.prediction = schedule, cast(Prediction, prediction)
+        self.told: list[Tensor] = []
+
+    def __call__(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        self.told.append(time)
+        t = time.float() / (1000 if isinstance(self.schedule, RectifiedFlow) else 1)
+        alpha, sigma = coefficients(self.schedule, t, x_t)
+        apart = (x_t - alpha * cond["mean"]) / (alpha**2 * SPREAD**2 + sigma**2)
+        estimate = Estimate(cond["mean"] + alpha * SPREAD**2 * apart, sigma * apart)
+        return target(self.prediction, self.schedule, estimate, t)
+
+
+NOISE = torch.randn(SAMPLES, 2, generator=torch.Generator().manual_seed(0))
+COND = {"mean": torch.linspace(-1.5, 1.5, 2 * SAMPLES).view(-1, 2)}
+UNCOND = {"mean": torch.tensor([[0.5, -0.5]])}
+SCALE = torch.linspace(1, 3, SAMPLES)
+
+
+def gaussian(prediction: str, *, zero_snr: bool = False) -> tuple[Gaussian, Guided]:
+    schedule = schedule_of(config(prediction, zero_snr=zero_snr))
+    network = Gaussian(schedule, prediction)
+    return network, Guided(Denoiser(network, schedule, network.prediction), COND, UNCOND, SCALE)
+
+
+def exact(schedule: Schedule, times: Tensor) -> Tensor:
+    """The states of the guided ODE, that of a Gaussian with the guided mean: as many spreads off as at the start."""
+    mean = UNCOND["mean"] + expand(SCALE, NOISE) * (COND["mean"] - UNCOND["mean"])
+    alpha, sigma = schedule.alpha(times)[:, None], schedule.sigma(times)[:, None]
+    spread = (alpha**2 * SPREAD**2 + sigma**2).sqrt()
+    return alpha * mean[:, None] + spread * ((NOISE - alpha[0] * mean) / spread[0])[:, None]
+
+
+def cells() -> list[tuple[str, str, bool]]:
+    """(solver, prediction, zero terminal SNR) wherever the solver can sample such a teacher."""
+    return [
+        (name, prediction, zero_snr)
+        for name, solver in SOLVERS.items()
+        for prediction in solver.predictions
+        for zero_snr in ((False, True) if prediction in ("sample", "v_prediction") else (False,))
+        if not (solver.divides_by_alpha and zero_snr)
+    ]
+
+
+@pytest.mark.parametrize(("name", "prediction", "zero_snr"), cells())
+@pytest.mark.parametrize("steps", STEPS)
+def test_every_solver_goes_from_noise_at_the_last_time_to_clean_data(
+    name: str, prediction: str, zero_snr: bool, steps: int
+) -> None:
+    network, teacher = gaussian(prediction, zero_snr=zero_snr)
+    path, times = sample_path(SOLVERS[name], config(prediction, zero_snr=zero_snr), teacher, NOISE, steps)
+    assert path.shape == (SAMPLES, steps + 1, 2) and times.shape == (steps + 1,)
+    torch.testing.assert_close(path[:, 0], NOISE)
+    last = network.schedule.network_time(network.schedule.at(torch.ones(1)))
+    # diffusers' flow sigmas begin at 0.999; between whole times a schedule is known to a few thousandths.
+    torch.testing.assert_close(network.told[0][:1].float(), last, atol=1.0 if prediction == "flow" else 5e-3, rtol=0.0)
+    assert times[-1] == network.schedule.at(torch.zeros(1)) and (times.diff() < 0).all()
+
+
+@pytest.mark.parametrize(("name", "prediction", "zero_snr"), cells())
+@pytest.mark.parametrize("steps", STEPS)
+def test_evaluations_are_those_that_the_table_says(name: str, prediction: str, zero_snr: bool, steps: int) -> None:
+    network, teacher = gaussian(prediction, zero_snr=zero_snr)
+    sample_path(SOLVERS[name], config(prediction, zero_snr=zero_snr), teacher, NOISE, steps)
+    asked = sum(len(time) for time in network.told)
+    assert asked == teacher.evaluations
+    planned = 2 * SAMPLES * SOLVERS[name].evaluations(steps)  # twice for guidance
+    assert asked > planned if SOLVERS[name].is_adaptive else asked == planned
+
+
+@pytest.mark.parametrize(("name", "prediction", "zero_snr"), cells())
+def test_every_state_is_on_the_exact_path_at_its_time(name: str, prediction: str, zero_snr: bool) -> None:
+    network, teacher = gaussian(prediction, zero_snr=zero_snr)
+    path, times = sample_path(SOLVERS[name], config(prediction, zero_snr=zero_snr), teacher, NOISE, 200)
+    # Of a path some units long. The worst are of first order, and diffusers' start where alpha is 2^-12 instead of 0.
+    torch.testing.assert_close(path, exact(network.schedule, times), atol=0.04, rtol=0.0)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2)])
+def test_half_the_step_is_the_error_to_the_solvers_order(name: str, order: int, zero_snr: bool) -> None:
+    network, teacher = gaussian("v_prediction", zero_snr=zero_snr)
+
+    def error(steps: int) -> Tensor:
+        path, times = sample_path(SOLVERS[name], config(zero_snr=zero_snr), teacher, NOISE, steps)
+        return (path - exact(network.schedule, times))[:, steps // 2].norm()  # before the one last step of Euler's
+
+    assert 0.85 * 2**order < error(20) / error(40) < 1.15 * 2**order
+
+
+def test_heun_on_the_karras_grid_is_of_second_order_to_the_end() -> None:
+    network, teacher = gaussian("v_prediction")
+
+    def error(steps: int) -> Tensor:
+        path, times = sample_path(SOLVERS["heun-karras"], config(), teacher, NOISE, steps)
+        return (path - exact(network.schedule, times))[:, -2].norm()
+
+    assert 3.4 < error(20) / error(40) < 4.6
+
+
+@pytest.mark.parametrize(("prediction", "zero_snr"), [("v_prediction", True), ("epsilon", False), ("flow", False)])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-4, 1e-5])
+def test_an_adaptive_path_is_exact_to_its_tolerance(prediction: str, zero_snr: bool, tolerance: float) -> None:
+    network, teacher = gaussian(prediction, zero_snr=zero_snr)
+    solver = replace(SOLVERS["rk45"], options={"tolerance": tolerance})
+    path, times = sample_path(solver, config(prediction, zero_snr=zero_snr), teacher, NOISE, 4)
+    # The tolerance is of a step, and steps add up. Clean data is an Euler step away from the end of the ODE.
+    torch.testing.assert_close(path[:, :-1], exact(network.schedule, times)[:, :-1], atol=10 * tolerance, rtol=0.0)
+
+
+def test_a_looser_tolerance_takes_fewer_evaluations() -> None:
+    counts = []
+    for tolerance in (1e-3, 1e-5):
+        _, teacher = gaussian("v_prediction")
+        sample_path(replace(SOLVERS["rk45"], options={"tolerance": tolerance}), config(), teacher, NOISE, 1)
+        counts.append(teacher.evaluations)
+    assert counts[0] < 0.8 * counts[1]
+
+
+@pytest.mark.parametrize("name", ["rk45", "heun"])
+def test_a_sample_does_not_depend_on_those_beside_it(name: str) -> None:
+    schedule = mixture.schedule()
+    cond, uncond = mixture.conditions(torch.arange(SAMPLES) % 3)
+
+    def path(rows: slice, scale: Tensor) -> tuple[Tensor, int]:
+        teacher = Guided(
+            mixture.teacher(schedule), {"modes": cond["modes"][rows]}, {"modes": uncond["modes"][:1]}, scale
+        )
+        states, _ = sample_path(SOLVERS[name], config(zero_snr=True), teacher, NOISE[rows], 3)
+        return states, teacher.evaluations
+
+    together, evaluations = path(slice(None), SCALE + 1)
+    alone = [path(slice(i, i + 1), SCALE[i : i + 1] + 1) for i in range(SAMPLES)]
+    # Other batches of a matrix product differ in the last bits, and so then do steps.
+    torch.testing.assert_close(torch.cat([states for states, _ in alone]), together, atol=2e-6, rtol=2e-6)
+    counts = [count for _, count in alone]
+    assert sum(counts) == evaluations and (name == "heun" or len(set(counts)) > 1)
+
+
+def test_numbers_that_are_not_finite_end_an_adaptive_path() -> None:
+    schedule = schedule_of(config())
+    teacher = Guided(Denoiser(lambda x, time, cond: x / 0, schedule, "v_prediction"), COND, UNCOND, SCALE)
+    path, _ = sample_path(SOLVERS["rk45"], config(), teacher, NOISE, 2)
+    assert not path[:, -1].isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "prediction", "tolerance"),
+    [
+        ("ddim", "euler", "v_prediction", 1e-4),
+        ("flow-euler", "flow-match-euler", "flow", 5e-3),
+    ],  # 5e-3: see 0.999 above
+)
+def test_solvers_that_are_the_same_on_paper_make_the_same_path(
+    one: str, other: str, prediction: str, tolerance: float
+) -> None:
+    paths = []
+    for name in (one, other):
+        _, teacher = gaussian(prediction)
+        paths.append(sample_path(SOLVERS[name], config(prediction), teacher, NOISE, 8)[0])
+    torch.testing.assert_close(paths[0], paths[1], atol=tolerance, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "prediction", "zero_snr", "words"),
+    [
+        ("flow-euler", 4, "epsilon", False, "flow-euler cannot sample a epsilon teacher; choose one of ddim, .*unipc"),
+        ("ddim", 4, "flow", False, "ddim cannot sample a flow teacher; choose one of dpm.., flow-euler"),
+        ("pndm", 4, "v_prediction", True, "pndm divides by alpha, which is 0 .*; choose heun"),
+        (
+            "ddim",
+            6,
+            "v_prediction",
+            False,
+            "ddim takes a number of steps that divides .* 1000 times, not 6; or .*euler",
+        ),
+        ("unipc", 61, "v_prediction", False, "diffusers' UniPCMultistepScheduler gets 61 steps wrong"),
+    ],
+)
+def test_a_solver_that_cannot_is_refused_with_one_that_can(
+    name: str, steps: int, prediction: str, zero_snr: bool, words: str
+) -> None:
+    assert re.match(words, refusal(name, steps, prediction, config(prediction, zero_snr=zero_snr)))
+
+
+def test_as_many_steps_as_the_evaluations_are_enough_for() -> None:
+    counts = (1, 2, 4, 6, 8)
+    within = {name: [SOLVERS[name].steps_within(count, 1000) for count in counts] for name in ("euler", "heun", "pndm")}
+    assert within == {"euler": [1, 2, 4, 6, 8], "heun": [1, 1, 2, 3, 4], "pndm": [1, 1, 2, 5, 5]}
