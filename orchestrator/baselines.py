@@ -101,16 +101,14 @@ def _kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
     return [kids.between(str(place), "0").value for place in range(1, len(parts))]
 
 
-def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) -> Json:
-    """Judge a teacher alone and write to `out` what an evaluation can start from.
+def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[Measured]]:
+    """Measure a teacher alone and write to `out` what an evaluation can start from: the features of its reference,
+    null and best few-step samples, and of the real images. `work` keeps what is not shipped.
 
-    That is the features of its reference, null and best few-step samples and of the real images, a contact sheet,
-    16 samples of `variety_prompt`, and gate.json, which is returned. `work` keeps what is not shipped.
+    Returns the systems, and what was measured of the reference, the null and the best.
     """
     evaluation = recipe.evaluation
-    prompts = judged_prompts(evaluation)
-    out.mkdir(parents=True, exist_ok=True)
-    with open_bench(recipe, prompts, work) as bench:
+    with open_bench(recipe, judged_prompts(evaluation), work) as bench:
         systems = teacher_systems(bench, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
         parts = bench.measure(judged, evaluation.samples, "measuring the teacher")
@@ -121,6 +119,16 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
         if evaluation.images:
             bench.measure_images(evaluation.images)
             bench.files.ship(bench.images_key(evaluation.images), out)
+    return systems, parts
+
+
+def present_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) -> Json:
+    """Measure a teacher, show it and say whether it is worth distilling.
+
+    Writes to `out` what `measure_teacher` does, a contact sheet, 16 samples of `variety_prompt`, and gate.json, which
+    is returned.
+    """
+    systems, parts = measure_teacher(recipe, work, out)
     contact_sheet(parts[0].pictures, 6, out / "contact-sheet.png")
     with open_bench(recipe, [variety_prompt], work) as bench:
         (same,) = bench.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")

@@ -12,6 +12,7 @@ import numpy as np
 from rich.markup import escape
 
 from orchestrator import verbs
+from orchestrator.baselines import measure_teacher
 from orchestrator.card import teacher_name
 from orchestrator.checkpoint import write_whole
 from orchestrator.console import say
@@ -102,15 +103,18 @@ def compare(recipes: Mapping[str, Recipe], folder: Path) -> Json:
     for recipe in placed.values():
         if Path(recipe.output).exists():
             Run(recipe)  # refused now, where it was begun with another recipe
+    if any(not _is_done(recipe) for recipe in placed.values()):
+        say("\n[bold]teacher[/bold], once for all")
+        measure_teacher(next(iter(recipes.values())), folder / "teacher" / "work", folder / "teacher")
     entries: list[Entry] = []
     failed: dict[str, str] = {}
     facts: Json = {}
     for number, (name, recipe) in enumerate(placed.items(), 1):
         say(f"\n[bold]{name}[/bold], {number} of {len(placed)}")
         try:
-            run = Run(recipe)
-            if not (run.folder / "report.html").exists():  # the last that a run writes
+            if not _is_done(recipe):
                 verbs.run(recipe)
+            run = Run(recipe)
             entries.append(Entry(name, run, Findings.read(run.folder / "evaluation")))
         except Exception as error:  # whatever went wrong here, the others can be compared
             failed[name] = str(error).strip() or type(error).__name__
@@ -154,9 +158,15 @@ def _shared(recipe: Recipe) -> Json:
 
 
 def _placed(recipe: Recipe, name: str, folder: Path) -> Recipe:
-    """With a run of its own; where two plans are equal, what they sample is one."""
+    """With a run of its own; where two plans are equal, what they sample is one, and so is the teacher's measure."""
     trajectories = recipe.trajectories.model_copy(update={"store": str(folder / "trajectories")})
-    return recipe.model_copy(update={"output": str(folder / "runs" / name), "trajectories": trajectories})
+    evaluation = recipe.evaluation.model_copy(update={"baselines": str(folder / "teacher")})
+    told = {"output": str(folder / "runs" / name), "trajectories": trajectories, "evaluation": evaluation}
+    return recipe.model_copy(update=told)
+
+
+def _is_done(recipe: Recipe) -> bool:
+    return (Path(recipe.output) / "report.html").exists()  # the last that a run writes
 
 
 def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) -> Json:

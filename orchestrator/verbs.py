@@ -10,7 +10,7 @@ from typing import cast
 from rich.table import Table
 
 from orchestrator import metrics
-from orchestrator.baselines import measure_teacher
+from orchestrator.baselines import present_teacher
 from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
 from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
@@ -130,7 +130,7 @@ def evaluate(recipe: Recipe) -> Json:
 def teacher(recipe: Recipe, prompt: str) -> Json:
     """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
     out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
-    return measure_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
+    return present_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
 
 
 def verify(path: str) -> Json:

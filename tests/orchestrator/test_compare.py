@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from orchestrator.cli import BAD_INPUT, FAILED, app
 from orchestrator.evaluate import label
 from orchestrator.ledger import Ledger
-from orchestrator.recipe import load
+from orchestrator.recipe import Recipe, load
 from orchestrator.run import Run
 from tests import tiny
 from tests.orchestrator.test_report import KIDS, findings
@@ -38,10 +38,15 @@ def compare(folder: Path, output: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["compare", *recipes, *words, "--output", str(output)])
 
 
+def placed(recipe: Path, output: Path) -> Recipe:
+    """The recipe as a comparison runs it."""
+    shared = [f"trajectories.store={output}/trajectories", f"evaluation.baselines={output}/teacher"]
+    return load(str(recipe), [f"output={output}/runs/{recipe.stem}", *shared])
+
+
 def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int], float]) -> None:
     """A run as it is when it is done, with numbers made up."""
-    told = load(str(recipe), [f"output={output}/runs/{recipe.stem}", f"trajectories.store={output}/trajectories"])
-    run = Run(told)
+    run = Run(placed(recipe, output))
     run.record("manifests", "first", {"path": data.url})
     run.record("manifests", "second", {"path": data.url})
     run.record("stages", "train", 1234.5)
@@ -89,12 +94,12 @@ def test_the_picture_has_the_teacher_and_each_student_at_its_own_steps(
     assert shades[-5:] == [SHADES[row] for row in rows]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_one_that_fails_is_told_with_its_error_and_the_others_go_on(
     folder: Path, tmp_path: Path, finished: Ledger
 ) -> None:
     finish(folder / "halving.yaml", tmp_path, finished, KIDS)
-    output = [f"output={tmp_path}/runs/stored", f"trajectories.store={tmp_path}/trajectories"]
-    with Run(load(str(folder / "stored.yaml"), output)).driven():
+    with Run(placed(folder / "stored.yaml", tmp_path)).driven():
         result = compare(folder, tmp_path)
     assert result.exit_code == FAILED
     facts = json.loads((tmp_path / "compare.json").read_text())
@@ -137,13 +142,14 @@ def test_two_recipes_of_one_name_are_refused(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("cluster")
-def test_two_methods_share_the_teachers_paths_from_end_to_end(folder: Path, tmp_path: Path) -> None:
+def test_two_methods_share_the_teachers_paths_and_features_from_end_to_end(folder: Path, tmp_path: Path) -> None:
     assert compare(folder, tmp_path).exit_code == 0
     (tmp_path / "compare.md").unlink()
     written = (tmp_path / "runs/stored/report.html").stat().st_mtime_ns
     assert compare(folder, tmp_path).exit_code == 0
     assert (tmp_path / "runs/stored/report.html").stat().st_mtime_ns == written
     assert len(list((tmp_path / "trajectories").iterdir())) == 1
+    assert not list((tmp_path / "runs").glob("*/evaluation/features/*teacher*"))
     page = (tmp_path / "compare.md").read_text()
     assert "[stored]" in page and "[halving]" in page
     assert (tmp_path / "compare.png").exists()

@@ -20,7 +20,7 @@ from transformers import (
     Dinov2Model,
 )
 
-from orchestrator.baselines import judge_gate, measure_teacher, teacher_systems
+from orchestrator.baselines import judge_gate, present_teacher, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate
@@ -186,7 +186,7 @@ def _without_time(out: Path) -> list[dict[str, object]]:
 
 
 def test_shipped_baselines_are_used_and_a_gate_is_judged(recipe: Recipe, cluster: None, tmp_path: Path) -> None:
-    gate = measure_teacher(recipe, tmp_path / "work", tmp_path / "shipped", "a cat")
+    gate = present_teacher(recipe, tmp_path / "work", tmp_path / "shipped", "a cat")
     assert json.loads((tmp_path / "shipped" / "gate.json").read_text()) == gate
     assert {"contact-sheet.png", "variety.png"} <= {file.name for file in (tmp_path / "shipped").iterdir()}
     told = recipe.evaluation.model_copy(update={"baselines": str(tmp_path / "shipped"), "samples": 6})
