@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.generate import generate
 from orchestrator.ledger import Ledger, open_ledger
-from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
+from tests.conftest import MakeRecipe, fill, new_ledger
 
 pytestmark = pytest.mark.faults
 PREEMPTION = 2  # Ray's DrainNodeReason

@@ -15,7 +15,7 @@ from orchestrator.errors import BadInput
 from orchestrator.generate import generate, repair
 from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.recipe import Resources
-from tests.orchestrator.conftest import MakeRecipe
+from tests.conftest import MakeRecipe
 
 
 def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(

@@ -18,7 +18,7 @@ from orchestrator.errors import BadInput
 from orchestrator.generate import generate, repair
 from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.recipe import Resources
-from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
+from tests.conftest import MakeRecipe, fill, new_ledger
 
 DRIVER = """
 import sys, pathlib

@@ -14,7 +14,7 @@ from orchestrator.sampler import ShardSampler, noise_of
 from orchestrator.sampling import Guided, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
-from tests.orchestrator.conftest import MakeRecipe, fill, new_ledger
+from tests.conftest import MakeRecipe, fill, new_ledger
 from tests.orchestrator.test_store import largest_file
 
 SHARDS = ("00000000-00000008", "00000008-00000016", "00000016-00000020")
