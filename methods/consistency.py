@@ -61,9 +61,11 @@ def consistency_function(
 def karras_times(
     schedule: Schedule, place: Int[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
 ) -> Float[Tensor, "b"]:
-    """The times of points 0 (most noise) to grid - 1 of the Karras grid, on any schedule."""
-    low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)
-    return schedule.time_of((high + place / (grid - 1) * (low - high)) ** RHO)
+    """The times of points 0 (most noise) to grid - 1 of the Karras grid, which ends where the schedule does."""
+    last = schedule.at(torch.ones(1))
+    largest = (schedule.sigma(last) / schedule.alpha(last)).item()  # infinite, where nothing but noise is left
+    low, high = sigma_min ** (1 / RHO), min(sigma_max, largest) ** (1 / RHO)
+    return schedule.time_of(((high + place.double() / (grid - 1) * (low - high)) ** RHO).float())
 
 
 def heun_step(

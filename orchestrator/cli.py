@@ -104,12 +104,13 @@ def teacher(
 def compare(
     recipes: Annotated[list[str], typer.Argument(help="Recipes, and fields to change in all, like training.steps=9.")],
     output: Annotated[str, typer.Option(help="Where the runs, their trajectories, the table and the picture go.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How often each recipe is trained, from its own seed on.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run several recipes on one teacher and put them into one table and one picture. The same command continues."""
     from orchestrator import compare
 
-    _answer(as_json, lambda: compare.compare(compare.read(recipes), Path(output)))
+    _answer(as_json, lambda: compare.compare(compare.read(recipes), Path(output), seeds))
 
 
 @app.command()

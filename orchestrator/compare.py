@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from rich.markup import escape
 
-from orchestrator import verbs
+from orchestrator import metrics, verbs
 from orchestrator.baselines import measure_teacher
 from orchestrator.card import teacher_name
 from orchestrator.checkpoint import write_whole
@@ -30,35 +30,26 @@ PICTURED_STEPS = (1, 4)  # of the teacher
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A finished run."""
+class Number:
+    """A measured number with the ends of its 95 % interval; of several runs, the mean and the outermost ends."""
 
-    name: str
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, measured: Sequence[Row | Claim]) -> Number:
+        """The same number of several runs."""
+        mean = sum(one.value for one in measured) / len(measured)
+        return cls(mean, min(one.low for one in measured), max(one.high for one in measured))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run and what was found of its student."""
+
     run: Run
     findings: Findings
-
-    @property
-    def steps(self) -> int:
-        """What the student was made for, or the nearest that was judged."""
-        return self.findings.judged_steps(self.run.recipe.method.build().student_steps)
-
-    @property
-    def kids(self) -> list[Row]:
-        """The student's, by steps."""
-        return [self.findings.find("student", steps, "KID") for steps in self.findings.steps]
-
-    @property
-    def difference(self) -> Claim:
-        """KID at its steps less that of the teacher's best there."""
-        return self.findings.claim("beats", self.steps)
-
-    @property
-    def verdict(self) -> str:
-        """What the intervals say."""
-        found = "better" if self.difference.holds else "worse" if self.difference.low > 0 else "not told apart"
-        at_its_steps = (claim for claim in self.findings.claims if (claim.kind, claim.steps) == ("level", self.steps))
-        level = f", level with {self.findings.many_steps} steps"
-        return found + "".join(level for claim in at_its_steps if claim.holds)
 
     @property
     def train_s(self) -> float:
@@ -73,53 +64,123 @@ class Entry:
         return sum(open_ledger(place).plan.teacher_evaluations for place in places)
 
     @property
+    def peak_memory(self) -> float:
+        """Bytes that a training worker held, in the round that took most; 0 where nothing was recorded."""
+        rows = [row for file in self.run.folder.glob("rounds/*/metrics.jsonl") for row in metrics.read(file)]
+        return max((row.get("train/peak_memory", 0.0) for row in rows), default=0.0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recipe's finished runs, one for each seed."""
+
+    name: str
+    runs: Sequence[Finished]
+
+    @property
+    def recipe(self) -> Recipe:
+        """That of its first run."""
+        return self.runs[0].run.recipe
+
+    @property
+    def findings(self) -> Findings:
+        """Those of its first run."""
+        return self.runs[0].findings
+
+    @property
+    def steps(self) -> int:
+        """What the student was made for, or the nearest that was judged."""
+        return self.findings.judged_steps(self.recipe.method.build().student_steps)
+
+    @property
+    def kids(self) -> list[Number]:
+        """The student's, by steps."""
+        return [
+            Number.over([run.findings.find("student", steps, "KID") for run in self.runs])
+            for steps in self.findings.steps
+        ]
+
+    @property
+    def differences(self) -> list[Claim]:
+        """KID at its steps less that of the teacher's best there, of each run."""
+        return [run.findings.claim("beats", self.steps) for run in self.runs]
+
+    @property
+    def verdict(self) -> str:
+        """What the intervals say; of several seeds, what those of all say."""
+        better = sum(claim.holds for claim in self.differences)
+        worse = sum(claim.low > 0 for claim in self.differences)
+        if len(self.runs) in (better, worse):
+            found = "better" if better else "worse"
+        else:
+            found = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
+        claims = [claim for run in self.runs for claim in run.findings.claims]
+        level = [claim.holds for claim in claims if (claim.kind, claim.steps) == ("level", self.steps)]
+        return found + (f", level with {self.findings.many_steps} steps" if level and all(level) else "")
+
+    @property
+    def cpu_hours(self) -> float:
+        """Of training, a run's mean."""
+        resources, mean_s = self.recipe.resources, sum(run.train_s for run in self.runs) / len(self.runs)
+        return mean_s * resources.workers * resources.cpus_per_worker / 3600
+
+    @property
     def pictures(self) -> Mapping[str, Pixels]:
-        """What its evaluation shows, by label, and the captions."""
-        with np.load(self.run.folder / "evaluation" / "pictures.npz") as arrays:
+        """What its first evaluation shows, by label, and the captions."""
+        with np.load(self.runs[0].run.folder / "evaluation" / "pictures.npz") as arrays:
             return dict(arrays)
 
     def facts(self) -> Json:
         """All of that as plain data."""
         return {
             "recipe": self.name,
-            "method": self.run.recipe.method.name,
+            "method": self.recipe.method.name,
+            "seeds": [run.run.recipe.training.seed for run in self.runs],
             "steps": self.steps,
-            "kid": [asdict(row) for row in self.kids],
-            "difference": asdict(self.difference),
+            "kid": [asdict(number) for number in self.kids],
+            "differences": [asdict(claim) for claim in self.differences],
             "verdict": self.verdict,
-            "train_s": self.train_s,
-            "teacher_evaluations": self.teacher_evaluations,
+            "train_s": [run.train_s for run in self.runs],
+            "cpu_hours": self.cpu_hours,
+            "peak_memory": max(run.peak_memory for run in self.runs),
+            "teacher_evaluations": self.runs[0].teacher_evaluations,
         }
 
 
-def compare(recipes: Mapping[str, Recipe], folder: Path) -> Json:
+def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json:
     """Run what is not finished, one after the other, and write compare.json, compare.md and compare.png after each.
 
-    What fails is told with its error, and the same call tries it again. Raises BadInput where the recipes'
-    numbers could not be compared, and where a run was begun with another recipe.
+    Each recipe is trained with as many seeds, from its own on. What fails is told with its error, and the same call
+    tries it again. Raises BadInput where the recipes' numbers could not be compared, and where a run was begun with
+    another recipe.
     """
     check(recipes)
-    placed = {name: _placed(recipe, name, folder.resolve()) for name, recipe in recipes.items()}
-    for recipe in placed.values():
+    placed = {
+        name: [_placed(recipe, name, seed, folder.resolve()) for seed in range(seeds)]
+        for name, recipe in recipes.items()
+    }
+    runs = [(name, recipe) for seed in range(seeds) for name in placed for recipe in [placed[name][seed]]]
+    for _, recipe in runs:
         if Path(recipe.output).exists():
             Run(recipe)  # refused now, where it was begun with another recipe
-    if any(not _is_done(recipe) for recipe in placed.values()):
-        say("\n[bold]teacher[/bold], once for all")
+    if not all(_is_done(recipe) for _, recipe in runs):
+        say("\n[bold]the teacher[/bold], once for all")
         measure_teacher(next(iter(recipes.values())), folder / "teacher" / "work", folder / "teacher")
-    entries: list[Entry] = []
+    finished: dict[str, list[Finished]] = {}
     failed: dict[str, str] = {}
     facts: Json = {}
-    for number, (name, recipe) in enumerate(placed.items(), 1):
-        say(f"\n[bold]{name}[/bold], {number} of {len(placed)}")
+    for number, (name, recipe) in enumerate(runs, 1):
+        place = Path(recipe.output).name
+        say(f"\n[bold]{place}[/bold], {number} of {len(runs)}")
         try:
             if not _is_done(recipe):
                 verbs.run(recipe)
             run = Run(recipe)
-            entries.append(Entry(name, run, Findings.read(run.folder / "evaluation")))
+            finished.setdefault(name, []).append(Finished(run, Findings.read(run.folder / "evaluation")))
         except Exception as error:  # whatever went wrong here, the others can be compared
-            failed[name] = str(error).strip() or type(error).__name__
-            say(f"{name} did not finish: {escape(failed[name])}")
-        facts = _write(entries, failed, folder)
+            failed[place] = str(error).strip() or type(error).__name__
+            say(f"{place} did not finish: {escape(failed[place])}")
+        facts = _write([Entry(name, runs) for name, runs in finished.items()], failed, folder)
     say(f"\n{folder / 'compare.md'} shows them side by side")
     return facts
 
@@ -157,12 +218,15 @@ def _shared(recipe: Recipe) -> Json:
     return {"teacher": resolved["teacher"], "evaluation": resolved["evaluation"], "trajectories": negative}
 
 
-def _placed(recipe: Recipe, name: str, folder: Path) -> Recipe:
+def _placed(recipe: Recipe, name: str, seed: int, folder: Path) -> Recipe:
     """With a run of its own; where two plans are equal, what they sample is one, and so is the teacher's measure."""
+    training = recipe.training.model_copy(update={"seed": recipe.training.seed + seed})
     trajectories = recipe.trajectories.model_copy(update={"store": str(folder / "trajectories")})
     evaluation = recipe.evaluation.model_copy(update={"baselines": str(folder / "teacher")})
-    told = {"output": str(folder / "runs" / name), "trajectories": trajectories, "evaluation": evaluation}
-    return recipe.model_copy(update=told)
+    told = {"output": str(folder / "runs" / (f"{name}-{seed + 1}" if seed else name))}
+    return recipe.model_copy(
+        update={**told, "training": training, "trajectories": trajectories, "evaluation": evaluation}
+    )
 
 
 def _is_done(recipe: Recipe) -> bool:
@@ -198,27 +262,36 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     errors = [f"- {name} did not finish: {error.splitlines()[-1]}" for name, error in failed.items()]
     if not entries:
         return "\n".join(errors) + "\n"
-    found, recipe = entries[0].findings, entries[0].run.recipe
+    found, recipe = entries[0].findings, entries[0].recipe
     null, *best = _teacher(found)
     heads = ["recipe", "method", *(f"KID at {steps}" for steps in found.steps), "its steps"]
-    heads += ["there, less the teacher's best", "verdict", "training", "teacher evaluations"]
-    lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), "", "", "", "", ""]]
+    heads += ["there, less the teacher's best", "verdict", "training", "CPU hours", "memory", "teacher evaluations"]
+    lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), *[""] * 7]]
     for entry in entries:
-        link, sign = f"[{entry.name}](runs/{entry.name}/report.html)", _cell(entry.difference, "+")
-        lines.append([link, entry.run.recipe.method.name, *map(_cell, entry.kids), str(entry.steps), sign])
-        lines[-1] += [entry.verdict, f"{entry.train_s:,.0f} s", f"{entry.teacher_evaluations:,}"]
-    note = "" if entries[0].difference.is_claim else f" {caution(null.samples)}"
+        link = f"[{entry.name}](runs/{entry.name}/report.html)"
+        lines.append([link, entry.recipe.method.name, *map(_cell, entry.kids), str(entry.steps)])
+        lines[-1] += [_cell(Number.over(entry.differences), "+"), entry.verdict, *_costs(entry)]
+    note = "" if entries[0].differences[0].is_claim else f" {caution(null.samples)}"
+    seeds = max(len(entry.runs) for entry in entries)
+    several = f" Of {seeds} seeds of training: the mean, and the outermost ends of the intervals." if seeds > 1 else ""
     parts = [
         f"# Methods on {teacher_name(recipe.teacher)}",
         f"{found.kid} to the teacher's {found.many_steps}-step pictures at few steps, lower is nearer, with 95 % "
-        f"intervals. The teacher itself at {found.many_steps} steps, on other noise: {_cell(null)}.{note}",
+        f"intervals. The teacher itself at {found.many_steps} steps, on other noise: {_cell(null)}.{note}{several}",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         *(["\n".join(errors)] if errors else []),
-        "Recipes with equal plans share one data set; its teacher evaluations stand with each of them.",
+        "Recipes with equal plans share one data set; its teacher evaluations stand with each of them. Memory is the "
+        "most that a training worker held.",
         "![The same noise and prompts down each column](compare.png)",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(number: Row | Claim, sign: str = "") -> str:
+def _costs(entry: Entry) -> list[str]:
+    facts = entry.runs[0]
+    memory = f"{max(run.peak_memory for run in entry.runs) / 2**30:.1f} GiB"
+    return [f"{facts.train_s:,.0f} s", f"{entry.cpu_hours:.2f}", memory, f"{facts.teacher_evaluations:,}"]
+
+
+def _cell(number: Number | Row | Claim, sign: str = "") -> str:
     return f"{number.value:{sign}.4f} [{number.low:{sign}.4f}, {number.high:{sign}.4f}]"

@@ -37,6 +37,7 @@ _ALL = (
     Metric("learning_rate", "gauge", "1", "Learning rate of a network", has_term=True),
     Metric("train/step", "gauge", "steps", "Training step within the round"),
     Metric("train/samples_per_s", "gauge", "samples/s", "Training samples per second, all workers"),
+    Metric("train/peak_memory", "gauge", "bytes", "Most memory that the first worker held, on its device if any"),
     Metric("time/step_s", "gauge", "s", "Duration of a training step"),
     Metric("time/data_s", "gauge", "s", "Part of a step spent waiting for rows"),
     Metric("time/checkpoint_s", "gauge", "s", "Duration of the last checkpoint"),

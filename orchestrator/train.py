@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import threading
 import time
@@ -38,6 +39,7 @@ from orchestrator.results import RESULT, Weights, read_denoiser, write_result
 from orchestrator.run import Run
 from orchestrator.teacher import Teacher
 
+KIB = 1024  # bytes
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
 
 
@@ -228,6 +230,7 @@ class Trainee:
             for name, engine in self.networks.engines.items():
                 values[f"grad_norm/{name}"] = engine.grad_norm()
             if self.place.rank == 0:
+                values["train/peak_memory"] = peak_memory(self.place.device)
                 self.recorder.record(step, values | {"train/step": step})
         if step % training.checkpoint_every == 0 and step < self.steps:
             self._save(step, progress.batches)
@@ -296,6 +299,13 @@ def columns_of(kind: str, times: Tensor) -> Callable[[dict[str, Tensor]], dict[s
         return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}
 
     return columns
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes that this process has held at most: on its device, or without one at all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
 @contextmanager

@@ -26,4 +26,4 @@ def test_every_shipped_recipe_fits_its_teacher(file: Path) -> None:
 def test_the_compared_recipes_are_judged_alike() -> None:
     recipes = read(COMPARED)
     check(recipes)
-    assert {recipe.evaluation.samples for recipe in recipes.values()} == {500}
+    assert {recipe.evaluation.samples for recipe in recipes.values()} == {2000}

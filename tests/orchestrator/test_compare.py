@@ -38,15 +38,16 @@ def compare(folder: Path, output: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["compare", *recipes, *words, "--output", str(output)])
 
 
-def placed(recipe: Path, output: Path) -> Recipe:
+def placed(recipe: Path, output: Path, seed: int = 0) -> Recipe:
     """The recipe as a comparison runs it."""
+    place = f"{output}/runs/{recipe.stem}" + (f"-{seed + 1}" if seed else "")
     shared = [f"trajectories.store={output}/trajectories", f"evaluation.baselines={output}/teacher"]
-    return load(str(recipe), [f"output={output}/runs/{recipe.stem}", *shared])
+    return load(str(recipe), [f"output={place}", f"training.seed={seed}", *shared])
 
 
-def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int], float]) -> None:
+def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int], float], seed: int = 0) -> None:
     """A run as it is when it is done, with numbers made up."""
-    run = Run(placed(recipe, output))
+    run = Run(placed(recipe, output, seed))
     run.record("manifests", "first", {"path": data.url})
     run.record("manifests", "second", {"path": data.url})
     run.record("stages", "train", 1234.5)
@@ -56,6 +57,9 @@ def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int],
     (evaluation / "claims.json").write_text(json.dumps([asdict(claim) for claim in found.claims]))
     pictures = {label(*system): np.full((3, 32, 32, 3), SHADES[system], np.uint8) for system in kids}
     np.savez(evaluation / "pictures.npz", allow_pickle=False, captions=np.array(["a cat", "a dog", ""]), **pictures)
+    rows = [{"step": step, "train/peak_memory": step * 2**30} for step in (1, 2, 3)]
+    (run.folder / "rounds/1-first").mkdir(parents=True)
+    (run.folder / "rounds/1-first/metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (run.folder / "report.html").write_text("done")
 
 
@@ -70,7 +74,8 @@ def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: P
     assert [halving["recipe"], halving["method"], halving["steps"]] == ["halving", "progressive", 2]
     assert [row["value"] for row in stored["kid"]] == [KIDS["student", steps] for steps in (1, 2, 4, 8)]
     assert [stored["verdict"], halving["verdict"]] == ["better", "worse"]
-    assert stored["train_s"] == 1234.5
+    assert stored["train_s"] == [1234.5] and stored["cpu_hours"] == pytest.approx(1234.5 / 3600)
+    assert stored["peak_memory"] == 3 * 2**30
     assert stored["teacher_evaluations"] == finished.plan.teacher_evaluations  # one data set, of both rounds
     assert facts["teacher"]["null"]["steps"] == 50
     lines = [line for line in (tmp_path / "compare.md").read_text().splitlines() if line.startswith("|")]
@@ -79,6 +84,21 @@ def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: P
         "0.0120 [0.0114, 0.0126] | 0.0100 [0.0095, 0.0105] | 4 | -0.0980 [-0.1000, -0.0960] | better | 1,23" in lines[3]
     )
     assert sum("| 0.1100 [0.1045, 0.1155] |" in line for line in lines) == 1
+
+
+def test_seeds_stand_in_one_row_and_the_verdict_is_that_of_all(folder: Path, tmp_path: Path, finished: Ledger) -> None:
+    worse = {**KIDS, ("student", 4): 0.5, ("student", 2): 0.001}
+    for name, second in {"stored": worse, "halving": {**KIDS, ("student", 2): 0.001}}.items():
+        finish(folder / f"{name}.yaml", tmp_path, finished, {**KIDS, ("student", 2): 0.003})
+        finish(folder / f"{name}.yaml", tmp_path, finished, second, seed=1)
+    result = compare(folder, tmp_path, "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    stored, halving = json.loads((tmp_path / "compare.json").read_text())["methods"]
+    assert stored["seeds"] == halving["seeds"] == [0, 1]
+    assert [stored["verdict"], halving["verdict"]] == ["better 1, worse 1 of 2", "better"]
+    assert halving["kid"][1]["value"] == pytest.approx(0.002)
+    assert halving["kid"][1]["low"] < 0.001 and halving["kid"][1]["high"] > 0.003
+    assert "Of 2 seeds" in (tmp_path / "compare.md").read_text()
 
 
 def test_the_picture_has_the_teacher_and_each_student_at_its_own_steps(

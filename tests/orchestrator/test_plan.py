@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.plan import Plan, Shard, make_plan
 from orchestrator.teacher import TeacherCard
-from tests.orchestrator.conftest import MakeRecipe
+from tests.conftest import MakeRecipe
 
 PLAN = Plan(
     teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
