@@ -35,7 +35,7 @@ def main() -> int:
     facts = {
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.platform()}, {psutil.cpu_count()} CPUs, Python {platform.python_version()}",
+        "machine": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs, Python {platform.python_version()}",
         "tests": record.tests,
     }
     (HERE / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
