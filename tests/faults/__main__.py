@@ -32,10 +32,11 @@ def main() -> int:
     record = Record()
     code = pytest.main([str(HERE), "-m", "faults or not faults", *sys.argv[1:]], plugins=[record])
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
+    kind = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs"
     facts = {
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs, Python {platform.python_version()}",
+        "machine": f"{kind}, Python {platform.python_version()}",
         "tests": record.tests,
     }
     (HERE / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
