@@ -102,7 +102,7 @@ def _kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
 
 
 def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[Measured]]:
-    """Measure a teacher alone and write to `out` what an evaluation can start from: the features of its reference,
+    """Measure a teacher alone and write to `out` what an evaluation can start from: the features of its references,
     null and best few-step samples, and of the real images. `work` keeps what is not shipped.
 
     Returns the systems, and what was measured of the reference, the null and the best.
@@ -112,7 +112,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSyste
         systems = teacher_systems(bench, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
         parts = bench.measure(judged, evaluation.samples, "measuring the teacher")
-        for system in judged:
+        for system in (*judged, _target(evaluation)):
             bench.files.ship(bench.key(system), out)
         for steps in evaluation.steps:
             bench.files.ship(_choice_key(bench, evaluation, _teachers(bench, evaluation, steps)), out)

@@ -13,7 +13,6 @@ from orchestrator.teacher import Teacher
 from orchestrator.train import check as check_recipe
 
 FILES = sorted(RECIPES.rglob("*.yaml"))
-COMPARED = [str(file) for file in sorted((RECIPES / "compare" / "emoji").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(RECIPES)))
@@ -23,7 +22,8 @@ def test_every_shipped_recipe_fits_its_teacher(file: Path) -> None:
     preflight(recipe, Teacher(recipe.teacher))
 
 
-def test_the_compared_recipes_are_judged_alike() -> None:
-    recipes = read(COMPARED)
+@pytest.mark.parametrize("teacher", ["emoji", "fashion"])
+def test_the_compared_recipes_are_judged_alike(teacher: str) -> None:
+    recipes = read([str(file) for file in sorted((RECIPES / "compare" / teacher).glob("*.yaml"))])
     check(recipes)
     assert {recipe.evaluation.samples for recipe in recipes.values()} == {2000}
