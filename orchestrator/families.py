@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -73,10 +73,9 @@ class Family(ABC, Generic[Pipeline]):
         """Python that loads an exported folder, and its pipeline's first argument."""
 
 
-class StableDiffusion(Family[StableDiffusionPipeline]):
-    """Text to image with one text encoder: Stable Diffusion 1 and 2."""
+class LatentText(Family[Pipeline]):
+    """Text to image with a UNet in an autoencoder's latents."""
 
-    pipeline_class = StableDiffusionPipeline
     task = "text-to-image"
 
     @property
@@ -95,20 +94,16 @@ class StableDiffusion(Family[StableDiffusionPipeline]):
         """The autoencoder's enlargement of the latents."""
         return self.latent_shape[-1] * self.pipeline.vae_scale_factor
 
-    @torch.inference_mode()
-    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """Prompts as `prompt` [n, tokens, width]."""
-        prompt, _ = self.pipeline.encode_prompt(list(conditions), self.pipeline.device, 1, False)
-        return {"prompt": prompt}
-
     def decode(self, latents: Tensor) -> Tensor:
-        """Through the autoencoder."""
+        """Through the autoencoder, in float32 where its numbers are too large for float16."""
         vae = self.pipeline.vae
-        return vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
-
-    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
-        """Prompts and negative prompts."""
-        return {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions)}
+        overflows = vae.dtype == torch.float16 and bool(vae.config.force_upcast)
+        if overflows:
+            vae.to(torch.float32)
+        images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
+        if overflows:
+            vae.to(torch.float16)
+        return images
 
     def save_lora(self, folder: Path) -> None:
         """For `load_lora_weights`."""
@@ -119,6 +114,49 @@ class StableDiffusion(Family[StableDiffusionPipeline]):
     def usage(place: str, condition: str) -> tuple[str, str]:
         """Stock diffusers."""
         return f"DiffusionPipeline.from_pretrained({place!r})", repr(condition)
+
+
+class StableDiffusion(LatentText[StableDiffusionPipeline]):
+    """One text encoder: Stable Diffusion 1 and 2."""
+
+    pipeline_class = StableDiffusionPipeline
+
+    @torch.inference_mode()
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """Prompts as `prompt` [n, tokens, width]."""
+        prompt, _ = self.pipeline.encode_prompt(list(conditions), self.pipeline.device, 1, False)
+        return {"prompt": prompt}
+
+    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
+        """Prompts and negative prompts."""
+        return {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions)}
+
+
+class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
+    """Two text encoders, and the picture's size as a condition: Stable Diffusion XL."""
+
+    pipeline_class = StableDiffusionXLPipeline
+
+    @torch.inference_mode()
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """`prompt` [n, tokens, width], `pooled` [n, width] and `size` [n, 6]: original, crop and target.
+
+        Where the pipeline says so, as Stability's does, the empty prompt is all zeros.
+        """
+        texts, device = list(conditions), self.pipeline.device
+        prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            says = torch.tensor([bool(text) for text in texts], device=device)
+            prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
+        size = torch.tensor([[self.image_size, self.image_size, 0, 0] + [self.image_size] * 2], dtype=pooled.dtype)
+        return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(texts), -1)}
+
+    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
+        """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""
+        positive, uncond = self.encode(conditions), self.encode([negative] * len(conditions))
+        names = {"prompt": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+        told = {argument: positive[name] for name, argument in names.items()}
+        return told | {f"negative_{argument}": uncond[name] for name, argument in names.items()}
 
 
 class ClassConditional(Family[ClassConditionalPipeline]):
@@ -173,7 +211,7 @@ class ClassConditional(Family[ClassConditionalPipeline]):
 
 
 FAMILIES: dict[str, type[Family]] = {
-    family.pipeline_class.__name__: family for family in (StableDiffusion, ClassConditional)
+    family.pipeline_class.__name__: family for family in (StableDiffusion, StableDiffusionXL, ClassConditional)
 }
 
 

@@ -23,8 +23,9 @@ GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors 
 class UNetNetwork(nn.Module):
     """A diffusers UNet as net(x_t, time, cond).
 
-    `cond` holds what it is conditioned on: "prompt" [b, tokens, width] or "class" [b, classes], one-hot; and, for a
-    network with a guidance input, "guidance_scale" [b].
+    `cond` holds what it is conditioned on: "prompt" [b, tokens, width], with "pooled" [b, width] and "size" [b, 6] for
+    Stable Diffusion XL, or "class" [b, classes], one-hot; and, for a network with a guidance input,
+    "guidance_scale" [b].
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -40,7 +41,15 @@ class UNetNetwork(nn.Module):
             embedded = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1).to(self.unet.dtype)
         prompt = cond["prompt"].to(self.unet.dtype) if "prompt" in cond else None
         label = cond["class"].argmax(1) if "class" in cond else None
-        return self.unet(x_t.to(self.unet.dtype), time, prompt, class_labels=label, timestep_cond=embedded).sample
+        added = {"text_embeds": cond["pooled"], "time_ids": cond["size"]} if "pooled" in cond else None
+        return self.unet(
+            x_t.to(self.unet.dtype),
+            time,
+            prompt,
+            class_labels=label,
+            timestep_cond=embedded,
+            added_cond_kwargs=added and {name: value.to(self.unet.dtype) for name, value in added.items()},
+        ).sample
 
     def copy(self) -> UNetNetwork:
         """Another of its kind with the same weights."""

@@ -6,8 +6,15 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
@@ -108,6 +115,47 @@ def teacher(folder: Path) -> Path:
             requires_safety_checker=False,
         )
     place = folder / "teacher"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def xl_teacher(folder: Path) -> Path:
+    """Write a Stable Diffusion XL pipeline to `folder / "xl"` and return that, with XL's own scheduler."""
+    words = tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=LATENT[1],
+            in_channels=LATENT[0],
+            out_channels=LATENT[0],
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            cross_attention_dim=2 * WIDTH,
+            attention_head_dim=(2, 4),
+            norm_num_groups=4,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+        )
+        pipeline = StableDiffusionXLPipeline(
+            vae=autoencoder(),
+            text_encoder=text_encoder(len(words)),
+            text_encoder_2=CLIPTextModelWithProjection(text_encoder(len(words)).config),
+            tokenizer=words,
+            tokenizer_2=words,
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+            ),
+        )
+    place = folder / "xl"
     pipeline.save_pretrained(place)
     return place
 
