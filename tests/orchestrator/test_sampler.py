@@ -60,7 +60,9 @@ def test_an_adaptive_solver_stores_the_same_ends_whether_it_stops_on_the_way_or_
 ) -> None:
     paths = []
     for save in ("all", "ends"):
-        ledger = new_ledger(make_recipe(save=save, solver="rk45", dtype="float32", samples=2, batch_size=2, shard_size=2), tmp_path)
+        ledger = new_ledger(
+            make_recipe(save=save, solver="rk45", dtype="float32", samples=2, batch_size=2, shard_size=2), tmp_path
+        )
         fill(ledger)
         paths.append(Dataset.open(ledger.url, ledger.newest().version).row_groups().read(0)["path"])
     assert [path.shape[1] for path in paths] == [5, 2]
