@@ -19,6 +19,7 @@ from orchestrator.unet import ADAPTER, UNetNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+TextPipeline = TypeVar("TextPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
 class Family(ABC, Generic[Pipeline]):
@@ -73,7 +74,7 @@ class Family(ABC, Generic[Pipeline]):
         """Python that loads an exported folder, and its pipeline's first argument."""
 
 
-class LatentText(Family[Pipeline]):
+class LatentText(Family[TextPipeline]):
     """Text to image with a UNet in an autoencoder's latents."""
 
     task = "text-to-image"
@@ -143,13 +144,14 @@ class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
 
         Where the pipeline says so, as Stability's does, the empty prompt is all zeros.
         """
-        texts, device = list(conditions), self.pipeline.device
+        device = self.pipeline.device
+        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
         prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
-        if self.pipeline.config.force_zeros_for_empty_prompt:
-            says = torch.tensor([bool(text) for text in texts], device=device)
+        if self.pipeline.config["force_zeros_for_empty_prompt"]:
+            says = torch.tensor([bool(text) for text in conditions], device=device)
             prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
         size = torch.tensor([[self.image_size, self.image_size, 0, 0] + [self.image_size] * 2], dtype=pooled.dtype)
-        return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(texts), -1)}
+        return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(conditions), -1)}
 
     def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
         """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""

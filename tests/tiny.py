@@ -119,6 +119,13 @@ def teacher(folder: Path) -> Path:
     return place
 
 
+def xl_scheduler() -> EulerDiscreteScheduler:
+    """Stable Diffusion XL's own."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+
+
 def xl_teacher(folder: Path) -> Path:
     """Write a Stable Diffusion XL pipeline to `folder / "xl"` and return that, with XL's own scheduler."""
     words = tokenizer(folder / "tokenizer")
@@ -147,13 +154,7 @@ def xl_teacher(folder: Path) -> Path:
             tokenizer=words,
             tokenizer_2=words,
             unet=unet,
-            scheduler=EulerDiscreteScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                timestep_spacing="leading",
-                steps_offset=1,
-            ),
+            scheduler=xl_scheduler(),
         )
     place = folder / "xl"
     pipeline.save_pretrained(place)
