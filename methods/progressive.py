@@ -143,7 +143,8 @@ class Progressive:
         unguided = partial(loss, guidance_scale=1.0)
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
         guided_loss = partial(loss, steps=self.teacher_steps // 2, guidance_scale=self.guidance_scale)
-        return (replace(first, updates=(Update("student", guided_loss),)), *rest)
+        updates = (Update("student", guided_loss),)
+        return (replace(first, updates=updates, is_guided=self.guidance_scale != 1), *rest)
 
     def sampler(self) -> Sampler:
         """DDIM, guidance already inside."""

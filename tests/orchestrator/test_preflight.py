@@ -44,6 +44,50 @@ def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path
         check(data, {"name": "add"}, features=f"dinov2:{tmp_path}")
 
 
+@pytest.fixture(scope="module")
+def unguidable(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """A recipe that asks for no guidance, on a teacher of classes alone."""
+    data = dict(tiny.class_recipe_data(tmp_path_factory.mktemp("classes")))
+    index = Path(data["teacher"]["folder"]) / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"has_null_class": False}))
+    data["trajectories"] |= {"guidance_scale": 1.0}
+    data["evaluation"] |= {"guidance_scale": 1.0}
+    return data
+
+
+NO_NULL = "trained without a null condition and cannot be guided; set it to 1"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "guided"},
+        {"name": "lcm"},
+        {"name": "tcd"},
+        {"name": "dmd"},
+        {"name": "instaflow"},
+        {"name": "add", "guidance_scale": 1.0, "weighting": "nfsd"},
+        {"name": "progressive", "guidance_scale": 2.0},
+        {"name": "consistency", "guidance_scale": 2.0},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_a_guided_method_on_a_teacher_without_a_null_condition_is_refused(unguidable: dict, method: dict) -> None:
+    with pytest.raises(BadInput, match=rf"method.guidance_scale: {method['name']} guides .*{NO_NULL}"):
+        check(unguidable, method)
+
+
+def test_guided_trajectories_of_a_teacher_without_a_null_condition_are_refused(unguidable: dict) -> None:
+    told = unguidable["trajectories"] | {"guidance_scale": [1.0, 4.0]}
+    with pytest.raises(BadInput, match=rf"trajectories.guidance_scale: 1, 4, but .*{NO_NULL}"):
+        check(unguidable | {"trajectories": told}, {"name": "progressive"})
+
+
+def test_what_is_not_guided_fits_a_teacher_without_a_null_condition(unguidable: dict) -> None:
+    for method in ({"name": "progressive"}, {"name": "dmd", "guidance_scale": 1.0}, {"name": "reflow"}):
+        check(unguidable, method)
+
+
 def test_an_epsilon_student_from_pure_noise_is_refused(data: dict, tmp_path: Path) -> None:
     folder = tiny.teacher(tmp_path)
     file = folder / "scheduler" / "scheduler_config.json"
