@@ -120,7 +120,7 @@ class Progressive:
     teacher_steps: int = 1024
     student_steps: int = 4
     weighting: Weighting = "truncated_snr"
-    prediction: Literal["", "sample", "epsilon", "v_prediction"] = ""  # of the student; "" is the teacher's
+    prediction: Literal["", "sample", "epsilon", "v_prediction", "both"] = ""  # of the student; "" is the teacher's
     guidance_scale: float = 1.0  # of the first teacher; 1 is none
     last_rounds_length: float = 2.0  # the halvings to 2 steps and to 1 are the hard ones (section 5)
 

@@ -33,7 +33,9 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
 
 def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:
     """Refuse guidance, whoever asks for it: this teacher has no null condition."""
-    mend = "this teacher was trained without a null condition and cannot be guided; set it to 1"
+    mend = (
+        "this teacher was trained without a null condition and cannot be guided; 1, or a range of [1, 1], asks for none"
+    )
     told, judge = recipe.trajectories, recipe.evaluation
     scales: dict[str, Sequence[float]] = {
         "trajectories.guidance_scale": told.guidance_scale,

@@ -34,6 +34,11 @@ def test_a_solver_that_cannot_sample_the_teacher_is_refused(data: dict) -> None:
         check(data | {"trajectories": data["trajectories"] | {"solver": "pndm"}}, {"name": "lcm"})
 
 
+def test_a_student_of_twice_the_channels_is_refused_because_no_scheduler_samples_it(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method: DDIMScheduler cannot sample .*'both'.* takes epsilon or sample or v_"):
+        check(data, {"name": "progressive", "prediction": "both"})
+
+
 def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:
     with pytest.raises(BadInput, match=r"method.lora_targets: no module of the teacher is called to_z, but .*to_q"):
         check(data, {"name": "lcm-lora", "lora_targets": ["to_z"]})
@@ -45,9 +50,9 @@ def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def unguidable(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def unguidable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """A recipe that asks for no guidance, on a teacher of classes alone."""
-    data = dict(tiny.class_recipe_data(tmp_path_factory.mktemp("classes")))
+    data: dict = dict(tiny.class_recipe_data(tmp_path_factory.mktemp("classes")))
     index = Path(data["teacher"]["folder"]) / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"has_null_class": False}))
     data["trajectories"] |= {"guidance_scale": 1.0}
@@ -55,7 +60,7 @@ def unguidable(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return data
 
 
-NO_NULL = "trained without a null condition and cannot be guided; set it to 1"
+NO_NULL = "trained without a null condition and cannot be guided; 1, or a range of .1, 1., asks for none"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +89,9 @@ def test_guided_trajectories_of_a_teacher_without_a_null_condition_are_refused(u
 
 
 def test_what_is_not_guided_fits_a_teacher_without_a_null_condition(unguidable: dict) -> None:
-    for method in ({"name": "progressive"}, {"name": "dmd", "guidance_scale": 1.0}, {"name": "reflow"}):
-        check(unguidable, method)
+    check(unguidable, {"name": "progressive"})
+    check(unguidable, {"name": "dmd", "guidance_scale": 1.0})
+    check(unguidable, {"name": "reflow"})
 
 
 def test_an_epsilon_student_from_pure_noise_is_refused(data: dict, tmp_path: Path) -> None:
