@@ -241,7 +241,8 @@ class Adversarial:
         )
         updates = (Update("discriminator", judged), Update("student", taught))
         online = self.distill_weight > 0
-        return (Round("adversarial", updates, nets, {"data": Source("data")}, online=online),)
+        is_guided = online and (self.weighting == "nfsd" or self.guidance_scale != 1)
+        return (Round("adversarial", updates, nets, {"data": Source("data")}, online=online, is_guided=is_guided),)
 
     def sampler(self) -> Sampler:
         """Noise the sample again between steps; guidance already inside."""

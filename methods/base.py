@@ -204,6 +204,7 @@ class Round:
     teacher: Start = "base"  # who teaches and generates
     result: str = "student"  # the network that is sampled, exported and passed on
     online: bool = True  # the losses call the teacher; False leaves it out of memory
+    is_guided: bool = False  # they ask it about the null condition too
     length: float = 1.0  # of the recipe's training steps
     anneal: bool = False  # the learning rate falls to zero over the round, instead of staying constant
 

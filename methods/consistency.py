@@ -175,7 +175,9 @@ class Consistency:
             sigma_max=self.sigma_max,
             guidance_scale=self.guidance_scale,
         )
-        return (Round("consistency", (Update("student", loss),), nets, {"data": Source("data")}, result="average"),)
+        update, sources = Update("student", loss), {"data": Source("data")}
+        is_guided = self.guidance_scale != 1
+        return (Round("consistency", (update,), nets, sources, result="average", is_guided=is_guided),)
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, at even times: the Karras grid is one of training alone."""

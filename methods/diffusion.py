@@ -16,7 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]
+# What a network answers with; "both" is x_0 and eps, one half of the channels each.
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow", "both"]
 Cond = Mapping[str, Tensor]  # what a network is conditioned on, each entry [b, ...]
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 
@@ -235,9 +236,14 @@ def solve(schedule: Schedule, prediction: Prediction, x_t: Tensor, t: Tensor, ou
     v minus the F of that paper's preconditioning with sigma_data = 1.
 
     On clean data (sigma = 0) x_0 is x_t and there is no noise to speak of: eps is 0.
+
+    Where a network answers with both, each counts as much as it is well conditioned (section 4, arXiv:2202.00512).
     """
     alpha, sigma = coefficients(schedule, t, x_t)
     norm = (alpha**2 + sigma**2).sqrt()
+    if prediction == "both":
+        clean, noise = output.chunk(2, 1)
+        output, prediction = (sigma**2 * clean + alpha * (x_t - sigma * noise)) / norm**2, "sample"
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     p, q = {
         "sample": (one, zero),
@@ -262,6 +268,7 @@ def target(prediction: Prediction, schedule: Schedule, estimate: Estimate, t: Fl
         "epsilon": estimate.eps,
         "v_prediction": (alpha * estimate.eps - sigma * estimate.x0) / norm,
         "flow": estimate.flow,
+        "both": torch.cat(estimate, 1),
     }[prediction]
 
 

@@ -150,7 +150,7 @@ class DistributionMatching:
             sources["data"] = Source("data")
             updates.append(Update("discriminator", discriminator_loss))
         updates.append(Update("student", self._student_loss(), every=self.student_every))
-        return (Round("distribution-matching", tuple(updates), nets, sources),)
+        return (Round("distribution-matching", tuple(updates), nets, sources, is_guided=self.guidance_scale != 1),)
 
     def _student_loss(self) -> partial[Losses]:
         return partial(

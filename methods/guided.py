@@ -80,6 +80,7 @@ class Guided:
             updates=(Update("student", partial(matching_loss, **drawn)),),
             nets={"student": student},
             sources={"data": Source("data")},
+            is_guided=True,
         )
         loss = partial(guided_progressive_loss, **drawn)
         rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)

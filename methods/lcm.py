@@ -19,6 +19,7 @@ from methods.base import (
     Choice,
     LogUniform,
     Losses,
+    Net,
     Nets,
     Range,
     Round,
@@ -112,7 +113,7 @@ class LCM:
             "average": Averaged(decay=self.sampling_ema_decay),
         }
         update = Update("student", _loss(self, target="target", guidance_input=True))
-        return (Round("lcm", (update,), nets, _sources(self), result="average", online=self.teacher_step == "online"),)
+        return (_round(self, "lcm", update, nets, result="average"),)
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, guidance as an input."""
@@ -151,7 +152,7 @@ class LCMLoRA:
         """One round of one network, whose base is the teacher."""
         nets = {"student": Trained(lora_rank=self.lora_rank, lora_targets=self.lora_targets)}
         update = Update("student", _loss(self, target="student", guidance_input=False))
-        return (Round("lcm-lora", (update,), nets, _sources(self), online=self.teacher_step == "online"),)
+        return (_round(self, "lcm-lora", update, nets, result="student"),)
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, guidance already inside."""
@@ -168,8 +169,11 @@ def _check(method: LCM | LCMLoRA) -> None:
     require_positive(huber_c=method.huber_c)
 
 
-def _sources(method: LCM | LCMLoRA) -> Mapping[str, Source]:
-    return {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[method.teacher_step]
+def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, Net], *, result: str) -> Round:
+    sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[method.teacher_step]
+    online = method.teacher_step == "online"
+    is_guided = online and method.guidance_scale != (1.0, 1.0)
+    return Round(name, (update,), nets, sources, result=result, online=online, is_guided=is_guided)
 
 
 def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:

@@ -120,7 +120,7 @@ class Progressive:
     teacher_steps: int = 1024
     student_steps: int = 4
     weighting: Weighting = "truncated_snr"
-    prediction: Literal["", "sample", "epsilon", "v_prediction"] = ""  # of the student; "" is the teacher's
+    prediction: Literal["", "sample", "epsilon", "v_prediction", "both"] = ""  # of the student; "" is the teacher's
     guidance_scale: float = 1.0  # of the first teacher; 1 is none
     last_rounds_length: float = 2.0  # the halvings to 2 steps and to 1 are the hard ones (section 5)
 
@@ -143,7 +143,8 @@ class Progressive:
         unguided = partial(loss, guidance_scale=1.0)
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
         guided_loss = partial(loss, steps=self.teacher_steps // 2, guidance_scale=self.guidance_scale)
-        return (replace(first, updates=(Update("student", guided_loss),)), *rest)
+        updates = (Update("student", guided_loss),)
+        return (replace(first, updates=updates, is_guided=self.guidance_scale != 1), *rest)
 
     def sampler(self) -> Sampler:
         """DDIM, guidance already inside."""

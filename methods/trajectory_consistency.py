@@ -108,7 +108,9 @@ class TrajectoryConsistency:
         }[self.teacher_step]
         sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[self.teacher_step]
         update = Update("student", partial(trajectory_loss, neighbors=found, metric=metric))
-        return (Round("trajectory-consistency", (update,), nets, sources, online=self.teacher_step == "online"),)
+        online = self.teacher_step == "online"
+        is_guided = online and self.guidance_scale != (1.0, 1.0)
+        return (Round("trajectory-consistency", (update,), nets, sources, online=online, is_guided=is_guided),)
 
     def sampler(self) -> Sampler:
         """Strategic stochastic sampling, guidance already inside."""

@@ -60,7 +60,12 @@ class EngineSpec:
 
     @classmethod
     def of(cls, training: Training, net: Trained | Critic, world_size: int) -> EngineSpec:
-        """The specification of one network of a round."""
+        """The specification of one network of a round.
+
+        A critic is light, and its loss may differentiate its own gradient, which ZeRO-3 cannot: it stays at ZeRO-2.
+        """
+        if isinstance(net, Critic) and training.zero_stage == 3:
+            training = training.model_copy(update={"zero_stage": 2})
         return cls(training, net.betas, training.batch_size // training.accumulation // world_size)
 
     def optimizer(self, module: nn.Module) -> torch.optim.AdamW:

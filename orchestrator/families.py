@@ -48,6 +48,11 @@ class Family(ABC, Generic[Pipeline]):
         """Of one sample, without the batch."""
 
     @property
+    def has_null(self) -> bool:
+        """Whether the network was trained with a null condition, so that it can be guided."""
+        return True
+
+    @property
     def image_size(self) -> int:
         """Height and width of a picture."""
         return self.latent_shape[-1]
@@ -178,11 +183,16 @@ class ClassConditional(Family[ClassConditionalPipeline]):
         config = self.pipeline.unet.config
         return (config.in_channels, config.sample_size, config.sample_size)
 
+    @property
+    def has_null(self) -> bool:
+        """As the pipeline's index says."""
+        return self.pipeline.has_null_class
+
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """Classes as `class` [n, classes], one-hot; the last class is the null condition."""
-        classes = self.pipeline.null_class + 1
+        """Classes as `class` [n, classes], one-hot; the last class is the null condition, zeros where there is none."""
         labels = torch.tensor([self._label(condition) for condition in conditions], device=self.pipeline.device)
-        return {"class": nn.functional.one_hot(labels, classes).float()}
+        known = nn.functional.one_hot(labels, self.pipeline.null_class + 1)
+        return {"class": known[:, : self.pipeline.unet.config.num_class_embeds].float()}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels are what they are; grey ones are shown in three channels."""

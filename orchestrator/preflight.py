@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from methods.base import Frozen, Round, Trained
@@ -21,10 +23,33 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     if why := refusal(told.solver, told.num_inference_steps, teacher.prediction, config):
         raise BadInput(f"trajectories.solver: {why}")
     rounds = recipe.method.build().rounds()
+    if not teacher.family.has_null:
+        _check_unguided(recipe, rounds)
     for round in rounds:
         _check_networks(round, recipe, teacher)
     last = rounds[-1]
     check_export(recipe, teacher.card.scheduler, StudentFacts.of(trained_of(last, last.result)))
+
+
+def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:
+    """Refuse guidance, whoever asks for it: this teacher has no null condition."""
+    mend = (
+        "this teacher was trained without a null condition and cannot be guided; 1, or a range of [1, 1], asks for none"
+    )
+    told, judge = recipe.trajectories, recipe.evaluation
+    scales: dict[str, Sequence[float]] = {
+        "trajectories.guidance_scale": told.guidance_scale,
+        "trajectories.guidance_scales": told.guidance_scales,
+        "evaluation.guidance_scale": (judge.guidance_scale,),
+        "evaluation.guidance_scales": judge.guidance_scales,
+    }
+    for name, values in scales.items():
+        if any(value != 1 for value in values):
+            raise BadInput(f"{name}: {', '.join(f'{value:g}' for value in values)}, but {mend}")
+    for round in rounds:
+        asked = [scale for source in round.sources.values() for scale in source.guidance_scale if scale > 1]
+        if round.is_guided or asked:
+            raise BadInput(f"method.guidance_scale: {recipe.method.name} guides its teacher, but {mend}")
 
 
 def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:

@@ -31,6 +31,18 @@ class Mutation:
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        "diffusion.py",
+        "(sigma**2 * clean + alpha * (x_t - sigma * noise)) / norm**2",
+        "(alpha**2 * clean + sigma**2 / alpha * (x_t - sigma * noise)) / norm**2",
+        "test_diffusion.py::test_both_answers_count_as_much_as_they_are_well_conditioned",
+    ),
+    Mutation(
+        "diffusion.py",
+        "clean, noise = output.chunk(2, 1)",
+        "noise, clean = output.chunk(2, 1)",
+        "test_diffusion.py::test_in_pure_noise_the_answer_of_both_is_its_x0_alone",
+    ),
+    Mutation(
         "progressive.py",
         "for half in range(3))",
         "for half in (0, 2, 1))",

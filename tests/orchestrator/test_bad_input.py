@@ -51,6 +51,14 @@ def refused(result: Result, *parts: str) -> None:
         ("trajectories.shard_size=6", ["shard_size", "batch_size=4", "6"]),
         ("training.batch_size=5", ["training.batch_size=5", "resources.workers"]),
         ("trajectories.save=ends", ["trajectories.save", "set trajectories.save=all"]),
+        (
+            "method={name: progressive, teacher_steps: 48}",
+            ["method", "teacher_steps must be student_steps=4 doubled once or more, got 48"],
+        ),
+        (
+            "method={name: guided, teacher_steps: 8, student_steps: 8}",
+            ["teacher_steps must be student_steps=8 doubled once or more, got 8"],
+        ),
         ("training.steps", ["training.steps", "no value"]),
     ],
 )

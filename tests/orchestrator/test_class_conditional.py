@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from orchestrator.families import ClassConditional
 from orchestrator.pipelines import class_conditional
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
@@ -186,6 +187,17 @@ def test_half_precision_samples_without_a_cast_by_the_user() -> None:
 def test_a_label_beyond_the_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="class_labels"):
         pipeline()([0, CLASSES + 1])
+
+
+def test_a_pipeline_without_a_null_class_counts_them_all_and_is_never_guided(tmp_path: Path) -> None:
+    ClassConditionalPipeline(unet(), scheduler(), has_null_class=False).save_pretrained(tmp_path)
+    made = ClassConditionalPipeline.from_pretrained(tmp_path)
+    assert made.null_class == CLASSES + 1 and not made.has_null_class
+    assert sample(made).isfinite().all()
+    with pytest.raises(ValueError, match="guidance_scale: 2 needs a null class"):
+        sample(made, 2.0)
+    encoded = ClassConditional(made).encode([str(CLASSES), ""])["class"]
+    assert encoded.tolist() == [[0.0] * CLASSES + [1.0], [0.0] * (CLASSES + 1)]
 
 
 def test_a_unet_without_classes_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""One rank of the parity test: trains a round at every ZeRO stage and writes down what came out.
+"""One rank of the parity test: trains a round of every method at every ZeRO stage and writes down what came out.
 
 python parity.py RANK WORLD_SIZE PORT FOLDER
 """
@@ -8,15 +8,28 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods import METHODS
-from methods.base import Round, Rows
+from methods.adversarial import Adversarial
+from methods.base import Frozen, Round, Rows
+from methods.consistency import Consistency
 from methods.diffusion import Denoiser
-from orchestrator.engine import DeepSpeedEngine, EngineSpec
+from methods.distribution_matching import DistributionMatching
+from methods.instaflow import InstaFlow
+from methods.lcm import LCM, LCMLoRA
+from methods.progressive import Progressive
+from methods.trajectory_consistency import TrajectoryConsistency
+from orchestrator.engine import DeepSpeedEngine, EngineSpec, TorchEngine
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Training
@@ -24,14 +37,72 @@ from orchestrator.teacher import schedule_of
 from orchestrator.unet import UNetNetwork
 from tests import tiny
 
-STEPS = 4
+STEPS = 3
 BATCH = 8
 STAGES = (0, 1, 2, 3)
-ROUND: Round = METHODS["lcm"](teacher_step="stored", skip=100, grid=10).rounds()[0]
+DMD2 = {"regression_weight": 0.0, "adversarial_weight": 0.5, "student_every": 2}
+CASES: dict[str, Round] = {
+    "add": Adversarial(r1_weight=0.1).rounds()[0],
+    "consistency": Consistency().rounds()[0],
+    "dmd": DistributionMatching().rounds()[0],
+    "dmd2": DistributionMatching(**DMD2).rounds()[0],
+    "guided": METHODS["guided"]().rounds()[0],
+    "instaflow": InstaFlow(lpips_after=2).rounds()[-1],
+    "lcm": LCM(teacher_step="stored", skip=100, grid=10).rounds()[0],
+    "lcm-lora": LCMLoRA(lora_rank=2).rounds()[0],
+    "progressive": Progressive(teacher_steps=8).rounds()[0],
+    "reflow": METHODS["reflow"]().rounds()[0],
+    "tcd": TrajectoryConsistency(lora_rank=2).rounds()[0],
+}
+SEVERAL = tuple(name for name, round in CASES.items() if len(round.updates) > 1)
+
+
+class Decoder(nn.Module):
+    """Latents to small pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ConvTranspose2d(tiny.LATENT[0], 3, 2, 2)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layer(latents)
+
+
+class Features(nn.Module):
+    """Pictures to maps of two layers."""
+
+    channels = (4, 8)
+    cond_width = tiny.WIDTH
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(a, b, 3, 2) for a, b in ((3, 4), (4, 8)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        shallow = self.first(images).tanh()
+        return [shallow, self.second(shallow)]
+
+
+class Perceptual(nn.Module):
+    """How far apart the maps of two pictures are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = Features()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        layers = zip(self.features(a), self.features(b), strict=True)
+        return torch.stack([F.mse_loss(x, y, reduction="none").mean((1, 2, 3)) for x, y in layers]).sum(0)
+
+
+def frozen(net: Frozen) -> nn.Module:
+    """The network for a role, the same on every rank."""
+    torch.manual_seed(1)
+    return {"decoder": Decoder, "features": Features, "perceptual": Perceptual}[net.role]()
 
 
 def settings(stage: int, accumulation: int = 1) -> Training:
-    """Two micro-batches an update, so that accumulation is part of what is compared."""
+    """Of every case, at a stage."""
     return Training(
         steps=STEPS,
         batch_size=BATCH,
@@ -45,20 +116,35 @@ def settings(stage: int, accumulation: int = 1) -> Training:
 
 
 def teacher() -> Denoiser:
-    """The tiny pipeline's network."""
+    """A UNet of one level with cross attention in the middle: ZeRO-3 takes its time over every module."""
     torch.manual_seed(0)
-    network = UNetNetwork(tiny.denoiser()).requires_grad_(False).eval()
+    unet = UNet2DConditionModel(
+        sample_size=tiny.LATENT[1],
+        in_channels=tiny.LATENT[0],
+        out_channels=tiny.LATENT[0],
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        block_out_channels=(8,),
+        layers_per_block=1,
+        cross_attention_dim=tiny.WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    network = UNetNetwork(unet).requires_grad_(False).eval()
     return Denoiser(network, schedule_of(tiny.scheduler().config), "v_prediction")
 
 
-def global_batch(step: int) -> dict[str, torch.Tensor]:
-    """Stored rows: a straight path of 11 points per sample."""
+def global_batch(step: int) -> dict[str, Tensor]:
+    """Stored rows with the columns of every source: a straight path of 11 points per sample."""
     generator = torch.Generator().manual_seed(step)
     noise, x0 = (torch.randn(BATCH, *tiny.LATENT, generator=generator) for _ in range(2))
     u = torch.linspace(1, 0, 11).view(1, 11, 1, 1, 1)
     return {
         "path": u * noise[:, None] + (1 - u) * x0[:, None],
         "times": torch.linspace(999, -1, 11).expand(BATCH, -1),
+        "noise": noise,
+        "x0": x0,
+        "blank": torch.zeros_like(x0),
         "guidance_scale": torch.linspace(1, 4, BATCH),
         "prompt": torch.randn(BATCH, tiny.WORDS, tiny.WIDTH, generator=generator),
         "sample_id": torch.arange(BATCH) + step * BATCH,
@@ -78,58 +164,85 @@ def batches(place: Place):  # noqa: ANN201 - a source of rows
     return stream
 
 
-def start() -> dict[str, torch.Tensor]:
-    """The student's weights before training."""
-    return student(teacher()).state_dict()
-
-
-def student(of: Denoiser) -> torch.nn.Module:
-    """The student's network at its start."""
-    return student_network(of.net, trained_of(ROUND, "student"))  # pyright: ignore[reportArgumentType]
-
-
-def networks(training: Training, place: Place, engine: type) -> Networks:
+def networks(case: str, training: Training, place: Place, engine: type) -> Networks:
     """The round's networks on this rank."""
-    of = teacher()
+    of, round = teacher(), CASES[case]
+    spec = trained_of(round, round.result)
+    torch.manual_seed(2)  # of adapters and heads, which start at random
     return build(
-        ROUND,
+        round,
         of,
         of,
-        student(of),
+        student_network(cast(nn.Module, of.net), spec, shares_base=training.zero_stage < 3),
         lambda net: EngineSpec.of(training, net, place.world_size),
         engine,
+        frozen,
     )
 
 
-def run(training: Training, place: Place, engine: type) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """Losses of every step, and the final weights of the student and its average."""
+def states(built: Networks, names: Sequence[str]) -> dict[str, Tensor]:
+    """Whole weights by network and name; every rank calls it."""
+    return {f"{name}/{key}": value for name in names for key, value in full_state(built, name).items()}
+
+
+def start(case: str) -> dict[str, Tensor]:
+    """The weights before training."""
+    built = networks(case, settings(0), Place(0, 1, torch.device("cpu")), TorchEngine)
+    return states(built, (*built.engines, *built.averages))
+
+
+def run(case: str, training: Training, place: Place, engine: type) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Losses and gradient norms of every step, and the final weights of all that is trained or averaged."""
     log: list[dict[str, float]] = []
-    built = networks(training, place, engine)
+    round, built = CASES[case], networks(case, training, place, engine)
 
     def after(step: int, progress: Progress) -> None:
         values = progress.report(place, BATCH)
-        log.append({"loss": values["loss/student/consistency"], "grad_norm": built.engines["student"].grad_norm()})
+        losses = {name: value for name, value in values.items() if name.startswith("loss/")}
+        log.append(losses | {f"norm/{name}": trained.grad_norm() for name, trained in built.engines.items()})
 
-    train(ROUND, built, {"path": batches(place)}, training, place, steps=STEPS, after=after)
-    weights = {
-        f"{name}/{key}": value for name in ("student", "average") for key, value in full_state(built, name).items()
-    }
-    return log, weights
+    train(round, built, dict.fromkeys(round.sources, batches(place)), training, place, steps=STEPS, after=after)
+    return log, states(built, (*built.engines, *built.averages))
+
+
+def routes(case: str, training: Training, place: Place, engine: type) -> dict[str, list[str]]:
+    """By the network of each update: the networks whose weights it changed, and those left with a gradient."""
+    round, built = CASES[case], networks(case, training, place, engine)
+    found: dict[str, list[str]] = {}
+    for update in round.updates:
+        before = states(built, tuple(built.engines))
+        alone = replace(round, updates=(update,))
+        train(alone, built, dict.fromkeys(round.sources, batches(place)), training, place, steps=1)
+        after = states(built, tuple(built.engines))
+        changed = {name.partition("/")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+        modules = {name: net.net if isinstance(net, Denoiser) else net for name, net in built.nets.items()}
+        graded = {
+            name
+            for name, module in modules.items()
+            if name != update.net and any(weight.grad is not None for weight in cast(nn.Module, module).parameters())
+        }
+        found[update.net] = [*sorted(changed), *(f"gradient of {name}" for name in sorted(graded))]
+    return found
 
 
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
-    """Join the other rank, train at each stage, and let rank 0 write the results."""
+    """Join the other rank, train every case at each stage, and let rank 0 write the results."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)  # as Ray Train sets it
     rendezvous = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
     place = Place(rank, world_size, torch.device("cpu"))
     for stage in STAGES:
-        for accumulation in (1, 2):
-            log, weights = run(settings(stage, accumulation), place, DeepSpeedEngine)
+        for case in CASES:
+            for accumulation in (1, 2) if case == "lcm" else (1,):
+                log, weights = run(case, settings(stage, accumulation), place, DeepSpeedEngine)
+                if rank == 0:
+                    save_file(weights, folder / f"{case}-{stage}-{accumulation}.safetensors")
+                    (folder / f"{case}-{stage}-{accumulation}.json").write_text(json.dumps(log))
+        for case in SEVERAL:
+            found = routes(case, settings(stage), place, DeepSpeedEngine)
             if rank == 0:
-                save_file(weights, folder / f"{stage}-{accumulation}.safetensors")
-                (folder / f"{stage}-{accumulation}.json").write_text(json.dumps(log))
+                (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 

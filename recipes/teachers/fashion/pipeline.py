@@ -22,20 +22,26 @@ from torch import Tensor
 
 
 class ClassConditionalPipeline(DiffusionPipeline):
-    """A UNet with class embeddings, the last of which stands for no class; pixels are in -1..1."""
+    """A UNet with class embeddings, the last of which stands for no class, where it has one; pixels are in -1..1."""
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: SchedulerMixin) -> None:
+    def __init__(self, unet: UNet2DConditionModel, scheduler: SchedulerMixin, has_null_class: bool = True) -> None:
         super().__init__()
         if not unet.config["num_class_embeds"]:
             raise ValueError("unet: num_class_embeds is not set; this pipeline samples by class")
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(has_null_class=has_null_class)
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether there is a label of no class, which guidance leads away from: the last one."""
+        return self.config["has_null_class"]
 
     @property
     def null_class(self) -> int:
-        """The label of no class, which guidance leads away from."""
-        return self.unet.config["num_class_embeds"] - 1
+        """The label of no class, or where there is none the one after all classes."""
+        return self.unet.config["num_class_embeds"] - self.has_null_class
 
     @torch.no_grad()
     def __call__(
@@ -57,8 +63,9 @@ class ClassConditionalPipeline(DiffusionPipeline):
         """
         device, dtype, config = self._execution_device, self.unet.dtype, self.unet.config
         labels = torch.as_tensor(class_labels, device=device)
-        if not bool(((labels >= 0) & (labels <= self.null_class)).all()):
-            raise ValueError(f"class_labels: {labels.tolist()} are not all in 0..{self.null_class}")
+        last = config["num_class_embeds"] - 1
+        if not bool(((labels >= 0) & (labels <= last)).all()):
+            raise ValueError(f"class_labels: {labels.tolist()} are not all in 0..{last}")
         if latents is None:
             shape = (len(labels), config["in_channels"], config["sample_size"], config["sample_size"])
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -67,6 +74,10 @@ class ClassConditionalPipeline(DiffusionPipeline):
 
         embedded = self._embed_guidance(torch.full((len(labels),), guidance_scale, device=device))
         is_doubled = guidance_scale > 1 and embedded is None
+        if is_doubled and not self.has_null_class:
+            raise ValueError(
+                f"guidance_scale: {guidance_scale:g} needs a null class, and there is none; 1 is no guidance"
+            )
         if is_doubled:
             labels = torch.cat([labels, torch.full_like(labels, self.null_class)])
         known = inspect.signature(self.scheduler.step).parameters
