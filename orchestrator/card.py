@@ -10,7 +10,7 @@ import yaml
 
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import call_of
-from orchestrator.families import Family
+from orchestrator.family import Family
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec
 
@@ -19,18 +19,18 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     call, steps = call_of(recipe), recipe.method.build().student_steps
     judged = findings.find("student", findings.judged_steps(steps), "KID")
-    arguments = [f"num_inference_steps={steps}", f"guidance_scale={judged.guidance_scale:g}"]
+    arguments = [f"guidance_scale={judged.guidance_scale:g}"]
     if call.eta:
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:
         arguments.append(f"negative_prompt={call.negative_prompt!r}")
-    loaded, condition = family.usage(place, prompt)
+    loaded, first = family.usage(place, prompt, steps)
     return "\n".join(
         [
             "from diffusers import DiffusionPipeline",
             "",
             f"pipeline = {loaded}",
-            f"image = pipeline({condition}, {', '.join(arguments)}).images[0]",
+            f"image = pipeline({first}, {', '.join(arguments)}).images[0]",
             'image.save("picture.png")',
         ]
     )

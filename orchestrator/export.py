@@ -15,13 +15,14 @@ from ray.exceptions import RayTaskError
 from methods.base import Sampler
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.errors import BadInput
-from orchestrator.families import Family, load
+from orchestrator.families import load
+from orchestrator.family import Family
 from orchestrator.judge import Call
+from orchestrator.network import ADAPTER
 from orchestrator.recipe import Recipe, TeacherSpec
 from orchestrator.results import StudentFacts, read_network
 from orchestrator.solvers import SOLVERS, Scheduler
-from orchestrator.teacher import Teacher
-from orchestrator.unet import ADAPTER
+from orchestrator.teacher import Teacher, is_flow_matching, prediction_of
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,28 @@ TARGETS: dict[str, Target] = {
     "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
 
+# Of teachers on straight paths, whose pipelines are told the times of their steps.
+FLOW_TARGETS: dict[str, Target] = {
+    "renoising": Target("FlowMatchLCMScheduler", ("",), {"flow": "flow_prediction"}),
+    "ddim": Target("FlowMatchEulerDiscreteScheduler", ("",), {"flow": "flow_prediction"}),
+    "euler": Target("FlowMatchEulerDiscreteScheduler", ("", "flow"), {"flow": "flow_prediction"}),
+}
+
 
 def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapping[str, object]) -> Scheduler:
     """The scheduler to export with, from the teacher's configuration. Raises BadInput where none fits."""
-    target = TARGETS[sampler.kind]
+    is_flow = is_flow_matching(config)
+    targets = FLOW_TARGETS if is_flow else TARGETS
+    if sampler.kind not in targets:
+        raise BadInput(f"method: diffusers has no scheduler for {sampler.kind} sampling of a flow-matching teacher")
+    target = targets[sampler.kind]
     if schedule not in target.schedules or prediction not in target.predictions:
         raise BadInput(
             f"method: {target.scheduler} cannot sample a student with prediction {prediction!r} and schedule "
             f"{schedule or 'of the teacher'!r}; it takes {' or '.join(target.predictions)}"
         )
+    if is_flow:
+        return getattr(diffusers, target.scheduler).from_config(dict(config))
     zero_snr = schedule == "zero_snr" or bool(config.get("rescale_betas_zero_snr", False))
     if prediction == "epsilon" and zero_snr:
         raise BadInput(
@@ -91,7 +105,7 @@ def fixed_guidance(recipe: Recipe) -> float | None:
 
 def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
-    prediction = facts.prediction or str(config["prediction_type"])
+    prediction = facts.prediction or prediction_of(config)
     return scheduler_for(recipe.method.build().sampler(), facts.schedule, prediction, config)
 
 
@@ -99,7 +113,8 @@ def build(recipe: Recipe, result: Path) -> Family:
     """The teacher's pipeline with a finished round's student in its place."""
     teacher = Teacher(recipe.teacher)
     teacher.pipeline.scheduler = check(recipe, teacher.card.scheduler, StudentFacts.read(result))
-    teacher.pipeline.register_modules(unet=read_network(result, teacher).unet)
+    network = read_network(result, teacher)
+    teacher.pipeline.register_modules(**{network.component: network.model})
     return teacher.family
 
 
@@ -112,8 +127,7 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     family.pipeline.save_pretrained(fresh, safe_serialization=True)
     loaded = load(TeacherSpec(folder=str(fresh), dtype=recipe.teacher.dtype))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
-    arguments = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "output_type": "pt"}
-    image = loaded.pipeline(**loaded.call([""], ""), **arguments).images
+    image = loaded.pipeline(**loaded.call([""], "", steps=1), guidance_scale=guidance_scale, output_type="pt").images
     if not bool(image.isfinite().all()):
         raise ValueError(f"the student of {result} makes pictures that are not finite; it was not exported to {out}")
     if out.exists():
@@ -128,8 +142,9 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
 def save_lora(family: Family, folder: Path) -> None:
     """Write the adapters, and merge them into the pipeline's own weights."""
     family.save_lora(folder)
-    family.pipeline.unet.fuse_lora(adapter_names=[ADAPTER])
-    family.pipeline.unet.unload_lora()
+    model = family.network.model
+    model.fuse_lora(adapter_names=[ADAPTER])
+    model.unload_lora()
 
 
 def export(recipe: Recipe, result: Path, out: Path) -> None:

@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from orchestrator.errors import BadInput, nearest
+from orchestrator.family import Family
+from orchestrator.mmdit import MMDiTNetwork
+from orchestrator.network import ADAPTER
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 from orchestrator.recipe import TeacherSpec
-from orchestrator.unet import ADAPTER, UNetNetwork
+from orchestrator.unet import UNetNetwork
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 TextPipeline = TypeVar("TextPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
-
-
-class Family(ABC, Generic[Pipeline]):
-    """A loaded pipeline: what its network is shown, and what its latents look like.
-
-    Conditions are spelled as text for every family; the empty text is the null condition.
-    """
-
-    pipeline_class: ClassVar[type[DiffusionPipeline]]
-    task: ClassVar[str]  # as model hubs name it
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-
-    @property
-    @abstractmethod
-    def network(self) -> UNetNetwork:
-        """What is distilled."""
-
-    @property
-    @abstractmethod
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch."""
-
-    @property
-    def has_null(self) -> bool:
-        """Whether the network was trained with a null condition, so that it can be guided."""
-        return True
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of a picture."""
-        return self.latent_shape[-1]
-
-    @abstractmethod
-    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """What the network is conditioned on, one row per condition. Raises BadInput for one that has no meaning."""
-
-    @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to images [n, 3, height, width] in -1..1, float32; not clamped, which would stop gradients."""
-
-    @abstractmethod
-    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
-        """What the pipeline is called with for these conditions."""
-
-    @abstractmethod
-    def save_lora(self, folder: Path) -> None:
-        """Write the network's adapters."""
-
-    @staticmethod
-    @abstractmethod
-    def usage(place: str, condition: str) -> tuple[str, str]:
-        """Python that loads an exported folder, and its pipeline's first argument."""
 
 
 class LatentText(Family[TextPipeline]):
@@ -117,9 +66,9 @@ class LatentText(Family[TextPipeline]):
         type(self.pipeline).save_lora_weights(folder, unet_lora_layers=layers)
 
     @staticmethod
-    def usage(place: str, condition: str) -> tuple[str, str]:
+    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
         """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", repr(condition)
+        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
 
 
 class StableDiffusion(LatentText[StableDiffusionPipeline]):
@@ -133,9 +82,10 @@ class StableDiffusion(LatentText[StableDiffusionPipeline]):
         prompt, _ = self.pipeline.encode_prompt(list(conditions), self.pipeline.device, 1, False)
         return {"prompt": prompt}
 
-    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
+    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Prompts and negative prompts."""
-        return {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions)}
+        negatives = [negative] * len(conditions)
+        return {"prompt": list(conditions), "negative_prompt": negatives, "num_inference_steps": steps}
 
 
 class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
@@ -158,12 +108,69 @@ class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
         size = torch.tensor([[self.image_size, self.image_size, 0, 0] + [self.image_size] * 2], dtype=pooled.dtype)
         return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(conditions), -1)}
 
-    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
+    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""
         positive, uncond = self.encode(conditions), self.encode([negative] * len(conditions))
         names = {"prompt": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
         told = {argument: positive[name] for name, argument in names.items()}
-        return told | {f"negative_{argument}": uncond[name] for name, argument in names.items()}
+        negatives = {f"negative_{argument}": uncond[name] for name, argument in names.items()}
+        return {**told, **negatives, "num_inference_steps": steps}
+
+
+class StableDiffusion3(Family[StableDiffusion3Pipeline]):
+    """A transformer on straight paths, with two or three text encoders: Stable Diffusion 3 and 3.5."""
+
+    pipeline_class = StableDiffusion3Pipeline
+    task = "text-to-image"
+
+    @property
+    def network(self) -> MMDiTNetwork:
+        """The transformer."""
+        return MMDiTNetwork(self.pipeline.transformer)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width]."""
+        config = self.pipeline.transformer.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    @property
+    def image_size(self) -> int:
+        """The autoencoder's enlargement of the latents."""
+        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+
+    @torch.inference_mode()
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """`prompt` [n, tokens, width] and `pooled` [n, width]."""
+        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
+        told = {"device": self.pipeline.device, "do_classifier_free_guidance": False}
+        prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
+        return {"prompt": prompt, "pooled": pooled}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Through the autoencoder."""
+        vae, config = self.pipeline.vae, self.pipeline.vae.config
+        scaled = latents.to(vae.device, vae.dtype) / config.scaling_factor + config.shift_factor
+        return vae.decode(scaled).sample.float()
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
+        """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
+        negatives = [negative] * len(conditions)
+        return {"prompt": list(conditions), "negative_prompt": negatives, "sigmas": _falling(steps)}
+
+    def save_lora(self, folder: Path) -> None:
+        """For `load_lora_weights`."""
+        layers = cast(dict, get_peft_model_state_dict(self.pipeline.transformer, adapter_name=ADAPTER))
+        self.pipeline.save_lora_weights(folder, transformer_lora_layers=layers)
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
+        """Stock diffusers."""
+        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, sigmas={_falling(steps)}"
+
+
+def _falling(steps: int) -> list[float]:
+    return [1 - step / steps for step in range(steps)]
 
 
 class ClassConditional(Family[ClassConditionalPipeline]):
@@ -198,21 +205,21 @@ class ClassConditional(Family[ClassConditionalPipeline]):
         """Pixels are what they are; grey ones are shown in three channels."""
         return latents.float().expand(-1, 3, -1, -1)
 
-    def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
+    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Class labels. Raises BadInput for a negative prompt."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to a class-conditional teacher")
-        return {"class_labels": [self._label(condition) for condition in conditions]}
+        return {"class_labels": [self._label(condition) for condition in conditions], "num_inference_steps": steps}
 
     def save_lora(self, folder: Path) -> None:
         """For the UNet's `load_lora_adapter`; the pipeline has no loader of its own."""
         self.pipeline.unet.save_lora_adapter(folder, adapter_name=ADAPTER)
 
     @staticmethod
-    def usage(place: str, condition: str) -> tuple[str, str]:
+    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
         """The folder brings its own pipeline."""
         loaded = f"DiffusionPipeline.from_pretrained({place!r}, custom_pipeline={place!r}, trust_remote_code=True)"
-        return loaded, repr([condition])
+        return loaded, f"{[condition]!r}, num_inference_steps={steps}"
 
     def _label(self, condition: str) -> int:
         if not condition:
@@ -222,9 +229,8 @@ class ClassConditional(Family[ClassConditionalPipeline]):
         raise BadInput(f"prompts: {condition!r} is no class; write a number from 0 to {self.pipeline.null_class - 1}")
 
 
-FAMILIES: dict[str, type[Family]] = {
-    family.pipeline_class.__name__: family for family in (StableDiffusion, StableDiffusionXL, ClassConditional)
-}
+_ALL = (StableDiffusion, StableDiffusionXL, StableDiffusion3, ClassConditional)
+FAMILIES: dict[str, type[Family]] = {family.pipeline_class.__name__: family for family in _ALL}
 
 
 def family_of(place: str, revision: str = "") -> type[Family]:

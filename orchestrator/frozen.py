@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import Frozen
-from orchestrator.families import Family
+from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.teacher import Teacher
 

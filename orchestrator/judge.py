@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orchestrator.errors import BadInput
-from orchestrator.families import Family, load
+from orchestrator.families import load
+from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.recipe import TeacherSpec
 from orchestrator.sampling import Guided, refusal, sample_path
@@ -157,16 +158,19 @@ class Judge:
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
-        pipeline = self._student.pipeline
-        sampled = pipeline(
-            **self._student.call(prompts, self.setting.call.negative_prompt),
-            num_inference_steps=system.steps,
-            guidance_scale=system.guidance_scale,
-            eta=self.setting.call.eta,
-            latents=noise.to(pipeline.dtype),
-            generator=[self.setting.generator(f"{system.noise} steps", i) for i in samples],
-            output_type="pt",
-        )
+        pipeline, role = self._student.pipeline, f"{system.noise} steps"
+        eta = {"eta": self.setting.call.eta} if self.setting.call.eta else {}
+        with torch.random.fork_rng():
+            # Not every pipeline hands its generators on to its scheduler.
+            torch.manual_seed(self.setting.generator(role, samples.start).initial_seed())
+            sampled = pipeline(
+                **self._student.call(prompts, self.setting.call.negative_prompt, system.steps),
+                **eta,
+                guidance_scale=system.guidance_scale,
+                latents=noise.to(pipeline.dtype),
+                generator=[self.setting.generator(role, i) for i in samples],
+                output_type="pt",
+            )
         return sampled.images
 
     def seconds_per_image(self, system: System) -> float:

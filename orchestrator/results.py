@@ -16,9 +16,9 @@ from torch import Tensor
 from methods.base import Round, Trained
 from methods.diffusion import Denoiser
 from orchestrator.checkpoint import write_whole
+from orchestrator.network import PipelineNetwork
 from orchestrator.networks import meaning, trained_of
 from orchestrator.teacher import Teacher
-from orchestrator.unet import UNetNetwork
 
 RESULT = "result"  # its folder, inside the round's
 Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with
@@ -57,7 +57,7 @@ def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], roun
     fresh.rename(folder)
 
 
-def read_network(result: Path, base: Teacher, weights: Weights = "result") -> UNetNetwork:
+def read_network(result: Path, base: Teacher, weights: Weights = "result") -> PipelineNetwork:
     """A finished round's network; `base` is the model that the run started from."""
     facts, state = StudentFacts.read(result), load_file(result / f"{weights}.safetensors")
     if facts.lora_rank:

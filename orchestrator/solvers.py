@@ -98,7 +98,6 @@ SOLVERS: dict[str, Solver] = {
             "algorithm_type": "dpmsolver++",
             "solver_order": 1,
             "use_flow_sigmas": True,
-            "flow_shift": 1.0,
             "final_sigmas_type": "zero",
             "rescale_betas_zero_snr": False,
         },

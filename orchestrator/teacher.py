@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.recipe import Json, TeacherSpec
 
@@ -45,27 +46,39 @@ class Teacher:
     @property
     def card(self) -> TeacherCard:
         """What a plan has to know."""
-        config = {name: value for name, value in self.pipeline.scheduler.config.items() if not name.startswith("_")}
-        # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
-        config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}
         return TeacherCard(
             revision=self.spec.revision or folder_hash(Path(self.spec.folder)),
             pipeline=type(self.pipeline).__name__,
-            scheduler=json.loads(json.dumps(config)),
+            scheduler=self.scheduler,
             prediction=self.prediction,
             latent_shape=self.family.latent_shape,
         )
 
     @property
+    def scheduler(self) -> Json:
+        """The configuration of the pipeline's scheduler, by which all others are made."""
+        config = {name: value for name, value in self.pipeline.scheduler.config.items() if not name.startswith("_")}
+        # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
+        config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}
+        if is_flow_matching(config):
+            if config["use_dynamic_shifting"]:
+                raise BadInput(
+                    "teacher: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), which a "
+                    "plan cannot hold; set a fixed shift in its scheduler_config.json instead"
+                )
+            # The same, as those schedulers say it that are not of flow matching alone.
+            config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": config["shift"]}
+        return json.loads(json.dumps(config))
+
+    @property
     def prediction(self) -> Prediction:
-        """What the network's output means; diffusers calls a velocity "flow_prediction"."""
-        told = self.pipeline.scheduler.config.prediction_type
-        return "flow" if told == "flow_prediction" else told
+        """What the network's output means."""
+        return prediction_of(self.scheduler)
 
     @property
     def schedule(self) -> Schedule:
         """The noise levels that the network was trained on."""
-        return schedule_of(self.pipeline.scheduler.config)
+        return schedule_of(self.scheduler)
 
     def denoiser(self) -> Denoiser:
         """The network with the meaning of its output."""
@@ -81,10 +94,21 @@ class Teacher:
         return (self.family.decode(latents) / 2 + 0.5).clamp(0, 1)
 
 
+def is_flow_matching(config: Mapping[str, object]) -> bool:
+    """Is this the configuration of a flow-matching scheduler? Those have no betas."""
+    return "beta_start" not in config
+
+
+def prediction_of(config: Mapping[str, object]) -> Prediction:
+    """What a network with this scheduler answers with; diffusers calls a velocity "flow_prediction"."""
+    told = str(config["prediction_type"])
+    return cast(Prediction, "flow" if told == "flow_prediction" else told)
+
+
 def schedule_of(config: Mapping[str, object]) -> Schedule:
     """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
     if config.get("use_flow_sigmas"):
-        return RectifiedFlow()
+        return RectifiedFlow(float(str(config.get("flow_shift", 1.0))))
     return DiscreteVP(cast(DDIMScheduler, DDIMScheduler.from_config(dict(config))).alphas_cumprod)
 
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from methods.diffusion import Cond
-from orchestrator.errors import BadInput
+from orchestrator.network import PipelineNetwork
 
-ADAPTER = "student"  # peft's name for the low-rank weights
-# What LCM-LoRA adapts: attention, feed-forward, convolutions of the residual blocks, and the time's projections.
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-LORA_TARGETS += ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj")
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
-class UNetNetwork(nn.Module):
+class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
     """A diffusers UNet as net(x_t, time, cond).
 
     `cond` holds what it is conditioned on: "prompt" [b, tokens, width], with "pooled" [b, width] and "size" [b, 6] for
@@ -28,9 +20,13 @@ class UNetNetwork(nn.Module):
     "guidance_scale" [b].
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.unet = unet
+    component = "unet"
+    takes_guidance = True
+    # What LCM-LoRA adapts: attention, feed-forward, convolutions of the residual blocks, and the time's projections.
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+        *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+    )
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
@@ -38,40 +34,18 @@ class UNetNetwork(nn.Module):
         if "guidance_scale" in cond:
             # diffusers' pipelines call guidance_scale - 1 "w" and show the network 1000 w (arXiv:2310.04378, 4.1).
             w = (cond["guidance_scale"] - 1) * 1000
-            embedded = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1).to(self.unet.dtype)
-        prompt = cond["prompt"].to(self.unet.dtype) if "prompt" in cond else None
+            embedded = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1).to(self.model.dtype)
+        prompt = cond["prompt"].to(self.model.dtype) if "prompt" in cond else None
         label = cond["class"].argmax(1) if "class" in cond else None
         added = {"text_embeds": cond["pooled"], "time_ids": cond["size"]} if "pooled" in cond else None
-        return self.unet(
-            x_t.to(self.unet.dtype),
+        return self.model(
+            x_t.to(self.model.dtype),
             time,
             prompt,
             class_labels=label,
             timestep_cond=embedded,
-            added_cond_kwargs=added and {name: value.to(self.unet.dtype) for name, value in added.items()},
+            added_cond_kwargs=added and {name: value.to(self.model.dtype) for name, value in added.items()},
         ).sample
-
-    def copy(self) -> UNetNetwork:
-        """Another of its kind with the same weights."""
-        return copy.deepcopy(self)
-
-    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> UNetNetwork:
-        """A copy whose trained weights are low-rank adapters that start at zero.
-
-        The rest may be this network's own weights, not copies. Raises BadInput where no module has such a name.
-        """
-        shared = {id(weight): weight for weight in self.parameters()} if shares_base else {}
-        network = copy.deepcopy(self, shared)
-        network.requires_grad_(False)
-        names = list(targets or LORA_TARGETS)
-        try:
-            network.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
-        except ValueError as error:
-            modules = (name.rpartition(".")[2] for name, _ in self.unet.named_modules())
-            known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
-            asked = " or ".join(names)
-            raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
-        return network
 
     def with_guidance_input(self) -> UNetNetwork:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
@@ -79,14 +53,14 @@ class UNetNetwork(nn.Module):
         A network that embeds it already is copied as it is. diffusers initialises the embedding at random;
         zero makes the student the teacher at step 0.
         """
-        if self.unet.config["time_cond_proj_dim"]:
+        if self.model.config["time_cond_proj_dim"]:
             return self.copy()
         # diffusers notes in private keys which values were defaults, and would put those back.
-        config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+        config = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
         config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
         unet = UNet2DConditionModel(**config)
-        nn.Module.to(unet, device=self.unet.device, dtype=self.unet.dtype)
-        missing, unexpected = unet.load_state_dict(self.unet.state_dict(), strict=False)
+        nn.Module.to(unet, device=self.model.device, dtype=self.model.dtype)
+        missing, unexpected = unet.load_state_dict(self.model.state_dict(), strict=False)
         assert not unexpected and missing == ["time_embedding.cond_proj.weight"]
         assert unet.time_embedding.cond_proj is not None
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)

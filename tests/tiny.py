@@ -10,11 +10,27 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
@@ -157,6 +173,63 @@ def xl_teacher(folder: Path) -> Path:
             scheduler=xl_scheduler(),
         )
     place = folder / "xl"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """T5's that spells."""
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((letter, -1.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz"),
+    ]
+    words = Tokenizer(Unigram(pieces, unk_id=2))
+    words.pre_tokenizer = Metaspace()
+    words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return T5TokenizerFast(tokenizer_object=words, extra_ids=0, model_max_length=WORDS)
+
+
+def t5_encoder() -> T5EncoderModel:
+    """One layer, as wide as two of CLIP's together."""
+    return T5EncoderModel(T5Config(vocab_size=32, d_model=2 * WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+
+
+def sd3_teacher(folder: Path) -> Path:
+    """Write a Stable Diffusion 3 pipeline to `folder / "sd3"` and return that."""
+    words = tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = SD3Transformer2DModel(
+            sample_size=LATENT[1],
+            patch_size=2,
+            in_channels=LATENT[0],
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=16,
+            pooled_projection_dim=2 * WIDTH,
+            out_channels=LATENT[0],
+            pos_embed_max_size=8,
+        )
+        nn.init.normal_(transformer.proj_out.weight, std=0.1)
+        encoder = text_encoder(len(words)).config
+        vae = autoencoder()
+        vae.register_to_config(shift_factor=0.1)
+        pipeline = StableDiffusion3Pipeline(
+            vae=vae,
+            text_encoder=CLIPTextModelWithProjection(encoder),
+            text_encoder_2=CLIPTextModelWithProjection(encoder),
+            text_encoder_3=t5_encoder(),
+            tokenizer=words,
+            tokenizer_2=words,
+            tokenizer_3=t5_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    place = folder / "sd3"
     pipeline.save_pretrained(place)
     return place
 

@@ -71,7 +71,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
     network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
     family = Teacher(TeacherSpec(folder=recipe.teacher.folder)).family
-    family.pipeline.register_modules(unet=network.unet)
+    family.pipeline.register_modules(unet=network.model)
     family.save_lora(tmp_path)
     stock = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
     stock.load_lora_weights(tmp_path)

@@ -1,0 +1,66 @@
+"""The model of a diffusers pipeline as a network that students are made of."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Generic, Self, TypeVar
+
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from methods.diffusion import Cond
+from orchestrator.errors import BadInput
+
+ADAPTER = "student"  # peft's name for the low-rank weights
+Model = TypeVar("Model", UNet2DConditionModel, SD3Transformer2DModel)
+
+
+class PipelineNetwork(nn.Module, ABC, Generic[Model]):
+    """The model that a pipeline denoises with, as net(x_t, time, cond)."""
+
+    component: ClassVar[str]  # what pipelines call it
+    takes_guidance: ClassVar[bool] = False  # can the guidance scale be made an input of it?
+    lora_targets: ClassVar[tuple[str, ...]]  # how the names of modules end that low-rank adapters are for
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """The raw output of the model, in its own dtype."""
+
+    def copy(self) -> Self:
+        """Another of its kind with the same weights."""
+        return copy.deepcopy(self)
+
+    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> Self:
+        """A copy whose trained weights are low-rank adapters that start at zero.
+
+        The rest may be this network's own weights, not copies. Raises BadInput where no module has such a name.
+        """
+        shared = {id(weight): weight for weight in self.parameters()} if shares_base else {}
+        network = copy.deepcopy(self, shared)
+        network.requires_grad_(False)
+        names = list(targets or self.lora_targets)
+        try:
+            network.model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
+        except ValueError as error:
+            modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
+            known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
+            asked = " or ".join(names)
+            raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
+        return network
+
+    def with_guidance_input(self) -> Self:
+        """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
+
+        Raises BadInput for a model that has no place for it.
+        """
+        raise BadInput(
+            f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
+            "keeps guidance inside the student, like lcm-lora, tcd, dmd or progressive"
+        )

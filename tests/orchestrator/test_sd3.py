@@ -1,0 +1,118 @@
+"""Stable Diffusion 3: a transformer that answers with the velocity of straight paths, visited with a shift."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from orchestrator.errors import BadInput
+from orchestrator.export import call_of, write
+from orchestrator.judge import Judge, Setting, System
+from orchestrator.preflight import preflight
+from orchestrator.recipe import Recipe, TeacherSpec, parse
+from orchestrator.sampling import Guided, sample_path
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import Teacher
+from tests import tiny
+from tests.orchestrator.students import untrained
+
+PROMPTS = ["a cat", "a red dog"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("sd3")
+    data = tiny.recipe_data(folder)
+    trajectories = {**dict(data["trajectories"]), "solver": "flow-match-euler"}  # pyright: ignore
+    return parse({**data, "teacher": {"folder": str(tiny.sd3_teacher(folder))}, "trajectories": trajectories})
+
+
+def with_method(recipe: Recipe, **method: object) -> Recipe:
+    return parse({**recipe.resolved(), "method": method})
+
+
+def judge(recipe: Recipe, student: Path) -> Judge:
+    call = call_of(recipe)
+    return Judge(Setting(recipe.teacher, str(student), call, "", tuple(PROMPTS), "mobilenetv2", 0, 2, "cpu", 1))
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_scale: float) -> None:
+    teacher = Teacher(recipe.teacher)
+    noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
+    scale = torch.full((2,), guidance_scale)
+    guided = Guided(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
+    states, times = sample_path(SOLVERS["flow-match-euler"], teacher.scheduler, guided, noise, 4)
+    assert times.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])  # 3 u / (1 + 2 u)
+    stock = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
+    stock.set_progress_bar_config(disable=True)
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    made = stock(
+        PROMPTS,
+        negative_prompt=["", ""],
+        sigmas=sigmas,
+        guidance_scale=guidance_scale,
+        latents=noise.clone(),
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(teacher.decode(states[:, -1]), made, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "lcm-lora", "lora_rank": 2}, {"name": "dmd"}, {"name": "progressive", "teacher_steps": 8}],
+    ids=lambda method: method["name"],
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
+    recipe: Recipe, method: dict[str, object], steps: int, tmp_path: Path
+) -> None:
+    recipe = with_method(recipe, **method)
+    preflight(recipe, Teacher(recipe.teacher))
+    write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
+    made = judge(recipe, tmp_path / "student")
+    renoises = method["name"] != "progressive"
+    student = made.sample(System("student", "its own", steps, 1.0), range(2))
+    assert torch.equal(student, made.sample(System("student", "its own", steps, 1.0), range(2)))
+    teacher = made.sample(System("teacher", "flow-match-euler", steps, 1.0), range(2))
+    if steps == 1 or not renoises:
+        torch.testing.assert_close(student, teacher, atol=1e-4, rtol=0)
+    else:
+        assert (student - teacher).abs().max() > 1e-2
+
+
+def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
+    network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
+    family = Teacher(TeacherSpec(folder=recipe.teacher.folder)).family
+    family.pipeline.register_modules(transformer=network.model)
+    family.save_lora(tmp_path)
+    stock = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
+    stock.load_lora_weights(str(tmp_path))
+    assert stock.get_active_adapters()
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"name": "lcm"}, "cannot take the guidance scale as an input"),
+        ({"name": "tcd"}, "no scheduler for strategic sampling"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_sampled(
+    recipe: Recipe, method: dict[str, object], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        preflight(with_method(recipe, **method), Teacher(recipe.teacher))
+
+
+def test_a_shift_by_the_pictures_size_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    pipeline = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
+    pipeline.save_pretrained(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": True}))
+    with pytest.raises(BadInput, match="set a fixed shift"):
+        Teacher(TeacherSpec(folder=str(tmp_path))).denoiser()
