@@ -42,6 +42,19 @@ class UNetNetwork(nn.Module):
         label = cond["class"].argmax(1) if "class" in cond else None
         return self.unet(x_t.to(self.unet.dtype), time, prompt, class_labels=label, timestep_cond=embedded).sample
 
+    @property
+    def middle_channels(self) -> int:
+        """Of `middle`."""
+        return self.unet.config["block_out_channels"][-1]
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
+        seen: list[Tensor] = []
+        hook = self.unet.get_submodule("mid_block").register_forward_hook(lambda _, __, output: seen.append(output))
+        self(x_t, time, cond)
+        hook.remove()
+        return seen[0]
+
     def copy(self) -> UNetNetwork:
         """Another of its kind with the same weights."""
         return copy.deepcopy(self)
