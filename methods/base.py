@@ -152,9 +152,10 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Critic:
-    """A trained network that is no denoiser, built on the round's frozen feature network."""
+    """A trained network that is no denoiser, built on what another network of the round sees."""
 
     init: Callable[[nn.Module], nn.Module]
+    on: str = "features"  # the frozen feature network, or a denoiser named before it
     lr_scale: float = 1.0
     betas: tuple[float, float] = (0.0, 0.99)
 

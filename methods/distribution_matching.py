@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from methods.adversarial import FINE_GRID, discriminator_heads, fooling_loss, hinge_loss
+from methods.adversarial import FINE_GRID
 from methods.base import (
     Batch,
     Choice,
@@ -36,27 +37,50 @@ from methods.base import (
     perceptual,
 )
 from methods.checks import require, require_at_least, require_positive
-from methods.diffusion import Cond, Denoiser, Estimate, diffuse, expand, guided, target
+from methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
+from methods.discriminator import bottleneck_head, classification, logits
 from methods.losses import l1, l2
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def generate(student: Denoiser, noise: Float[Tensor, "b *latent"], cond: Cond) -> Float[Tensor, "b *latent"]:
-    """The student's sample in its one step."""
-    return student(noise, student.schedule.at(torch.ones_like(noise.flatten(1)[:, 0])), cond).x0
+CLASSIFICATION_WEIGHT = 1e-2  # of the fake score's part in the discriminator, as the authors' code has it
 
 
-def fake_score_loss(nets: Nets, batch: Batch) -> Losses:
-    """Equation 6: denoise the student's own samples, at any time, in the loss that the network was trained with."""
+def generate(student: Denoiser, rows: Rows, draw: Draw, student_steps: int) -> Float[Tensor, "b *latent"]:
+    """What the student believes at one of its steps, drawn evenly, on its own way from pure noise.
+
+    Backward simulation (section 4.5, arXiv:2405.14867): it is trained on what it meets when it is sampled. Gradients
+    reach the last step alone.
+    """
+    schedule, x_t = student.schedule, draw.normal(rows.blank)
+    left = torch.full_like(x_t.flatten(1)[:, 0], student_steps)
+    with torch.no_grad():
+        for number in range(student_steps, 1, -1):
+            goes_on = (left == number) & (draw.uniform() * number >= 1)  # of those that came here one in `number` stops
+            x0 = student(x_t, schedule.at(left / student_steps), rows.cond).x0
+            noised = diffuse(schedule, x0, draw.normal(x0), schedule.at((left - 1) / student_steps))
+            x_t = torch.where(expand(goes_on, x_t), noised, x_t)
+            left = left - goes_on.float()
+    return student(x_t, schedule.at(left / student_steps), rows.cond).x0
+
+
+def fake_score_loss(nets: Nets, batch: Batch, *, student_steps: int, is_adversarial: bool) -> Losses:
+    """Equation 6: denoise the student's own samples, at any time, in the loss that the network was trained with.
+
+    Where it carries the discriminator, its features learn to tell those samples from real ones too.
+    """
     prompts, draw, fake = batch["prompts"], batch.draw, nets["fake_score"]
     with torch.no_grad():
-        x0 = generate(nets["student"], draw.normal(prompts.blank), prompts.cond)
+        x0 = generate(nets["student"], prompts, draw, student_steps)
     t, eps = fake.schedule.at(draw.uniform()), draw.normal(x0)
     found = fake(diffuse(fake.schedule, x0, eps, t), t, prompts.cond)
     answers = (target(fake.prediction, fake.schedule, estimate, t) for estimate in (found, Estimate(x0, eps)))
-    return {"denoising": l2(*answers).mean()}
+    losses = {"denoising": l2(*answers).mean()}
+    if is_adversarial:
+        losses["classification"] = CLASSIFICATION_WEIGHT * classification(nets, x0, prompts, batch["data"], draw)
+    return losses
 
 
 def matching_gradient(
@@ -74,31 +98,38 @@ def matching_gradient(
     return ((fake(x_t, t, rows.cond).x0 - real) / norm).nan_to_num(0.0, 0.0, 0.0)
 
 
-def discriminator_loss(nets: Nets, batch: Batch) -> Losses:
-    """Tell real samples from the student's (section 4.3, arXiv:2405.14867), by hinge."""
-    data, student = batch["data"], nets["student"]
+def discriminator_loss(nets: Nets, batch: Batch, *, student_steps: int) -> Losses:
+    """The head's turn, on the fake score's features as they are."""
+    prompts, draw = batch["prompts"], batch.draw
     with torch.no_grad():
-        x0 = generate(student, batch.draw.normal(data.x0), data.cond)
-    return {"hinge": hinge_loss(nets, x0, data)}
+        x0 = generate(nets["student"], prompts, draw, student_steps)
+    return {"classification": classification(nets, x0, prompts, batch["data"], draw)}
 
 
 def student_loss(
-    nets: Nets, batch: Batch, *, guidance_scale: float, regression_weight: float, adversarial_weight: float
+    nets: Nets,
+    batch: Batch,
+    *,
+    student_steps: int,
+    guidance_scale: float,
+    regression_weight: float,
+    adversarial_weight: float,
 ) -> Losses:
-    """The matching loss, whose gradient is `matching_gradient`, and the regression of equation 9 on stored pairs."""
+    """The matching loss, whose gradient is `matching_gradient`, and the regression of equation 9 on stored pairs.
+
+    With a discriminator also -log D of the samples, the non-saturating loss of a generator.
+    """
     prompts, draw, student = batch["prompts"], batch.draw, nets["student"]
-    x0 = generate(student, draw.normal(prompts.blank), prompts.cond)
+    x0 = generate(student, prompts, draw, student_steps)
     with torch.no_grad():
         moved = x0 - matching_gradient(nets, x0, prompts, draw, guidance_scale)
     losses = {"matching": l2(x0, moved).mean() / 2}
     if regression_weight:
         pairs = batch["pairs"]
-        found = generate(student, pairs.noise, pairs.cond)
+        found = student(pairs.noise, student.schedule.at(torch.ones_like(pairs.noise.flatten(1)[:, 0])), pairs.cond).x0
         losses["regression"] = regression_weight * perceptual(nets, found, pairs.x0).mean()
     if adversarial_weight:
-        data = batch["data"]
-        fresh = generate(student, draw.normal(data.x0), data.cond)
-        losses["adversarial"] = adversarial_weight * fooling_loss(nets, fresh, data)
+        losses["adversarial"] = adversarial_weight * F.softplus(-logits(nets, x0, prompts.cond, draw)).mean()
     return losses
 
 
@@ -106,7 +137,8 @@ def student_loss(
 class DistributionMatching:
     """One step from prompts alone. The fake score starts as the teacher and learns the student's samples.
 
-    DMD2 is `regression_weight=0`, `student_every=5` and an `adversarial_weight`, which adds real data.
+    DMD2 is `regression_weight=0`, `student_every=5` and an `adversarial_weight` (1e-3 for Stable Diffusion 1.5), which
+    adds real data and a discriminator on the fake score's features; and several steps, by backward simulation.
     """
 
     student_steps: int = 1
@@ -125,41 +157,46 @@ class DistributionMatching:
     }
 
     def __post_init__(self) -> None:
+        require_at_least(1, student_steps=self.student_steps)
         require(
-            self.student_steps == 1, f"student_steps must be 1, the only step that is trained, got {self.student_steps}"
+            self.student_steps == 1 or not self.regression_weight,
+            f"regression_weight must be 0 where student_steps={self.student_steps}: "
+            f"pairs teach the one step from noise, got {self.regression_weight:g}",
         )
+        require(FINE_GRID % self.student_steps == 0, f"student_steps must divide {FINE_GRID}, got {self.student_steps}")
         require_at_least(1, guidance_scale=self.guidance_scale, student_every=self.student_every)
         require_at_least(0, regression_weight=self.regression_weight, adversarial_weight=self.adversarial_weight)
         require_positive(fake_lr_scale=self.fake_lr_scale)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round of two or three networks; terms without weight need neither nets nor sources."""
+        is_adversarial = self.adversarial_weight > 0
+        drawn = {"student_steps": self.student_steps}
         nets: dict[str, Net] = {
             "student": Trained(),
             "fake_score": Trained(init="teacher", lr_scale=self.fake_lr_scale),
         }
         sources = {"prompts": Source("prompts")}
-        updates = [Update("fake_score", fake_score_loss)]
-        if self.regression_weight or self.adversarial_weight:
-            nets["decoder"] = Frozen("decoder")
+        updates = [Update("fake_score", partial(fake_score_loss, is_adversarial=is_adversarial, **drawn))]
         if self.regression_weight:
-            nets["perceptual"] = Frozen("perceptual")
+            nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
             sources["pairs"] = Source("pairs")
-        if self.adversarial_weight:
-            nets |= {"discriminator": Critic(discriminator_heads), "features": Frozen("features")}
+        if is_adversarial:
+            nets["discriminator"] = Critic(bottleneck_head, on="fake_score")
             sources["data"] = Source("data")
-            updates.append(Update("discriminator", discriminator_loss))
+            updates.append(Update("discriminator", partial(discriminator_loss, **drawn)))
         updates.append(Update("student", self._student_loss(), every=self.student_every))
         return (Round("distribution-matching", tuple(updates), nets, sources, is_guided=self.guidance_scale != 1),)
 
     def _student_loss(self) -> partial[Losses]:
         return partial(
             student_loss,
+            student_steps=self.student_steps,
             guidance_scale=self.guidance_scale,
             regression_weight=self.regression_weight,
             adversarial_weight=self.adversarial_weight,
         )
 
     def sampler(self) -> Sampler:
-        """One step; noised again where more are asked for. Guidance is already inside."""
+        """Noised again between steps, as in training; guidance is already inside."""
         return Sampler("renoising", grid=FINE_GRID)

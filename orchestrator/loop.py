@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Draw, Round, Rows, Trained
+from methods.base import Batch, Critic, Draw, Round, Rows, Trained
 from orchestrator.networks import Networks
 from orchestrator.recipe import Training
 
@@ -67,10 +67,10 @@ class Progress:
 def learning_rate(round: Round, training: Training, net: str, step: int, steps: int) -> float:
     """Warmup, then constant, then linearly to zero: in the last steps, or in all where the round anneals."""
     spec = round.nets[net]
-    scale = 1.0 if not isinstance(spec, Trained) else spec.lr_scale
+    assert isinstance(spec, Trained | Critic)
     warmup = min(1.0, (step + 1) / (training.warmup_steps + 1))
     decay = steps if round.anneal else training.decay_steps
-    return training.learning_rate * scale * warmup * (min(1.0, (steps - step) / decay) if decay else 1.0)
+    return training.learning_rate * spec.lr_scale * warmup * (min(1.0, (steps - step) / decay) if decay else 1.0)
 
 
 def train(

@@ -112,7 +112,8 @@ def build(
             networks.nets[name] = frozen(net).requires_grad_(False)
     for name, net in round.nets.items():
         if isinstance(net, Critic):
-            critic = net.init(cast(nn.Module, networks.nets["features"]))
+            seeing = networks.nets[net.on]
+            critic = net.init(cast(nn.Module, seeing.net if isinstance(seeing, Denoiser) else seeing))
             engine = make_engine(critic.train(), specs(net))
             networks.add(name, engine, engine.module)
         if not isinstance(net, Trained):

@@ -47,6 +47,19 @@ class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
             added_cond_kwargs=added and {name: value.to(self.model.dtype) for name, value in added.items()},
         ).sample
 
+    @property
+    def middle_channels(self) -> int:
+        """Of `middle`."""
+        return self.model.config["block_out_channels"][-1]
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
+        seen: list[Tensor] = []
+        hook = self.model.get_submodule("mid_block").register_forward_hook(lambda _, __, output: seen.append(output))
+        self(x_t, time, cond)
+        hook.remove()
+        return seen[0]
+
     def with_guidance_input(self) -> UNetNetwork:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
 

@@ -500,8 +500,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "distribution_matching.py",
-        '    with torch.no_grad():\n        x0 = generate(nets["student"]',
-        '    with torch.enable_grad():\n        x0 = generate(nets["student"]',
+        'torch.no_grad():\n        x0 = generate(nets["student"], prompts, draw, student_steps)\n    t, eps',
+        'torch.enable_grad():\n        x0 = generate(nets["student"], prompts, draw, student_steps)\n    t, eps',
         "test_distribution_matching.py::test_an_update_gives_gradients_to_its_own_network_alone",
     ),
     Mutation(
@@ -512,15 +512,58 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "distribution_matching.py",
-        "student.schedule.at(torch.ones_like(noise.flatten(1)[:, 0]))",
-        "student.schedule.at(0.98 * torch.ones_like(noise.flatten(1)[:, 0]))",
+        "    return student(x_t, schedule.at(left / student_steps)",
+        "    return student(x_t, schedule.at(0.98 * left / student_steps)",
         "test_distribution_matching.py::test_the_student_takes_its_one_step_from_pure_noise",
     ),
     Mutation(
         "distribution_matching.py",
-        "fresh = generate(student, draw.normal(data.x0), data.cond)",
-        "fresh = x0",
-        "test_distribution_matching.py::test_dmd2_adds_the_discriminators_opinion_of_samples_for_real_datas_conditions",
+        "F.softplus(-logits(nets, x0, prompts.cond, draw))",
+        "F.softplus(logits(nets, x0, prompts.cond, draw))",
+        "test_distribution_matching.py::"
+        "test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_noise",
+    ),
+    Mutation(
+        "distribution_matching.py",
+        "draw.normal(x0), schedule.at((left - 1) / student_steps))",
+        "draw.normal(x0), schedule.at(left / student_steps))",
+        "test_distribution_matching.py::test_a_sample_of_several_steps_is_one_that_the_student_meets_on_its_own_way",
+    ),
+    Mutation(
+        "distribution_matching.py",
+        "noised = diffuse(schedule, x0, draw",
+        "noised = diffuse(schedule, rows.blank, draw",
+        "test_distribution_matching.py::test_a_sample_of_several_steps_is_one_that_the_student_meets_on_its_own_way",
+    ),
+    Mutation(
+        "distribution_matching.py",
+        "(draw.uniform() * number >= 1)",
+        "(draw.uniform() * student_steps >= 1)",
+        "test_distribution_matching.py::test_a_sample_of_several_steps_is_one_that_the_student_meets_on_its_own_way",
+    ),
+    Mutation(
+        "distribution_matching.py",
+        "    with torch.no_grad():\n        for number",
+        "    with torch.enable_grad():\n        for number",
+        "test_distribution_matching.py::test_gradients_reach_the_last_step_alone",
+    ),
+    Mutation(
+        "discriminator.py",
+        "x_t = diffuse(fake.schedule, x0, draw.normal(x0), t)",
+        "x_t = x0",
+        "test_distribution_matching.py::test_the_discriminator_and_the_features_beneath_it_learn_to_tell_real_from_generated",
+    ),
+    Mutation(
+        "discriminator.py",
+        "F.softplus(fake).mean() + F.softplus(-real).mean()",
+        "F.softplus(-fake).mean() + F.softplus(real).mean()",
+        "test_distribution_matching.py::test_the_discriminator_and_the_features_beneath_it_learn_to_tell_real_from_generated",
+    ),
+    Mutation(
+        "discriminator.py",
+        "schedule.at(draw.uniform())",
+        "schedule.at(draw.uniform(0.02, 0.98))",
+        "test_distribution_matching.py::test_the_discriminator_sees_samples_under_every_noise",
     ),
     Mutation(
         "adversarial.py",

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from methods import METHODS
-from methods.base import Averaged, Choice, Critic, LogUniform, Method, Range, Round, Trained
+from methods.base import Averaged, Choice, Critic, Frozen, LogUniform, Method, Range, Round, Trained
 from methods.instaflow import InstaFlow
 from methods.lcm import LCM
 
@@ -82,10 +82,13 @@ def test_averages_follow_trained_networks_and_the_result_is_a_denoiser(name: str
 
 
 @every_method
-def test_a_critic_has_features_to_stand_on(name: str) -> None:
+def test_a_critic_has_a_network_to_stand_on_that_is_built_before_it(name: str) -> None:
     for round_ in all_rounds(name):
-        if any(isinstance(spec, Critic) for spec in round_.nets.values()):
-            assert "features" in round_.nets
+        order = list(round_.nets)
+        for critic, spec in round_.nets.items():
+            if isinstance(spec, Critic):
+                below = round_.nets[spec.on]
+                assert isinstance(below, Frozen) or order.index(spec.on) < order.index(critic)
 
 
 @every_method
@@ -133,7 +136,8 @@ def test_guidance_below_none_is_refused(name: str) -> None:
     [
         ("add", {"r1_weight": -1.0}, "r1_weight must be at least 0, got -1"),
         ("consistency", {"grid": 2}, "student_steps must be below grid=2, got 2"),
-        ("dmd", {"student_steps": 4}, "student_steps must be 1"),
+        ("dmd", {"student_steps": 4}, "regression_weight must be 0 where student_steps=4: .*, got 0.25"),
+        ("dmd", {"student_steps": 3, "regression_weight": 0.0}, "student_steps must divide 100, got 3"),
         ("guided", {"teacher_steps": 48}, "teacher_steps must be student_steps=4 doubled once or more, got 48"),
         ("instaflow", {"num_reflows": 0}, "num_reflows must be at least 1, got 0"),
         ("instaflow", {"time_min": 1.0}, r"time_min must be in \[0, 1\), got 1"),

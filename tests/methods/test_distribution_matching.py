@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -10,9 +11,15 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from methods.base import Batch, Draw, Rows
+from methods.base import Batch, Critic, Draw, Rows
 from methods.diffusion import Cond, Denoiser, DiscreteVP
-from methods.distribution_matching import DistributionMatching, fake_score_loss, student_loss
+from methods.distribution_matching import (
+    DistributionMatching,
+    discriminator_loss,
+    fake_score_loss,
+    generate,
+    student_loss,
+)
 from methods.losses import l2
 from tests.methods import mixture
 
@@ -59,11 +66,14 @@ def levels_at(t: Tensor) -> tuple[Tensor, Tensor]:
     return squared.sqrt()[:, None], (1 - squared).sqrt()[:, None]
 
 
+of_student = partial(student_loss, student_steps=1)
+of_fake_score = partial(fake_score_loss, student_steps=1, is_adversarial=False)
+
 # The matching gradient.
 
 
 def matching(nets: dict[str, Any], batch: Batch, guidance_scale: float) -> Tensor:
-    return student_loss(nets, batch, guidance_scale=guidance_scale, regression_weight=0.0, adversarial_weight=0.0)[
+    return of_student(nets, batch, guidance_scale=guidance_scale, regression_weight=0.0, adversarial_weight=0.0)[
         "matching"
     ]
 
@@ -185,40 +195,98 @@ def test_the_student_takes_its_one_step_from_pure_noise() -> None:
 
     other = Denoiser(linear(0.3, 1.0), SD, "sample")
     nets = {"student": Denoiser(net, SD, "sample"), "teacher": other, "fake_score": other}
-    fake_score_loss(nets, batch_of())
+    of_fake_score(nets, batch_of())
     matching(nets, batch_of(), 3.0)
     noise = Draw(0, 0, 0, range(64)).normal(torch.zeros(64, 2))
     for x_t, time in (seen[:2], seen[2:]):
         assert torch.equal(x_t, noise) and torch.equal(time, torch.full((64,), 999.0))
 
 
+class Listening:
+    """A network that writes down whose condition it is told, and shows what it is shown in its middle."""
+
+    def __init__(self, name: str, told: list[tuple[str, Tensor]]) -> None:
+        self.name, self.told = name, told
+
+    def __call__(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        self.told.append((self.name, cond["modes"]))
+        return x_t
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        self.told.append((f"{self.name}'s middle", cond["modes"]))
+        return x_t[..., None, None]
+
+
 def test_each_network_is_told_the_condition_of_the_rows_it_is_asked_about() -> None:
     told: list[tuple[str, Tensor]] = []
-
-    def listening(name: str) -> Denoiser:
-        def net(x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-            told.append((name, cond["modes"]))
-            return x_t
-
-        return Denoiser(net, SD, "sample")
-
-    nets: dict[str, Any] = {name: listening(name) for name in ("student", "teacher", "fake_score")}
-    nets |= {**a_discriminator([]), "perceptual": l2}
+    nets: dict[str, Any] = {
+        name: Denoiser(Listening(name, told), SD, "sample") for name in ("student", "teacher", "fake_score")
+    }
+    nets |= {"decoder": nn.Identity(), "perceptual": l2, "discriminator": nn.Identity()}
     batch = batch_of()
-    student_loss(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.01)
-    fake_score_loss(nets, batch)
+    of_student(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.01)
+    fake_score_loss(nets, batch, student_steps=2, is_adversarial=True)
     prompts, pairs, data = (batch[name] for name in ("prompts", "pairs", "data"))
     expected = [
         ("student", prompts.cond["modes"]),
         ("teacher", torch.cat([prompts.cond["modes"], prompts.uncond["modes"]])),
         ("fake_score", prompts.cond["modes"]),
         ("student", pairs.cond["modes"]),
-        ("student", data.cond["modes"]),
+        ("fake_score's middle", prompts.cond["modes"]),
+        ("student", prompts.cond["modes"]),
         ("student", prompts.cond["modes"]),
         ("fake_score", prompts.cond["modes"]),
+        ("fake_score's middle", prompts.cond["modes"]),
+        ("fake_score's middle", data.cond["modes"]),
     ]
     for (name, modes), (wanted_name, wanted) in zip(told, expected, strict=True):
         assert name == wanted_name and torch.equal(modes, wanted)
+
+
+# Backward simulation.
+
+
+def test_a_sample_of_several_steps_is_one_that_the_student_meets_on_its_own_way() -> None:
+    """Its last step starts at one of four even times; from the second on, from its own sample, noised again."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def net(x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        seen.append((x_t, time))
+        return 0.3 * x_t + (time / 900)[:, None]
+
+    samples, steps = 4096, 4
+    prompts = sources_of(samples)["prompts"]
+    found = generate(Denoiser(net, SD, "sample"), prompts, Draw(0, 0, 0, range(samples)), steps)
+    assert len(seen) == steps
+    x_t, times = seen[-1]
+    torch.testing.assert_close(found, 0.3 * x_t + (times / 900)[:, None])
+    assert sorted(set(times.tolist())) == [249.0, 499.0, 749.0, 999.0]
+    for time in (249.0, 499.0, 749.0, 999.0):  # evenly, within four standard errors
+        assert abs((times == time).float().mean() - 1 / 4) < 4 * (3 / 16 / samples) ** 0.5
+
+    draw = Draw(0, 0, 0, range(samples))
+    state, at = draw.normal(found), torch.full((samples,), 999.0)
+    for number in (4, 3, 2):
+        draw.uniform()
+        noise = draw.normal(found)
+        alpha, sigma = (level.float() for level in levels_at(at - 250))
+        noised = alpha * (0.3 * state + (at / 900)[:, None]) + sigma * noise
+        goes_on = (at == 250 * number - 1) & (times < at)
+        state, at = torch.where(goes_on[:, None], noised, state), torch.where(goes_on, at - 250, at)
+    torch.testing.assert_close(state, x_t, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_last_step_alone() -> None:
+    net = nn.Linear(2, 2)
+    inputs: list[Tensor] = []
+
+    def student(x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        inputs.append(x_t)
+        return net(x_t)
+
+    generate(Denoiser(student, SD, "sample"), sources_of()["prompts"], Draw(0, 0, 0, range(64)), 4).sum().backward()
+    assert net.weight.grad is not None
+    torch.testing.assert_close(net.weight.grad, inputs[-1].sum(0).expand(2, 2))
 
 
 # The fake score.
@@ -230,7 +298,7 @@ def test_the_fake_score_denoises_the_students_samples_in_its_own_prediction(
 ) -> None:
     x0 = numbers(7)
     nets = {"student": always(x0), "fake_score": Denoiser(linear(-0.2, 0.5), SD, prediction)}
-    found = fake_score_loss(nets, batch_of())
+    found = of_fake_score(nets, batch_of())
     draw = Draw(0, 0, 0, range(64))
     draw.normal(x0)
     t = draw.uniform() * 1000 - 1
@@ -253,7 +321,7 @@ def test_the_fake_score_sees_every_time() -> None:
 
     samples = 4096
     nets = {"student": always(numbers(7, samples)), "fake_score": Denoiser(net, SD, "epsilon")}
-    fake_score_loss(nets, Batch(sources_of(samples), Draw(0, 0, 0, range(samples))))
+    of_fake_score(nets, Batch(sources_of(samples), Draw(0, 0, 0, range(samples))))
     (time,) = seen
     assert 0 <= time.min() < 2 and 997 < time.max() <= 999
     assert abs(time.mean() - 499) < 4 * 1000 / (12 * samples) ** 0.5  # four standard errors
@@ -271,7 +339,7 @@ def test_the_regression_compares_decoded_samples_of_stored_pairs() -> None:
         "decoder": torch.exp,
         "perceptual": lambda a, b: (a - b).abs().mean(1),
     }
-    found = student_loss(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.0)
+    found = of_student(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.0)
     pairs = batch["pairs"]
     one_step = 0.3 * pairs.noise.double() + 999 / 900 + pairs.cond["modes"][:, :2].double()
     expected = 0.25 * (one_step.exp() - pairs.x0.double().exp()).abs().mean()
@@ -279,31 +347,67 @@ def test_the_regression_compares_decoded_samples_of_stored_pairs() -> None:
     torch.testing.assert_close(found["regression"].double(), expected, rtol=1e-5, atol=0)
 
 
-def a_discriminator(seen: list[tuple[Tensor, ...]]) -> dict[str, Any]:
-    """A decoder, features and one head that is linear, and remembers what it is shown."""
+class Middle:
+    """A network whose middle is what it is shown, a little skewed by time and condition; it remembers times."""
 
-    def judge(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
-        seen.append((maps[0], text, image))
-        return [maps[0].flatten(1).sum(1, keepdim=True)]
+    def __init__(self) -> None:
+        self.times: list[Tensor] = []
 
-    return {"decoder": nn.Identity(), "features": lambda x: [x[..., None, None]], "discriminator": judge}
+    def __call__(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        return 0.3 * x_t + (time / 900)[:, None]
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        self.times.append(time)
+        return (x_t + (time / 900)[:, None] + cond["modes"][:, :2])[..., None, None]
 
 
-def test_dmd2_adds_the_discriminators_opinion_of_samples_for_real_datas_conditions() -> None:
-    seen: list[tuple[Tensor, ...]] = []
-    batch, net = batch_of(), linear(0.3, 1.0)
-    nets = {name: Denoiser(net, SD, "sample") for name in ("student", "teacher", "fake_score")}
-    found = student_loss(
-        {**nets, **a_discriminator(seen)}, batch, guidance_scale=3.0, regression_weight=0.0, adversarial_weight=0.01
-    )
-    draw, data = Draw(0, 0, 0, range(64)), batch["data"]
-    draw.normal(data.x0), draw.uniform(), draw.normal(data.x0)
-    generated = 0.3 * draw.normal(data.x0) + 999 / 900 + data.cond["modes"][:, :2]
+def judge(middle: Tensor) -> Tensor:
+    return middle.sum(1, keepdim=True)
+
+
+def judged(x0: Tensor, cond: Cond, draw: Draw) -> Tensor:
+    """The head's logit in float64, without the code under test."""
+    t = draw.uniform() * 1000 - 1
+    alpha, sigma = levels_at(t)
+    x_t = alpha * x0.double() + sigma * draw.normal(x0).double()
+    return (x_t + (t.double().clamp_min(0) / 900)[:, None] + cond["modes"][:, :2]).sum(1)
+
+
+def adversaries() -> dict[str, Any]:
+    nets: dict[str, Any] = {name: Denoiser(Middle(), SD, "sample") for name in ("student", "teacher", "fake_score")}
+    return nets | {"discriminator": judge}
+
+
+def test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_noise() -> None:
+    nets, batch = adversaries(), batch_of()
+    weights = {"guidance_scale": 3.0, "regression_weight": 0.0, "adversarial_weight": 0.01}
+    found = of_student(nets, batch, **weights)
+    draw, prompts = Draw(0, 0, 0, range(64)), batch["prompts"]
+    x0 = 0.3 * draw.normal(prompts.blank) + 999 / 900
+    draw.uniform(), draw.normal(x0)  # of the matching
     assert set(found) == {"matching", "adversarial"}
-    torch.testing.assert_close(found["adversarial"], -0.01 * generated.sum(1).mean())
-    ((maps, text, image),) = seen
-    torch.testing.assert_close(maps[..., 0, 0], generated)
-    assert torch.equal(text, data.cond["modes"]) and torch.equal(image, data.x0)
+    wanted = -0.01 * judged(x0, prompts.cond, draw).sigmoid().log().mean()
+    torch.testing.assert_close(found["adversarial"].double(), wanted, rtol=1e-4, atol=0)
+
+
+def test_the_discriminator_and_the_features_beneath_it_learn_to_tell_real_from_generated() -> None:
+    nets, batch = adversaries(), batch_of()
+    draw, prompts, data = Draw(0, 0, 0, range(64)), batch["prompts"], batch["data"]
+    x0 = 0.3 * draw.normal(prompts.blank) + 999 / 900
+    fake, real = judged(x0, prompts.cond, draw), judged(data.x0, data.cond, draw)
+    wanted = -(1 - fake.sigmoid()).log().mean() - real.sigmoid().log().mean()
+    found = discriminator_loss(nets, batch, student_steps=1)
+    torch.testing.assert_close(found["classification"].double(), wanted, rtol=1e-4, atol=0)
+    losses = fake_score_loss(nets, batch, student_steps=1, is_adversarial=True)
+    assert set(losses) == {"denoising", "classification"}
+    assert 0.001 < losses["classification"] / wanted < 0.1
+
+
+def test_the_discriminator_sees_samples_under_every_noise() -> None:
+    nets, samples = adversaries(), 4096
+    discriminator_loss(nets, Batch(sources_of(samples), Draw(0, 0, 0, range(samples))), student_steps=1)
+    for time in nets["fake_score"].net.times:
+        assert 0 <= time.min() < 2 and 997 < time.max() <= 999
 
 
 # Whose gradient it is.
@@ -312,18 +416,18 @@ def test_dmd2_adds_the_discriminators_opinion_of_samples_for_real_datas_conditio
 def networks(improved: bool = False) -> tuple[DistributionMatching, dict[str, Any]]:
     """DMD or DMD2, all of whose networks have weights that would take a gradient."""
     torch.manual_seed(0)
-    weighed = {"regression_weight": 0.0, "adversarial_weight": 0.1} if improved else {}
-    method = DistributionMatching(**weighed)
+    method = DistributionMatching(2, 3.0, 0.0, 0.1) if improved else DistributionMatching()
     nets: dict[str, Any] = {
         name: Denoiser(mixture.StudentNetwork(LEVELS), LEVELS, "v_prediction")
         for name in ("student", "teacher", "fake_score")
     }
     nets["decoder"] = nn.Linear(2, 2)
     nets["perceptual"] = Distance()
-    nets["features"] = Features()
     if improved:
+        nets["fake_score"] = Denoiser(Seeing(LEVELS), LEVELS, "v_prediction")
         critic = method.rounds()[0].nets["discriminator"]
-        nets["discriminator"] = critic.init(nets["features"])
+        assert isinstance(critic, Critic) and critic.on == "fake_score"
+        nets["discriminator"] = critic.init(mixture.module(nets["fake_score"]))
     return method, nets
 
 
@@ -336,21 +440,20 @@ class Distance(nn.Module):
         return (self.scale * (a - b)).square().mean(1)
 
 
-class Features(nn.Module):
-    """Points as maps of one place."""
+class Seeing(mixture.StudentNetwork):
+    """Its middle is the last hidden layer of its correction."""
 
-    channels = (2, 16)
-    cond_width = 3
+    middle_channels = 96
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 16)
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self.body[-2].register_forward_hook(lambda _, __, output: seen.append(output))
+        self(x_t, time, cond)
+        hook.remove()
+        return seen[0][..., None, None]
 
-    def forward(self, points: Tensor) -> list[Tensor]:
-        return [layer[..., None, None] for layer in (points, self.layer(points).tanh())]
 
-
-FROZEN = ("decoder", "perceptual", "features")
+FROZEN = ("decoder", "perceptual")
 
 
 @pytest.mark.parametrize("improved", [False, True], ids=["dmd", "dmd2"])
@@ -360,10 +463,8 @@ def test_an_update_gives_gradients_to_its_own_network_alone(improved: bool) -> N
     for update in round_.updates:
         for name in FROZEN:
             nets[name].requires_grad_(False)
-        for name in ("student", "teacher", "fake_score"):  # between denoisers nothing passes, frozen or not
-            mixture.module(nets[name]).requires_grad_(True)
-        if improved:
-            nets["discriminator"].requires_grad_(update.net == "discriminator")
+        mixture.module(nets["teacher"]).requires_grad_(True)  # nothing passes, frozen or not
+        mixture.thaw(nets, [name for name in ("student", "fake_score", "discriminator") if name in nets], update.net)
         losses = update.loss(nets, batch_of())
         torch.stack(list(losses.values())).sum().backward()
         assert mixture.touched(nets) == {update.net}

@@ -40,7 +40,7 @@ from tests import tiny
 STEPS = 3
 BATCH = 8
 STAGES = (0, 1, 2, 3)
-DMD2 = {"regression_weight": 0.0, "adversarial_weight": 0.5, "student_every": 2}
+DMD2 = {"student_steps": 2, "regression_weight": 0.0, "adversarial_weight": 0.5, "student_every": 2}
 CASES: dict[str, Round] = {
     "add": Adversarial(r1_weight=0.1).rounds()[0],
     "consistency": Consistency().rounds()[0],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from methods.adversarial import Adversarial
+from methods.distribution_matching import DistributionMatching
 from methods.lcm import LCM
 from methods.progressive import Progressive
 from orchestrator.loop import learning_rate
@@ -15,6 +17,15 @@ def test_the_rate_warms_up_stays_and_falls_to_zero_in_the_last_steps() -> None:
     training = Training(steps=10, learning_rate=1.0, warmup_steps=3, decay_steps=4)
     rates = [learning_rate(round_, training, "student", step, 10) for step in range(10)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_every_trained_network_has_the_rate_that_the_method_gives_it() -> None:
+    (adversarial,) = Adversarial(discriminator_lr_scale=3.0).rounds()
+    (matching,) = DistributionMatching(fake_lr_scale=0.5).rounds()
+    training = Training(steps=4, learning_rate=1.0)
+    assert learning_rate(adversarial, training, "discriminator", 0, 4) == 3
+    assert learning_rate(adversarial, training, "student", 0, 4) == 1
+    assert learning_rate(matching, training, "fake_score", 0, 4) == 0.5
 
 
 def test_without_decay_it_stays_unless_the_method_anneals() -> None:

@@ -1,0 +1,56 @@
+"""A discriminator on what a denoiser sees in its middle: it tells real samples from generated ones under any noise.
+
+Yin et al., "Improved Distribution Matching Distillation", arXiv:2405.14867, section 4.3.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.base import Draw, Nets, Rows, part
+from methods.diffusion import Cond, diffuse
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+HEAD_WIDTH = 64
+
+
+class Bottleneck(Protocol):
+    """A denoiser's network that also shows what it sees in its middle, where its features are coarsest."""
+
+    @property
+    def middle_channels(self) -> int:
+        """Of `middle`."""
+        ...
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond, /) -> Tensor:
+        """[b, channels, height, width]; gradients pass."""
+        ...
+
+
+def bottleneck_head(network: nn.Module) -> nn.Module:
+    """A logit at every place of a denoiser's middle."""
+    return nn.Sequential(
+        nn.Conv2d(cast(Bottleneck, network).middle_channels, HEAD_WIDTH, 3, padding=1),
+        nn.GroupNorm(8, HEAD_WIDTH),
+        nn.SiLU(),
+        nn.Conv2d(HEAD_WIDTH, 1, 1),
+    )
+
+
+def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -> Tensor:
+    """How real a sample is, by what the fake score sees of it under noise of any time."""
+    fake = nets["fake_score"]
+    t = fake.schedule.at(draw.uniform())
+    x_t = diffuse(fake.schedule, x0, draw.normal(x0), t)
+    return part(nets, "discriminator")(cast(Bottleneck, fake.net).middle(x_t, fake.schedule.network_time(t), cond))
+
+
+def classification(nets: Nets, generated: Float[Tensor, "b *latent"], prompts: Rows, data: Rows, draw: Draw) -> Tensor:
+    """-log D of real samples, and -log(1 - D) of generated ones."""
+    fake, real = logits(nets, generated, prompts.cond, draw), logits(nets, data.x0, data.cond, draw)
+    return F.softplus(fake).mean() + F.softplus(-real).mean()
