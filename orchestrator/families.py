@@ -145,7 +145,7 @@ class StableDiffusion3(Family[StableDiffusion3Pipeline]):
         texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
         told = {"device": self.pipeline.device, "do_classifier_free_guidance": False}
         prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
-        return {"prompt": prompt, "pooled": pooled}
+        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder."""

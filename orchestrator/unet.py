@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
@@ -55,7 +57,8 @@ class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
         seen: list[Tensor] = []
-        hook = self.model.get_submodule("mid_block").register_forward_hook(lambda _, __, output: seen.append(output))
+        block = self.model.get_submodule("mid_block")
+        hook = block.register_forward_hook(lambda _, __, output: seen.append(cast(Tensor, output)))
         self(x_t, time, cond)
         hook.remove()
         return seen[0]
