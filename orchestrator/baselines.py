@@ -35,7 +35,7 @@ class TeacherSystems:
 
 def many_steps(evaluation: Evaluation) -> tuple[System, System]:
     """The reference and the null."""
-    arguments = ("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale)
+    arguments = ("teacher", evaluation.solvers[0], evaluation.reference_steps, evaluation.guidance_scale)
     return System(*arguments, noise="reference"), System(*arguments, noise="judged")
 
 
@@ -74,7 +74,8 @@ def choose(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -
 
 def _target(evaluation: Evaluation) -> System:
     """What a choice is made by."""
-    return System("teacher", "ddim", evaluation.reference_steps, evaluation.guidance_scale, "selection reference")
+    reference, _ = many_steps(evaluation)
+    return replace(reference, noise="selection reference")
 
 
 def _scales(evaluation: Evaluation) -> list[float]:

@@ -22,6 +22,9 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     told, config = recipe.trajectories, teacher.card.scheduler
     if why := refusal(told.solver, told.num_inference_steps, teacher.prediction, config):
         raise BadInput(f"trajectories.solver: {why}")
+    judged = recipe.evaluation
+    if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
+        raise BadInput(f"evaluation.solvers: {why}")
     rounds = recipe.method.build().rounds()
     if not teacher.family.has_null:
         _check_unguided(recipe, rounds)

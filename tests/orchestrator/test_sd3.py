@@ -28,7 +28,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("sd3")
     data = tiny.recipe_data(folder)
     trajectories = {**dict(data["trajectories"]), "solver": "flow-match-euler"}  # pyright: ignore
-    return parse({**data, "teacher": {"folder": str(tiny.sd3_teacher(folder))}, "trajectories": trajectories})
+    evaluation = {**dict(data["evaluation"]), "solvers": ["flow-match-euler"]}  # pyright: ignore
+    told = {"teacher": {"folder": str(tiny.sd3_teacher(folder))}, "trajectories": trajectories}
+    return parse({**data, **told, "evaluation": evaluation})
 
 
 def with_method(recipe: Recipe, **method: object) -> Recipe:
@@ -107,6 +109,14 @@ def test_what_cannot_be_is_said_before_anything_is_sampled(
 ) -> None:
     with pytest.raises(BadInput, match=says):
         preflight(with_method(recipe, **method), Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize(("section", "field"), [("trajectories", "solver"), ("evaluation", "solvers")])
+def test_a_solver_that_knows_no_straight_paths_is_refused(recipe: Recipe, section: str, field: str) -> None:
+    resolved = recipe.resolved()
+    told = parse({**resolved, section: {**resolved[section], field: ["ddim"] if field == "solvers" else "ddim"}})  # pyright: ignore
+    with pytest.raises(BadInput, match=f"{section}.{field}: ddim cannot sample a flow teacher; choose one of"):
+        preflight(told, Teacher(told.teacher))
 
 
 def test_a_shift_by_the_pictures_size_is_refused(recipe: Recipe, tmp_path: Path) -> None:
