@@ -64,3 +64,11 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
             f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
             "keeps guidance inside the student, like lcm-lora, tcd, dmd or progressive"
         )
+
+    @property
+    def middle_channels(self) -> int:
+        """Of what it shows of its middle. Raises BadInput for a model that shows nothing of it."""
+        raise BadInput(
+            f"method.adversarial_weight: a {type(self.model).__name__} shows nothing of its middle, which the "
+            "discriminator looks at; set it to 0"
+        )

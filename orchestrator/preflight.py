@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from methods.base import Frozen, Round, Trained
+from methods.base import Critic, Frozen, Round, Trained
 from orchestrator.errors import BadInput
 from orchestrator.export import check as check_export
 from orchestrator.features import feature_network
@@ -67,6 +67,8 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
                 teacher.network.with_guidance_input()  # which says why not
             if net.lora_rank:
                 student_network(network, net, shares_base=True)
+        if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
+            net.init(network)
         if isinstance(net, Frozen) and net.role != "decoder":
             features = feature_network(recipe.training.features, section="training")
             if not features.channels:

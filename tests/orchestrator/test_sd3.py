@@ -102,6 +102,10 @@ def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -
     [
         ({"name": "lcm"}, "cannot take the guidance scale as an input"),
         ({"name": "tcd"}, "no scheduler for strategic sampling"),
+        (
+            {"name": "dmd", "adversarial_weight": 0.1},
+            "a SD3Transformer2DModel shows nothing of its middle",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_sampled(
