@@ -19,7 +19,7 @@ from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.judge import Call
 from orchestrator.network import ADAPTER
-from orchestrator.recipe import Recipe, TeacherSpec
+from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts, read_network
 from orchestrator.solvers import SOLVERS, Scheduler
 from orchestrator.teacher import Teacher, is_flow_matching, prediction_of
@@ -125,7 +125,7 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     if StudentFacts.read(result).lora_rank:
         save_lora(family, fresh / "lora")
     family.pipeline.save_pretrained(fresh, safe_serialization=True)
-    loaded = load(TeacherSpec(folder=str(fresh), dtype=recipe.teacher.dtype))
+    loaded = load(recipe.teacher.model_copy(update={"folder": str(fresh), "hub": "", "revision": ""}))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     image = loaded.pipeline(**loaded.call([""], "", steps=1), guidance_scale=guidance_scale, output_type="pt").images
     if not bool(image.isfinite().all()):

@@ -9,7 +9,6 @@ from typing import TypeVar, cast
 import torch
 from diffusers import (
     DiffusionPipeline,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -17,8 +16,8 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from orchestrator.errors import BadInput, nearest
-from orchestrator.family import Family
-from orchestrator.mmdit import MMDiTNetwork
+from orchestrator.family import Family, LatentFamily
+from orchestrator.flow_families import Flux, StableDiffusion3
 from orchestrator.network import ADAPTER
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 from orchestrator.recipe import TeacherSpec
@@ -28,10 +27,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 TextPipeline = TypeVar("TextPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
-class LatentText(Family[TextPipeline]):
-    """Text to image with a UNet in an autoencoder's latents."""
-
-    task = "text-to-image"
+class UNetText(LatentFamily[TextPipeline]):
+    """Text to image with a UNet."""
 
     @property
     def network(self) -> UNetNetwork:
@@ -39,15 +36,9 @@ class LatentText(Family[TextPipeline]):
         return UNetNetwork(self.pipeline.unet)
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """[channels, height, width]."""
-        config = self.pipeline.unet.config
-        return (config.in_channels, config.sample_size, config.sample_size)
-
-    @property
-    def image_size(self) -> int:
-        """The autoencoder's enlargement of the latents."""
-        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+    def own_shape(self) -> tuple[int, int]:
+        """As the UNet was trained."""
+        return self.pipeline.unet.config.in_channels, self.pipeline.unet.config.sample_size
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder, in float32 where its numbers are too large for float16."""
@@ -71,7 +62,7 @@ class LatentText(Family[TextPipeline]):
         return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
 
 
-class StableDiffusion(LatentText[StableDiffusionPipeline]):
+class StableDiffusion(UNetText[StableDiffusionPipeline]):
     """One text encoder: Stable Diffusion 1 and 2."""
 
     pipeline_class = StableDiffusionPipeline
@@ -85,10 +76,11 @@ class StableDiffusion(LatentText[StableDiffusionPipeline]):
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Prompts and negative prompts."""
         negatives = [negative] * len(conditions)
-        return {"prompt": list(conditions), "negative_prompt": negatives, "num_inference_steps": steps}
+        prompts = {"prompt": list(conditions), "negative_prompt": negatives}
+        return {**prompts, **self.size, "num_inference_steps": steps}
 
 
-class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
+class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
     """Two text encoders, and the picture's size as a condition: Stable Diffusion XL."""
 
     pipeline_class = StableDiffusionXLPipeline
@@ -105,7 +97,8 @@ class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
         if self.pipeline.config["force_zeros_for_empty_prompt"]:
             says = torch.tensor([bool(text) for text in conditions], device=device)
             prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
-        size = torch.tensor([[self.image_size, self.image_size, 0, 0] + [self.image_size] * 2], dtype=pooled.dtype)
+        side = self.image_size
+        size = torch.tensor([[side, side, 0, 0, side, side]], dtype=pooled.dtype)
         return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(conditions), -1)}
 
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
@@ -114,63 +107,7 @@ class StableDiffusionXL(LatentText[StableDiffusionXLPipeline]):
         names = {"prompt": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
         told = {argument: positive[name] for name, argument in names.items()}
         negatives = {f"negative_{argument}": uncond[name] for name, argument in names.items()}
-        return {**told, **negatives, "num_inference_steps": steps}
-
-
-class StableDiffusion3(Family[StableDiffusion3Pipeline]):
-    """A transformer on straight paths, with two or three text encoders: Stable Diffusion 3 and 3.5."""
-
-    pipeline_class = StableDiffusion3Pipeline
-    task = "text-to-image"
-
-    @property
-    def network(self) -> MMDiTNetwork:
-        """The transformer."""
-        return MMDiTNetwork(self.pipeline.transformer)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """[channels, height, width]."""
-        config = self.pipeline.transformer.config
-        return (config.in_channels, config.sample_size, config.sample_size)
-
-    @property
-    def image_size(self) -> int:
-        """The autoencoder's enlargement of the latents."""
-        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
-
-    @torch.inference_mode()
-    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """`prompt` [n, tokens, width] and `pooled` [n, width]."""
-        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
-        told = {"device": self.pipeline.device, "do_classifier_free_guidance": False}
-        prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
-        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Through the autoencoder."""
-        vae, config = self.pipeline.vae, self.pipeline.vae.config
-        scaled = latents.to(vae.device, vae.dtype) / config.scaling_factor + config.shift_factor
-        return vae.decode(scaled).sample.float()
-
-    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
-        """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
-        negatives = [negative] * len(conditions)
-        return {"prompt": list(conditions), "negative_prompt": negatives, "sigmas": _falling(steps)}
-
-    def save_lora(self, folder: Path) -> None:
-        """For `load_lora_weights`."""
-        layers = cast(dict, get_peft_model_state_dict(self.pipeline.transformer, adapter_name=ADAPTER))
-        self.pipeline.save_lora_weights(folder, transformer_lora_layers=layers)
-
-    @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
-        """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, sigmas={_falling(steps)}"
-
-
-def _falling(steps: int) -> list[float]:
-    return [1 - step / steps for step in range(steps)]
+        return {**told, **negatives, **self.size, "num_inference_steps": steps}
 
 
 class ClassConditional(Family[ClassConditionalPipeline]):
@@ -178,6 +115,11 @@ class ClassConditional(Family[ClassConditionalPipeline]):
 
     pipeline_class = ClassConditionalPipeline
     task = "unconditional-image-generation"
+
+    def __init__(self, pipeline: ClassConditionalPipeline, resolution: int = 0) -> None:
+        super().__init__(pipeline, resolution)
+        if resolution not in (0, self.image_size):
+            raise BadInput(f"teacher.resolution: this teacher paints {self.image_size} pixels; leave resolution out")
 
     @property
     def network(self) -> UNetNetwork:
@@ -229,7 +171,7 @@ class ClassConditional(Family[ClassConditionalPipeline]):
         raise BadInput(f"prompts: {condition!r} is no class; write a number from 0 to {self.pipeline.null_class - 1}")
 
 
-_ALL = (StableDiffusion, StableDiffusionXL, StableDiffusion3, ClassConditional)
+_ALL = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, ClassConditional)
 FAMILIES: dict[str, type[Family]] = {family.pipeline_class.__name__: family for family in _ALL}
 
 
@@ -256,4 +198,4 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     except (OSError, ValueError) as error:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return family(pipeline.to(device))
+    return family(pipeline.to(device), spec.resolution)

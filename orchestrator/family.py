@@ -7,12 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from diffusers import DiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from torch import Tensor, nn
 
+from orchestrator.errors import BadInput
 from orchestrator.network import PipelineNetwork
 
+PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+LatentPipeline = TypeVar(
+    "LatentPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline
+)
 
 
 class Family(ABC, Generic[Pipeline]):
@@ -24,8 +35,8 @@ class Family(ABC, Generic[Pipeline]):
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     task: ClassVar[str]  # as model hubs name it
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
+        self.pipeline, self.resolution = pipeline, resolution
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -62,6 +73,17 @@ class Family(ABC, Generic[Pipeline]):
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """What the pipeline is called with for these conditions and a number of steps."""
 
+    def shown(self, latents: Tensor) -> Tensor:
+        """Latents [n, *latent] as the pipeline is called with them."""
+        return latents
+
+    def shift(self, config: Mapping[str, object]) -> float:
+        """Of the noise, by a scheduler that makes it depend on the picture's size. Raises BadInput if not known."""
+        raise BadInput(
+            "teacher: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), which is known for "
+            "Stable Diffusion 3 and FLUX alone; set a fixed shift in its scheduler_config.json instead"
+        )
+
     @abstractmethod
     def save_lora(self, folder: Path) -> None:
         """Write the network's adapters."""
@@ -70,3 +92,38 @@ class Family(ABC, Generic[Pipeline]):
     @abstractmethod
     def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
         """Python that loads an exported folder, and its pipeline's arguments up to the number of steps."""
+
+
+class LatentFamily(Family[LatentPipeline]):
+    """Text to image in an autoencoder's latents, square ones."""
+
+    task = "text-to-image"
+
+    def __init__(self, pipeline: LatentPipeline, resolution: int = 0) -> None:
+        super().__init__(pipeline, resolution)
+        whole = pipeline.vae_scale_factor * PATCH
+        if resolution % whole:
+            nearest = round(resolution / whole) * whole or whole
+            raise BadInput(f"teacher.resolution: {resolution} is not a multiple of {whole}; try {nearest}")
+
+    @property
+    @abstractmethod
+    def own_shape(self) -> tuple[int, int]:
+        """The channels of its latents, and their height and width where nothing else is asked for."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width]."""
+        channels, side = self.own_shape
+        asked = self.resolution // self.pipeline.vae_scale_factor
+        return (channels, asked or side, asked or side)
+
+    @property
+    def image_size(self) -> int:
+        """The autoencoder's enlargement of the latents."""
+        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+
+    @property
+    def size(self) -> dict[str, object]:
+        """As its pipeline is told it."""
+        return {"height": self.image_size, "width": self.image_size}

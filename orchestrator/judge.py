@@ -115,7 +115,7 @@ class Judge:
 
     @cached_property
     def _student(self) -> Family:
-        spec = TeacherSpec(folder=self.setting.student, dtype=self.setting.teacher.dtype)
+        spec = self.setting.teacher.model_copy(update={"folder": self.setting.student, "hub": "", "revision": ""})
         return load(spec, self.setting.device)
 
     @cached_property
@@ -167,7 +167,7 @@ class Judge:
                 **self._student.call(prompts, self.setting.call.negative_prompt, system.steps),
                 **eta,
                 guidance_scale=system.guidance_scale,
-                latents=noise.to(pipeline.dtype),
+                latents=self._student.shown(noise.to(pipeline.dtype)),
                 generator=[self.setting.generator(role, i) for i in samples],
                 output_type="pt",
             )

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Self, TypeVar
 
-from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -15,19 +15,28 @@ from methods.diffusion import Cond
 from orchestrator.errors import BadInput
 
 ADAPTER = "student"  # peft's name for the low-rank weights
-Model = TypeVar("Model", UNet2DConditionModel, SD3Transformer2DModel)
+Model = TypeVar("Model", UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)
 
 
 class PipelineNetwork(nn.Module, ABC, Generic[Model]):
     """The model that a pipeline denoises with, as net(x_t, time, cond)."""
 
     component: ClassVar[str]  # what pipelines call it
-    takes_guidance: ClassVar[bool] = False  # can the guidance scale be made an input of it?
     lora_targets: ClassVar[tuple[str, ...]]  # how the names of modules end that low-rank adapters are for
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+
+    @property
+    def is_told_guidance(self) -> bool:
+        """Is the guidance scale an input of the model as it is?"""
+        return False
+
+    @property
+    def can_be_told_guidance(self) -> bool:
+        """Has `with_guidance_input` an answer?"""
+        return self.is_told_guidance
 
     @abstractmethod
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
@@ -60,6 +69,8 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
         Raises BadInput for a model that has no place for it.
         """
+        if self.is_told_guidance:
+            return self.copy()
         raise BadInput(
             f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
             "keeps guidance inside the student, like lcm-lora, tcd, dmd or progressive"

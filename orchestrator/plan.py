@@ -145,7 +145,9 @@ class Plan(BaseModel):
     @property
     def evaluations_per_sample(self) -> int:
         """Teacher evaluations, twice as many with guidance; the least where the solver is adaptive."""
-        is_guided = set(self.guidance_scales or self.guidance_scale) != {1.0}
+        is_guided = set(self.guidance_scales or self.guidance_scale) != {1.0} and not self.teacher.get(
+            "is_told_guidance"
+        )
         return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
     @property

@@ -63,7 +63,7 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
                 meaning(network, net, teacher.denoiser())
             except ValueError as error:
                 raise BadInput(f"method: {error}") from error
-            if net.guidance_input and not teacher.network.takes_guidance:
+            if net.guidance_input and not teacher.network.can_be_told_guidance:
                 teacher.network.with_guidance_input()  # which says why not
             if net.lora_rank:
                 student_network(network, net, shares_base=True)

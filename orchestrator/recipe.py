@@ -43,6 +43,7 @@ class TeacherSpec(Section):
     hub: str = ""
     revision: str = ""  # of the hub id
     dtype: Precision = "float32"
+    resolution: int = Field(default=0, ge=0)  # pixels along a side; 0 is the pipeline's own
 
     @model_validator(mode="after")
     def _one_place(self) -> TeacherSpec:

@@ -26,12 +26,14 @@ class Guided:
         self.evaluations = 0  # of the network, so far, of all samples together
         self._teacher, self._cond, self._scale = teacher, cond, guidance_scale
         self._uncond = {name: uncond[name].expand_as(value) for name, value in cond.items()}
-        self._is_guided = bool((guidance_scale != 1).any())
+        self._is_guided = not teacher.is_told_guidance and bool((guidance_scale != 1).any())
 
     def output(self, x_t: Tensor, time: Tensor, rows: Tensor | slice = ALL) -> Tensor:
         """What the network answers of these rows' samples when it is told `time`, in float32."""
         cond = {name: value[rows] for name, value in self._cond.items()}
         time = time.expand(len(x_t))
+        if self._teacher.is_told_guidance:
+            cond["guidance_scale"] = self._scale[rows]
         if not self._is_guided:
             self.evaluations += len(x_t)
             return self._teacher.net(x_t, time, cond).float()

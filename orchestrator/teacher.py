@@ -15,7 +15,6 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
-from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.recipe import Json, TeacherSpec
 
@@ -29,6 +28,7 @@ class TeacherCard:
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
     latent_shape: tuple[int, ...]
+    is_told_guidance: bool = False  # where the guidance scale is an input, an evaluation needs no second one
 
     def dump(self) -> Json:
         """As plain data."""
@@ -52,6 +52,7 @@ class Teacher:
             scheduler=self.scheduler,
             prediction=self.prediction,
             latent_shape=self.family.latent_shape,
+            is_told_guidance=self.network.is_told_guidance,
         )
 
     @property
@@ -61,11 +62,8 @@ class Teacher:
         # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
         config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}
         if is_flow_matching(config):
-            if config["use_dynamic_shifting"]:
-                raise BadInput(
-                    "teacher: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), which a "
-                    "plan cannot hold; set a fixed shift in its scheduler_config.json instead"
-                )
+            if config["use_dynamic_shifting"]:  # the size is fixed, and so is the shift
+                config |= {"shift": self.family.shift(config), "use_dynamic_shifting": False}
             # The same, as those schedulers say it that are not of flow matching alone.
             config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": config["shift"]}
         return json.loads(json.dumps(config))
@@ -82,7 +80,7 @@ class Teacher:
 
     def denoiser(self) -> Denoiser:
         """The network with the meaning of its output."""
-        return Denoiser(self.network, self.schedule, self.prediction)
+        return Denoiser(self.network, self.schedule, self.prediction, self.network.is_told_guidance)
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """What the network is conditioned on, one row per prompt or class."""

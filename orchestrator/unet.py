@@ -23,12 +23,16 @@ class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
     """
 
     component = "unet"
-    takes_guidance = True
     # What LCM-LoRA adapts: attention, feed-forward, convolutions of the residual blocks, and the time's projections.
     lora_targets = (
         *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
         *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
     )
+
+    @property
+    def can_be_told_guidance(self) -> bool:
+        """By one more projection beside that of the time."""
+        return True
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""

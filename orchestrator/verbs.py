@@ -193,7 +193,7 @@ def _generate(opened: Run, number: int = 0) -> Generated:
     generates = any(source.kind in ("path", "pairs") for source in round.sources.values())
     if generates and round.teacher != "base":
         before = opened.round_folder(number, rounds[number - 1])
-        teacher = TeacherSpec(folder=str(before / "pipeline"), dtype=teacher.dtype)
+        teacher = teacher.model_copy(update={"folder": str(before / "pipeline"), "hub": "", "revision": ""})
         if not Path(teacher.folder).exists():
             write_student(recipe, before / RESULT, Path(teacher.folder))
     sampled = _sampled(recipe, number, teacher) if generates else _sampled(recipe)

@@ -11,6 +11,8 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -230,6 +232,39 @@ def sd3_teacher(folder: Path) -> Path:
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )
     place = folder / "sd3"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def flux_teacher(folder: Path) -> Path:
+    """Write a FLUX pipeline that is told its guidance to `folder / "flux"` and return that."""
+    words = tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(
+            in_channels=4 * LATENT[0],
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=True,
+            axes_dims_rope=(2, 2, 4),
+        )
+        nn.init.normal_(transformer.proj_out.weight, std=0.1)
+        vae = autoencoder()
+        vae.register_to_config(shift_factor=0.1)
+        pipeline = FluxPipeline(
+            vae=vae,
+            text_encoder=text_encoder(len(words)),
+            text_encoder_2=t5_encoder(),
+            tokenizer=words,
+            tokenizer_2=t5_tokenizer(),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        )
+    place = folder / "flux"
     pipeline.save_pretrained(place)
     return place
 

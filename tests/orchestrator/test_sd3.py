@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,14 @@ def test_a_solver_that_knows_no_straight_paths_is_refused(recipe: Recipe, sectio
         preflight(told, Teacher(told.teacher))
 
 
-def test_a_shift_by_the_pictures_size_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_shift_by_the_pictures_size_becomes_that_of_this_size(recipe: Recipe, tmp_path: Path) -> None:
     pipeline = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
     pipeline.save_pretrained(tmp_path)
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": True}))
-    with pytest.raises(BadInput, match="set a fixed shift"):
-        Teacher(TeacherSpec(folder=str(tmp_path))).denoiser()
+    shifts = [
+        Teacher(TeacherSpec(folder=str(tmp_path), resolution=pixels)).scheduler["shift"] for pixels in (0, 128, 512)
+    ]
+    # mu is 0.5 at 256 tokens, 1.15 at 4096, and linear between them; 32, 128 and 512 pixels are 16, 256 and 4096.
+    slope = (1.15 - 0.5) / (4096 - 256)
+    assert shifts == pytest.approx([math.exp(0.5 - 240 * slope), math.exp(0.5), math.exp(1.15)])

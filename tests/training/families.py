@@ -19,8 +19,9 @@ from orchestrator.train import Job, Trainee
 from tests import tiny
 from tests.conftest import fill, new_ledger
 
-TEACHERS = {"sd": tiny.teacher, "xl": tiny.xl_teacher, "sd3": tiny.sd3_teacher}
-SOLVERS = {"sd": "ddim", "xl": "ddim", "sd3": "flow-match-euler"}
+TEACHERS = {"sd": tiny.teacher, "xl": tiny.xl_teacher, "sd3": tiny.sd3_teacher, "flux": tiny.flux_teacher}
+SOLVERS = {"sd": "ddim", "xl": "ddim", "sd3": "flow-match-euler", "flux": "flow-match-euler"}
+PIXELS = 32
 METHODS: Mapping[str, Mapping[str, object]] = {
     "lcm-lora": {"name": "lcm-lora", "lora_rank": 2},
     "dmd": {"name": "dmd"},
@@ -31,7 +32,7 @@ def recipe_of(family: str, method: str, folder: Path) -> Recipe:
     """A recipe of seconds."""
     data = tiny.recipe_data(folder)
     sections = {name: dict(section) for name, section in data.items() if isinstance(section, dict)}
-    sections["teacher"] = {"folder": str(TEACHERS[family](folder))}
+    sections["teacher"] = {"folder": str(TEACHERS[family](folder)), "resolution": PIXELS}
     sections["trajectories"] |= {"solver": SOLVERS[family], "save": "ends"}
     sections["evaluation"] |= {"solvers": [SOLVERS[family]]}
     sections["training"] |= {"steps": 2, "log_every": 2}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tests.training.families import METHODS, TEACHERS
+from tests.training.families import METHODS, PIXELS, TEACHERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,8 @@ def test_a_student_is_trained_exported_and_sampled_by_stock_diffusers(family: st
         if before.is_floating_point()
     ]
     assert 0 < max(differences) < 0.1
-    image = student("a cat", num_inference_steps=2, guidance_scale=1.0, output_type="pt").images
+    size = {"height": PIXELS, "width": PIXELS}
+    image = student("a cat", **size, num_inference_steps=2, guidance_scale=1.0, output_type="pt").images
     assert image.shape == (1, 3, 32, 32) and bool(image.isfinite().all())
     if method == "lcm-lora":
         (students / family / f"{family}-{method}/student/lora/pytorch_lora_weights.safetensors").stat()

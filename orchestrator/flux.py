@@ -1,0 +1,64 @@
+"""FLUX's transformer as a network that students are made of."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.diffusion import Cond
+from orchestrator.network import PipelineNetwork
+
+PATCH = 2  # latents along a side that make one token
+
+
+class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
+    """FLUX's transformer as net(x_t, time, cond).
+
+    `cond` holds "prompt" [b, tokens, width] and "pooled" [b, width]; for a model that embeds the guidance scale also
+    "guidance_scale" [b], without which it is 1.
+    """
+
+    component = "transformer"
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out"),
+    )
+
+    @property
+    def is_told_guidance(self) -> bool:
+        """As FLUX.1-dev is, which was distilled from a guided model."""
+        return bool(self.model.config["guidance_embeds"])
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """The velocity, in the model's own dtype."""
+        dtype, prompt = self.model.dtype, cond["prompt"].to(self.model.dtype)
+        guidance = cond.get("guidance_scale", torch.ones_like(time)) if self.is_told_guidance else None
+        told = self.model(
+            pack(x_t.to(dtype)),
+            encoder_hidden_states=prompt,
+            pooled_projections=cond["pooled"].to(dtype),
+            timestep=(time / 1000).to(dtype),
+            guidance=guidance,
+            img_ids=places(x_t).to(dtype),
+            txt_ids=torch.zeros(prompt.shape[1], 3, device=prompt.device, dtype=dtype),
+        ).sample
+        return unpack(told, x_t.shape[-2], x_t.shape[-1])
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[b, channels, height, width] as tokens [b, height width / 4, 4 channels]."""
+    return F.pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack`."""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // PATCH, width // PATCH)), PATCH)
+
+
+def places(latents: Tensor) -> Tensor:
+    """Row and column of each token, [tokens, 3]; the first number is for other uses of the model."""
+    rows, columns = (torch.arange(size // PATCH, device=latents.device) for size in latents.shape[-2:])
+    grid = torch.cartesian_prod(rows, columns)
+    return torch.cat([torch.zeros_like(grid[:, :1]), grid], 1)

@@ -1,0 +1,100 @@
+"""FLUX: latents in patches, the guidance scale as an input, a shift by the picture's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from orchestrator.errors import BadInput
+from orchestrator.export import call_of, write
+from orchestrator.judge import Judge, Setting, System
+from orchestrator.preflight import preflight
+from orchestrator.recipe import Recipe, TeacherSpec, parse
+from orchestrator.sampling import Guided, sample_path
+from orchestrator.solvers import SOLVERS
+from orchestrator.teacher import Teacher
+from tests import tiny
+from tests.orchestrator.students import untrained
+
+PROMPTS = ["a cat", "a red dog"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("flux")
+    data = tiny.recipe_data(folder)
+    sections = {name: dict(section) for name, section in data.items() if isinstance(section, dict)}
+    sections["teacher"] = {"folder": str(tiny.flux_teacher(folder)), "resolution": 32}
+    sections["trajectories"] |= {"solver": "flow-match-euler"}
+    sections["evaluation"] |= {"solvers": ["flow-match-euler"]}
+    return parse({**sections, "output": str(folder / "run")})
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.5])
+def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_scale: float) -> None:
+    teacher = Teacher(recipe.teacher)
+    noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
+    scale = torch.full((2,), guidance_scale)
+    guided = Guided(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
+    states, _ = sample_path(SOLVERS["flow-match-euler"], teacher.scheduler, guided, noise, 4)
+    assert guided.evaluations == 4 * 2  # one a step, guided or not
+    stock = FluxPipeline.from_pretrained(recipe.teacher.folder)
+    stock.set_progress_bar_config(disable=True)
+    made = stock(
+        PROMPTS,
+        height=32,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        latents=FluxPipeline._pack_latents(noise, 2, 4, 8, 8),
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(teacher.decode(states[:, -1]), made, atol=1e-4, rtol=0)
+
+
+def test_guidance_is_an_input_that_matters(recipe: Recipe) -> None:
+    teacher = Teacher(recipe.teacher)
+    x, t = torch.randn(2, *tiny.LATENT), torch.tensor([900.0, 100.0])
+    cond = teacher.encode(PROMPTS)
+    told = [teacher.network(x, t, {**cond, "guidance_scale": torch.full((2,), w)}) for w in (1.0, 8.0)]
+    assert not torch.allclose(*told)
+    assert torch.equal(told[0], teacher.network(x, t, cond))
+    assert torch.equal(
+        told[1], teacher.network.with_guidance_input()(x, t, {**cond, "guidance_scale": torch.full((2,), 8.0)})
+    )
+
+
+@pytest.mark.parametrize("method", [{"name": "lcm"}, {"name": "lcm-lora", "lora_rank": 2}], ids=["lcm", "lcm-lora"])
+def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
+    recipe: Recipe, method: dict[str, object], tmp_path: Path
+) -> None:
+    recipe = parse({**recipe.resolved(), "method": method})
+    preflight(recipe, Teacher(recipe.teacher))
+    write(recipe, untrained(recipe, tmp_path, guidance_input=method["name"] == "lcm"), tmp_path / "student")
+    setting = Setting(
+        recipe.teacher, str(tmp_path / "student"), call_of(recipe), "", tuple(PROMPTS), "mobilenetv2", 0, 2, "cpu", 1
+    )
+    made = Judge(setting)
+    student, teacher = (
+        made.sample(System(name, sampler, 1, 1.0), range(2))
+        for name, sampler in (("student", "its own"), ("teacher", "flow-match-euler"))
+    )
+    torch.testing.assert_close(student, teacher, atol=1e-4, rtol=0)
+
+
+def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
+    network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
+    family = Teacher(recipe.teacher).family
+    family.pipeline.register_modules(transformer=network.model)
+    family.save_lora(tmp_path)
+    stock = FluxPipeline.from_pretrained(recipe.teacher.folder)
+    stock.load_lora_weights(str(tmp_path))
+    assert stock.get_active_adapters()
+
+
+def test_a_size_that_does_not_fall_into_patches_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(BadInput, match="teacher.resolution: 35 is not a multiple of 8; try 32"):
+        Teacher(TeacherSpec(folder=recipe.teacher.folder, resolution=35))
