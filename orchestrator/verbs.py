@@ -182,7 +182,10 @@ def _require(recipe: Recipe) -> None:
 def _sampled(recipe: Recipe, number: int = 0, teacher: TeacherSpec | None = None) -> Recipe:
     """The recipe as the sampling for a round reads it; rounds count from 0, and the first has the recipe's teacher."""
     told = trajectories_of(recipe, recipe.method.build().rounds()[number])
-    return recipe.model_copy(update={"teacher": teacher or recipe.teacher, "trajectories": told})
+    if teacher is None or teacher == recipe.teacher:
+        return recipe.model_copy(update={"trajectories": told})
+    judged = recipe.evaluation.model_copy(update={"solvers": (told.solver,)})  # nobody judges a later round's teacher
+    return recipe.model_copy(update={"teacher": teacher, "trajectories": told, "evaluation": judged})
 
 
 def _generate(opened: Run, number: int = 0) -> Generated:
