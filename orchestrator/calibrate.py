@@ -145,12 +145,12 @@ class _Clock:
         """Of a batch, guidance included, after one that warms up."""
         import torch
 
-        from orchestrator.sampling import Guided
+        from orchestrator.sampling import GuidedTeacher
 
         noise = torch.zeros(batch_size, *self._plan.latent_shape, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}
         scale = torch.full((batch_size,), self._plan.sample_guidance(0), device=noise.device)
-        guided = Guided(self._teacher.denoiser(), cond, self._uncond, scale)
+        guided = GuidedTeacher(self._teacher.denoiser(), cond, self._uncond, scale)
         last = guided.schedule.at(torch.ones(batch_size)).to(noise.device)
 
         @torch.inference_mode()

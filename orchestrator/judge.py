@@ -25,7 +25,7 @@ from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.recipe import TeacherSpec
-from orchestrator.sampling import Guided, refusal, sample_path
+from orchestrator.sampling import GuidedTeacher, refusal, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher, folder_hash
 
@@ -152,7 +152,7 @@ class Judge:
     def _sample_teacher(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         teacher, solver = self._teacher, SOLVERS[system.sampler]
         scale = torch.full((len(prompts),), system.guidance_scale, device=noise.device)
-        guided = Guided(teacher.denoiser(), teacher.encode(prompts), self._uncond, scale)
+        guided = GuidedTeacher(teacher.denoiser(), teacher.encode(prompts), self._uncond, scale)
         states, _ = sample_path(solver, self._scheduler, guided, noise, self._steps(system))
         return teacher.decode(states[:, -1])
 

@@ -14,7 +14,7 @@ from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Shard
-from orchestrator.sampling import Guided, sample_path
+from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.shards import DTYPES, Columns
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
@@ -105,7 +105,7 @@ class ShardSampler:
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
         cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
         uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
-        guided = Guided(self.teacher.denoiser(), cond, uncond, columns["guidance_scale"].to(self.device))
+        guided = GuidedTeacher(self.teacher.denoiser(), cond, uncond, columns["guidance_scale"].to(self.device))
         config = self.teacher.card.scheduler
         states, times = sample_path(self._solver, config, guided, noise, plan.num_inference_steps)
         points = list(plan.saved_points)

@@ -15,7 +15,7 @@ from orchestrator.teacher import schedule_of
 ALL = slice(None)
 
 
-class Guided:
+class GuidedTeacher:
     """A teacher with classifier-free guidance composed, for samples that each have a condition and a scale.
 
     A guided evaluation is one batch of twice the size; where no sample has any guidance it is left out.
@@ -48,12 +48,12 @@ class Guided:
         return solve(self.schedule, self._teacher.prediction, x_t, t, output)
 
 
-Own = Callable[[Guided, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
+Own = Callable[[GuidedTeacher, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
 
 
 @torch.inference_mode()
 def sample_path(
-    solver: Solver, config: Mapping[str, object], teacher: Guided, noise: Tensor, steps: int
+    solver: Solver, config: Mapping[str, object], teacher: GuidedTeacher, noise: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Solve the ODE from unit noise [b, *latent] in a number of steps.
 
@@ -83,13 +83,13 @@ def _times(schedule: Schedule, told: Tensor) -> Tensor:
     return torch.cat([told.float().cpu() / unit, ends[:1]])
 
 
-def _heun(teacher: Guided, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+def _heun(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
     grid = {"trailing": runge_kutta.trailing, "karras": runge_kutta.karras}[str(options["grid"])]
     times = grid(teacher.schedule, steps).to(noise.device)
     return runge_kutta.heun(teacher, noise, times), times
 
 
-def _rk45(teacher: Guided, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+def _rk45(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
     times = runge_kutta.trailing(teacher.schedule, steps).to(noise.device)
     return runge_kutta.rk45(teacher, noise, times, float(str(options["tolerance"]))), times
 

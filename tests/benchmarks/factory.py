@@ -25,7 +25,7 @@ from orchestrator.pool import IN_FLIGHT
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
-from orchestrator.sampling import Guided, sample_path
+from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
@@ -50,7 +50,7 @@ def bare(sampler: ShardSampler) -> None:
         for ids in plan.batches(shard):
             cond = conditions.rows(torch.tensor([plan.sample_condition(i) for i in ids]))
             scale = torch.tensor([plan.sample_guidance(i) for i in ids])
-            guided = Guided(teacher, cond, conditions.uncond, scale)
+            guided = GuidedTeacher(teacher, cond, conditions.uncond, scale)
             noise = torch.randn(len(ids), *plan.latent_shape)
             sample_path(SOLVERS[plan.solver], config, guided, noise, plan.num_inference_steps)
 

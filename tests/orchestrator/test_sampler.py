@@ -11,7 +11,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.prompts import read_prompts
 from orchestrator.sampler import ShardSampler, noise_of
-from orchestrator.sampling import Guided, sample_path
+from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests.conftest import MakeRecipe, fill, new_ledger
@@ -25,7 +25,7 @@ def test_a_stored_path_is_the_teachers_path_from_the_stored_noise(finished: Ledg
     teacher, prompts = Teacher(recipe.teacher), read_prompts(recipe.trajectories.prompts)
     rows = Dataset.open(finished.url, 1).row_groups().read(1)
     asked = [prompts[plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
-    guided = Guided(teacher.denoiser(), teacher.encode(asked), teacher.encode([""]), rows["guidance_scale"])
+    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(asked), teacher.encode([""]), rows["guidance_scale"])
     path, times = sample_path(SOLVERS["ddim"], teacher.card.scheduler, guided, rows["path"][:, 0].float(), 4)
     # Only the batches differ, so only the last bits of float32 do, and of the float16 that they are rounded to.
     torch.testing.assert_close(rows["path"].float(), path, atol=2e-3, rtol=2e-3)

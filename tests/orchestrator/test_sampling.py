@@ -22,7 +22,7 @@ from methods.diffusion import (
     expand,
     target,
 )
-from orchestrator.sampling import Guided, refusal, sample_path
+from orchestrator.sampling import GuidedTeacher, refusal, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import schedule_of
 from tests.methods import mixture
@@ -62,10 +62,10 @@ UNCOND = {"mean": torch.tensor([[0.5, -0.5]])}
 SCALE = torch.linspace(1, 3, SAMPLES)
 
 
-def gaussian(prediction: str, *, zero_snr: bool = False) -> tuple[Gaussian, Guided]:
+def gaussian(prediction: str, *, zero_snr: bool = False) -> tuple[Gaussian, GuidedTeacher]:
     schedule = schedule_of(config(prediction, zero_snr=zero_snr))
     network = Gaussian(schedule, prediction)
-    return network, Guided(Denoiser(network, schedule, network.prediction), COND, UNCOND, SCALE)
+    return network, GuidedTeacher(Denoiser(network, schedule, network.prediction), COND, UNCOND, SCALE)
 
 
 def exact(schedule: Schedule, times: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def test_a_sample_does_not_depend_on_those_beside_it(name: str) -> None:
     cond, uncond = mixture.conditions(torch.arange(SAMPLES) % 3)
 
     def path(rows: slice, scale: Tensor) -> tuple[Tensor, int]:
-        teacher = Guided(
+        teacher = GuidedTeacher(
             mixture.teacher(schedule), {"modes": cond["modes"][rows]}, {"modes": uncond["modes"][:1]}, scale
         )
         states, _ = sample_path(SOLVERS[name], config(zero_snr=True), teacher, NOISE[rows], 3)
@@ -184,7 +184,7 @@ def test_a_sample_does_not_depend_on_those_beside_it(name: str) -> None:
 
 def test_numbers_that_are_not_finite_end_an_adaptive_path() -> None:
     schedule = schedule_of(config())
-    teacher = Guided(Denoiser(lambda x, time, cond: x / 0, schedule, "v_prediction"), COND, UNCOND, SCALE)
+    teacher = GuidedTeacher(Denoiser(lambda x, time, cond: x / 0, schedule, "v_prediction"), COND, UNCOND, SCALE)
     path, _ = sample_path(SOLVERS["rk45"], config(), teacher, NOISE, 2)
     assert not path[:, -1].isfinite().any()
 

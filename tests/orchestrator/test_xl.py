@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from orchestrator.export import call_of, write
 from orchestrator.judge import Judge, Setting, System
 from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.sampling import Guided, sample_path
+from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
@@ -32,7 +32,7 @@ def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_sc
     config = teacher.card.scheduler
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
     scale = torch.full((2,), guidance_scale)
-    guided = Guided(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
+    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
     states, _ = sample_path(solver, config, guided, noise, 4)
     stock = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
     stock.scheduler = solver.build(config, 4)
