@@ -60,6 +60,10 @@ class Family(ABC, Generic[Pipeline]):
         """Latents to images [n, 3, height, width] in -1..1, float32; not clamped, which would stop gradients."""
 
     @abstractmethod
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images [n, 3, height, width] in -1..1 to latents, which are drawn with `noise`, [n, *latent] both."""
+
+    @abstractmethod
     def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
         """What the pipeline is called with for these conditions."""
 
@@ -106,6 +110,13 @@ class StableDiffusion(Family[StableDiffusionPipeline]):
         vae = self.pipeline.vae
         return vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
 
+    @torch.inference_mode()
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        vae = self.pipeline.vae
+        believed = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        return (believed.mean.float() + believed.std.float() * noise.to(vae.device)) * vae.config.scaling_factor
+
     def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
         """Prompts and negative prompts."""
         return {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions)}
@@ -147,6 +158,10 @@ class ClassConditional(Family[ClassConditionalPipeline]):
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels are what they are; grey ones are shown in three channels."""
         return latents.float().expand(-1, 3, -1, -1)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Pixels are what they are; a grey teacher sees their brightness."""
+        return images if self.latent_shape[0] == images.shape[1] else images.mean(1, keepdim=True)
 
     def call(self, conditions: Sequence[str], negative: str) -> Mapping[str, object]:
         """Class labels. Raises BadInput for a negative prompt."""
