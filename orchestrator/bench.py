@@ -17,13 +17,14 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 from ray.util import ActorPool
 
-from orchestrator.checkpoint import file_hash, write_whole
+from orchestrator.checkpoint import write_whole
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
-from orchestrator.judge import Call, Judge, Measured, Setting, System, num_images
+from orchestrator.images import open_images
+from orchestrator.judge import Call, Judge, Measured, Setting, System
 from orchestrator.prompts import prompts_digest, read_prompts
 from orchestrator.recipe import Evaluation, Recipe
 
@@ -102,7 +103,8 @@ class Bench:
 
     def images_key(self, file: str) -> Key:
         """All that the features of real images depend on, the teacher for its size."""
-        facts = {"protocol": PROTOCOL, "images": file_hash(Path(file)), "teacher": self.revisions["teacher"]}
+        digest = open_images(file, "evaluation.images").digest()
+        facts = {"protocol": PROTOCOL, "images": digest, "teacher": self.revisions["teacher"]}
         return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
 
     def able(self, candidates: Sequence[System]) -> list[System]:
@@ -123,7 +125,7 @@ class Bench:
 
     def measure_images(self, file: str) -> Measured:
         """All real images of a file."""
-        count = num_images(file)
+        count = len(open_images(file, "evaluation.images"))
         key = self.images_key(file)
         self._make({file: (key, count)}, "real images")
         return self._found(key, count)

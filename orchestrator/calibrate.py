@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.cluster import ask, device_of
 from orchestrator.console import say
 from orchestrator.errors import BadInput
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import DatasetPlan, Plan, make_plan
 from orchestrator.recipe import Recipe, Resources
 from orchestrator.solvers import SOLVERS
 from orchestrator.store import open_store
@@ -54,7 +54,7 @@ def seconds_per_batch(recipe: Recipe, plan: Plan) -> float:
     return ask(_time_batch, recipe.resources, recipe, plan)
 
 
-def check_space(store: str, plan: Plan, committed: int) -> None:
+def check_space(store: str, plan: DatasetPlan, committed: int) -> None:
     """Raises BadInput where the store has no room for what is missing of a plan."""
     need = plan.total_bytes * (1 - committed / len(plan.shards()))
     free = open_store(store).free_bytes()

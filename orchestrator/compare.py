@@ -24,7 +24,7 @@ from orchestrator.pictures import Pixels, grid
 from orchestrator.recipe import Json, Recipe, load
 from orchestrator.run import Run
 from orchestrator.run import compare as differences
-from orchestrator.train import check as check_recipe
+from orchestrator.sources import check as check_recipe
 
 PICTURED_STEPS = (1, 4)  # of the teacher
 

@@ -17,7 +17,8 @@ from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import call_of, fixed_guidance
 from orchestrator.features import features_label
-from orchestrator.judge import Measured, System, read_captions
+from orchestrator.images import open_images
+from orchestrator.judge import Measured, System
 from orchestrator.pictures import grid
 from orchestrator.quality import Estimate, Features, KernelDistances, Resampling, combine
 from orchestrator.recipe import Evaluation, Recipe
@@ -114,7 +115,8 @@ class Comparison:
         self._references: dict[Reference, str] = {"teacher": _name(teachers.reference)}
         others = 0
         if images is not None:
-            captions = read_captions(told.images)
+            real = open_images(told.images, "evaluation.images")
+            captions = real.captions("prompt") if real.has("prompt") else []
             unit = quality.units_of_images(captions, prompts, used, len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
             others = max(0, int(unit.max()) + 1 - used)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -27,6 +29,19 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 TextPipeline = TypeVar("TextPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
+@contextmanager
+def in_range(vae: AutoencoderKL) -> Iterator[None]:
+    """Compute in float32 where an autoencoder says that its numbers are too large for float16."""
+    overflows = vae.dtype == torch.float16 and bool(vae.config["force_upcast"])
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            vae.to(torch.float16)
+
+
 class UNetText(LatentFamily[TextPipeline]):
     """Text to image with a UNet."""
 
@@ -43,13 +58,16 @@ class UNetText(LatentFamily[TextPipeline]):
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder, in float32 where its numbers are too large for float16."""
         vae = self.pipeline.vae
-        overflows = vae.dtype == torch.float16 and bool(vae.config.force_upcast)
-        if overflows:
-            vae.to(torch.float32)
-        images = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
-        if overflows:
-            vae.to(torch.float16)
-        return images
+        with in_range(vae):
+            return vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample.float()
+
+    @torch.inference_mode()
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        vae = self.pipeline.vae
+        with in_range(vae):
+            believed = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        return (believed.mean.float() + believed.std.float() * noise.to(vae.device)) * vae.config.scaling_factor
 
     def save_lora(self, folder: Path) -> None:
         """For `load_lora_weights`."""
@@ -146,6 +164,10 @@ class ClassConditional(Family[ClassConditionalPipeline]):
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels are what they are; grey ones are shown in three channels."""
         return latents.float().expand(-1, 3, -1, -1)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Pixels are what they are; a grey teacher sees their brightness."""
+        return images if self.latent_shape[0] == images.shape[1] else images.mean(1, keepdim=True)
 
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Class labels. Raises BadInput for a negative prompt."""

@@ -70,6 +70,10 @@ class Family(ABC, Generic[Pipeline]):
         """Latents to images [n, 3, height, width] in -1..1, float32; not clamped, which would stop gradients."""
 
     @abstractmethod
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images [n, 3, height, width] in -1..1 to latents, which are drawn with `noise`, [n, *latent] both."""
+
+    @abstractmethod
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """What the pipeline is called with for these conditions and a number of steps."""
 

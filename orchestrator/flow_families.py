@@ -30,6 +30,14 @@ class FlowFamily(LatentFamily[FlowPipeline]):
         scaled = latents.to(vae.device, vae.dtype) / config.scaling_factor + config.shift_factor
         return vae.decode(scaled).sample.float()
 
+    @torch.inference_mode()
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        vae, config = self.pipeline.vae, self.pipeline.vae.config
+        believed = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+        drawn = believed.mean.float() + believed.std.float() * noise.to(vae.device)
+        return (drawn - config.shift_factor) * config.scaling_factor
+
     def shift(self, config: Mapping[str, object]) -> float:
         """For pictures of this size, linear in the number of tokens before the exponential."""
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")

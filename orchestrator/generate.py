@@ -1,8 +1,8 @@
-"""From a recipe to a data set: plan, conditions, a pool of sampling actors, a manifest. The driver loads no model."""
+"""From a recipe to a data set: plan, conditions, a pool of actors, a manifest. The driver loads no model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,8 +14,9 @@ from orchestrator.cluster import ask, bundle, connect, device_of, options, requi
 from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
+from orchestrator.images import captions_of, open_images
 from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.plan import Plan, Shard, make_plan
+from orchestrator.plan import DatasetPlan, ImagePlan, Plan, Shard, make_image_plan, make_plan
 from orchestrator.pool import IN_FLIGHT, Pool
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe, Resources
@@ -62,18 +63,43 @@ def plan_of(recipe: Recipe, store_url: str) -> Plan:
     return make_plan(recipe, card, prompts, settled_batch_size(recipe, card, prompts, store_url))
 
 
+def image_plan_of(recipe: Recipe) -> tuple[ImagePlan, list[str]]:
+    """The plan of a recipe's real images, and their distinct captions; their teacher is read on the cluster."""
+    images = open_images(recipe.data.images, "data.images")
+    captions = captions_of(images, recipe.data.caption_column)
+    return make_image_plan(recipe, describe_teacher(recipe), images, captions), list(dict.fromkeys(captions))
+
+
 def generate(recipe: Recipe, store_url: str, report: Report = silent) -> Generated:
     """Make what is missing of the recipe's data set in a store, and publish it.
 
     Raises BadInput where the place or the teacher will not do, or the disk is full; the same call continues.
     """
     told, resources = recipe.trajectories, recipe.resources
-    connect(resources)
-    require(resources, [bundle(resources)] * resources.first_generators, "resources.generators")
+    _check_room(recipe)
     prompts = read_prompts(told.prompts, column=told.prompt_column)
     card = describe_teacher(recipe)
     check_nodes(store_url, resources)
     plan = make_plan(recipe, card, prompts, recorded_batch_size(recipe, card, prompts, store_url))
+    return _complete(recipe, plan, prompts, store_url, report)
+
+
+def encode_images(recipe: Recipe, store_url: str, report: Report = silent) -> Generated:
+    """As `generate`, of the recipe's real images instead of its teacher's samples."""
+    _check_room(recipe)
+    plan, captions = image_plan_of(recipe)
+    check_nodes(store_url, recipe.resources)
+    return _complete(recipe, plan, captions, store_url, report)
+
+
+def _check_room(recipe: Recipe) -> None:
+    resources = recipe.resources
+    connect(resources)
+    require(resources, [bundle(resources)] * resources.first_generators, "resources.generators")
+
+
+def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_url: str, report: Report) -> Generated:
+    told, resources = recipe.trajectories, recipe.resources
     check_space(store_url, plan, count_committed(store_url, plan))
     if told.single_writer:
         say(SINGLE_WRITER)
@@ -104,6 +130,7 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
     revisions = {name: ledger.revisions()[name] + 1 for name in broken}
     if broken:
         connect(resources)
+        check_images(ledger.plan)
     if CONDITIONS in broken:
         longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
         count = ledger.plan.model_copy(update={"samples": longest}).num_conditions
@@ -112,8 +139,14 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
     return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, revisions)
 
 
+def check_images(plan: DatasetPlan) -> None:
+    """Raises BadInput where the images that a plan was made for are no longer those."""
+    if isinstance(plan, ImagePlan) and open_images(plan.images, "data.images").digest() != plan.images_sha256:
+        raise BadInput(f"data.images: {plan.images} does not hold the images that were encoded; put those back")
+
+
 class Factory:
-    """Runs a pool of sampling actors over the missing shards of a data set."""
+    """Runs a pool of actors over the missing shards of a data set."""
 
     def __init__(self, ledger: Ledger, resources: Resources, deadline_s: float, attempts: int, report: Report) -> None:
         self.ledger, self.plan = ledger, ledger.plan
@@ -138,7 +171,8 @@ class Factory:
         planned = [shard.name for shard in self.plan.shards()]
         done = sum(commits[name].file.rows for name in planned if name in commits)
         retried, made = 0, sum(name in commits for name in planned)
-        with progress("sampling trajectories", self.plan.samples, done) as bar:
+        what = "encoding images" if isinstance(self.plan, ImagePlan) else "sampling trajectories"
+        with progress(what, self.plan.samples, done) as bar:
             for commit in pool.run(missing):
                 commits[commit.name] = commit
                 made += 1
@@ -162,22 +196,22 @@ class Factory:
 
 
 class SamplingActor:
-    """A ShardSampler in a process of its own."""
+    """A ShardMaker in a process of its own."""
 
     def __init__(self, place: str, revisions: Mapping[str, int], resources: Resources) -> None:
         self._place, self._revisions, self._resources = place, revisions, resources
 
     def start(self) -> str:
         """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
-        from orchestrator.sampler import ShardSampler
+        from orchestrator.sampler import maker_of
 
         resources = self._resources
-        self._sampler = ShardSampler(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
+        self._maker = maker_of(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
         return ray.get_runtime_context().get_node_id()
 
     def make(self, shard: str) -> Commit:
-        """Sample, write and commit a shard."""
-        return self._sampler.make(shard, self._revisions[shard])
+        """Make, write and commit a shard."""
+        return self._maker.make(shard, self._revisions[shard])
 
 
 def _describe(recipe: Recipe) -> TeacherCard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
+from orchestrator.images import open_images
 from orchestrator.recipe import TeacherSpec
 from orchestrator.sampling import GuidedTeacher, refusal, sample_path
 from orchestrator.solvers import SOLVERS
@@ -186,7 +183,8 @@ class Judge:
 
     def measure_images(self, file: str, samples: range) -> Measured:
         """Real images, cut square and brought to the teacher's size, so that size makes no difference."""
-        return self._look(read_images(file, samples, self._teacher.family.image_size), samples)
+        images = open_images(file, "evaluation.images")
+        return self._look(images.pixels(samples, self._teacher.family.image_size), samples)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of each prompt [prompts, d], where the network reads text and the teacher paints it."""
@@ -204,53 +202,3 @@ def _thumbnails(images: Tensor) -> NDArray[np.uint8]:
     if longest > PICTURE_PX and len(images):
         images = F.interpolate(images, scale_factor=PICTURE_PX / longest, mode="bilinear", antialias=True)
     return (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def read_images(file: str, rows: range, size: int) -> Tensor:
-    """Images [n, 3, size, size] in 0..1 of a Parquet file with a column `image` in Hugging Face's format."""
-    return torch.stack([_square(cell["bytes"], size) for cell in _column(file, "image", rows)])
-
-
-def read_captions(file: str) -> list[str]:
-    """The column `prompt` of a file of images, or nothing where it has none."""
-    parquet = _parquet(file)
-    return _column(file, "prompt", range(parquet.metadata.num_rows)) if "prompt" in parquet.schema_arrow.names else []
-
-
-def num_images(file: str) -> int:
-    """How many images a file holds. Raises BadInput where it is none of images."""
-    parquet = _parquet(file)
-    if "image" not in parquet.schema_arrow.names:
-        raise BadInput(f"evaluation.images: {file} has no column `image`, only {', '.join(parquet.schema_arrow.names)}")
-    return parquet.metadata.num_rows
-
-
-def _parquet(file: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"evaluation.images: {file} cannot be read as Parquet: {' '.join(str(error).split())}") from None
-
-
-def _column(file: str, name: str, rows: range) -> list:
-    """Part of a column, reading the row groups that hold it."""
-    parquet = pq.ParquetFile(file)
-    found, start = [], 0
-    for group in range(parquet.num_row_groups):
-        count = parquet.metadata.row_group(group).num_rows
-        wanted = range(max(rows.start, start), min(rows.stop, start + count))
-        if wanted:
-            cells = parquet.read_row_group(group, columns=[name])[name]
-            found += cells.slice(wanted.start - start, len(wanted)).to_pylist()
-        start += count
-    return found
-
-
-def _square(data: bytes, size: int) -> Tensor:
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from orchestrator.cache import Cache, Uncached
 from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
 from orchestrator.errors import BadInput
-from orchestrator.plan import Plan
+from orchestrator.plan import DatasetPlan, ImagePlan, Plan
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.records import Complaint, Damaged, seal, unseal
 from orchestrator.shards import Columns, ShardReader, encode
@@ -27,12 +27,13 @@ _GARBAGE = re.compile(
 _MANIFEST = re.compile(r"manifest/(\d+)\.json")
 
 _COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
+_PLANS: TypeAdapter[Plan | ImagePlan] = TypeAdapter(Plan | ImagePlan)
 
 
 class Ledger:
     """The commits and manifests of one data set."""
 
-    def __init__(self, store: Store, plan: Plan, teacher: TeacherSpec) -> None:
+    def __init__(self, store: Store, plan: DatasetPlan, teacher: TeacherSpec) -> None:
         self.store, self.plan, self.teacher = store, plan, teacher
 
     @property
@@ -217,7 +218,7 @@ class Ledger:
 
 
 def create_ledger(
-    url: str, plan: Plan, prompts: Sequence[str], teacher: TeacherSpec, *, single_writer: bool = False
+    url: str, plan: DatasetPlan, prompts: Sequence[str], teacher: TeacherSpec, *, single_writer: bool = False
 ) -> Ledger:
     """The data set of a plan within a store, new or continued. Raises BadInput where the place will not do."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}", single_writer=single_writer)
@@ -242,10 +243,10 @@ def open_ledger(url: str) -> Ledger:
     record = unseal(data, _unreadable(store, "plan.json"))
     if record["single_writer"]:
         store = open_store(url, single_writer=True)
-    return Ledger(store, Plan.model_validate(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
+    return Ledger(store, _PLANS.validate_python(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
 
 
-def count_committed(url: str, plan: Plan) -> int:
+def count_committed(url: str, plan: DatasetPlan) -> int:
     """How many shards of a plan a store holds already."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}")
     committed = {match[1] for key in store.keys("commits") if (match := _COMMIT.fullmatch(key))}

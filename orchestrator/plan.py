@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +20,7 @@ from orchestrator.recipe import Json, Precision, Recipe
 from orchestrator.solvers import SOLVERS
 
 if TYPE_CHECKING:
+    from orchestrator.images import Images
     from orchestrator.teacher import TeacherCard
 
 SCHEMA_VERSION = 1
@@ -45,8 +47,8 @@ class Shard:
         return cls(range(int(first), int(stop)))
 
 
-class Plan(BaseModel):
-    """What is sampled. Its hash is the identity of the data set; a sample is a function of (plan, i) alone.
+class DatasetPlan(BaseModel, ABC):
+    """What every data set is. Its hash is its identity; a row is a function of (plan, i) alone.
 
     Whoever makes a shard, however often, makes the same bytes on the same compute, because a shard's batches are
     cut by the plan. The number of samples is no part of the identity: more of them are a new version.
@@ -56,19 +58,8 @@ class Plan(BaseModel):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     teacher: Json  # TeacherCard.dump(): revision, pipeline, scheduler configuration, prediction, latent shape
-    solver: str
-    scheduler: str  # diffusers class of the solver
-    scheduler_options: Json  # laid over the teacher's own configuration
-    num_inference_steps: int
-    guidance_scale: tuple[float, float]  # drawn uniformly per sample
-    guidance_scales: tuple[float, ...]  # drawn from these instead, where there are any
     negative_prompt: str  # the null condition
-    prompts_sha256: str
-    num_prompts: int
-    prompt_repeats: int
-    prompt_order: Literal["rounds", "random"]
     samples: int
-    saved_points: tuple[int, ...]  # of the path: 0 is the noise, num_inference_steps the sample
     dtype: Literal["float16", "float32"]  # of what is stored
     compute_dtype: Precision  # of the teacher's weights
     latent_shape: tuple[int, ...]
@@ -76,21 +67,88 @@ class Plan(BaseModel):
     batch_size: int
     shard_size: int
 
+    apart: ClassVar[frozenset[str]] = frozenset({"samples"})  # fields that are no part of the identity
+
+    @property
+    @abstractmethod
+    def num_conditions(self) -> int:
+        """Conditions that samples may have; their ids are 0 to that."""
+
+    @abstractmethod
+    def condition_prompt(self, condition: int) -> int:
+        """The prompt of a condition."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Payload of one sample."""
+
+    @property
+    @abstractmethod
+    def evaluations_per_sample(self) -> int:
+        """Of the teacher's network."""
+
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON of all but the number of samples."""
-        identity = self.model_dump(mode="json", exclude={"samples"})
+        """SHA-256 of the canonical JSON of the identity."""
+        identity = self.model_dump(mode="json", exclude=set(self.apart))
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def sample_seed(self, i: int) -> int:
+        """Of the generator that draws sample i's noise."""
+        return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
+
+    def shards(self) -> list[Shard]:
+        """All shards; only the last may be shorter."""
+        starts = range(0, self.samples, self.shard_size)
+        return [Shard(range(first, min(first + self.shard_size, self.samples))) for first in starts]
+
+    def batches(self, shard: Shard) -> list[range]:
+        """The samples that the teacher sees together."""
+        ids = shard.samples
+        return [ids[first : first + self.batch_size] for first in range(0, len(ids), self.batch_size)]
+
+    @property
+    def total_bytes(self) -> int:
+        """Payload of all samples; Parquet adds little to it."""
+        return self.samples * self.row_bytes
+
+    @property
+    def rows_per_group(self) -> int:
+        """Rows that a reader takes at once: about 4 MiB."""
+        return max(1, min(self.shard_size, ROW_GROUP_BYTES // self.row_bytes))
+
+    @property
+    def teacher_evaluations(self) -> int:
+        """Of all samples, each counted alone."""
+        return self.samples * self.evaluations_per_sample
+
+    def differences(self, other: DatasetPlan) -> list[str]:
+        """The fields that tell the identities of two plans apart."""
+        here, there = (plan.model_dump(exclude=set(plan.apart)) for plan in (self, other))
+        return [name for name in here if name not in there or here[name] != there[name]]
+
+
+class Plan(DatasetPlan):
+    """Paths that the teacher samples."""
+
+    solver: str
+    scheduler: str  # diffusers class of the solver
+    scheduler_options: Json  # laid over the teacher's own configuration
+    num_inference_steps: int
+    guidance_scale: tuple[float, float]  # drawn uniformly per sample
+    guidance_scales: tuple[float, ...]  # drawn from these instead, where there are any
+    prompts_sha256: str
+    num_prompts: int
+    prompt_repeats: int
+    prompt_order: Literal["rounds", "random"]
+    saved_points: tuple[int, ...]  # of the path: 0 is the noise, num_inference_steps the sample
 
     @property
     def path_shape(self) -> tuple[int, ...]:
         """Of one sample's saved points, [points, *latent]."""
         return (len(self.saved_points), *self.latent_shape)
-
-    def sample_seed(self, i: int) -> int:
-        """Of the generator that draws sample i's noise."""
-        return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
 
     def sample_condition(self, i: int) -> int:
         """The condition of sample i: each some times in a row; all in order, then again and again in random orders."""
@@ -117,30 +175,10 @@ class Plan(BaseModel):
         drawn = listed[number % len(listed)] if listed else low + (high - low) * number / 2**64
         return struct.unpack("<f", struct.pack("<f", drawn))[0]
 
-    def shards(self) -> list[Shard]:
-        """All shards; only the last may be shorter."""
-        starts = range(0, self.samples, self.shard_size)
-        return [Shard(range(first, min(first + self.shard_size, self.samples))) for first in starts]
-
-    def batches(self, shard: Shard) -> list[range]:
-        """The samples that the teacher sees together."""
-        ids = shard.samples
-        return [ids[first : first + self.batch_size] for first in range(0, len(ids), self.batch_size)]
-
     @property
     def row_bytes(self) -> int:
         """Payload of one sample."""
         return SCALAR_BYTES + math.prod(self.path_shape) * ITEM_BYTES[self.dtype]
-
-    @property
-    def total_bytes(self) -> int:
-        """Payload of all samples; Parquet adds little to it."""
-        return self.samples * self.row_bytes
-
-    @property
-    def rows_per_group(self) -> int:
-        """Rows that a reader takes at once: about 4 MiB."""
-        return max(1, min(self.shard_size, ROW_GROUP_BYTES // self.row_bytes))
 
     @property
     def evaluations_per_sample(self) -> int:
@@ -150,15 +188,35 @@ class Plan(BaseModel):
         )
         return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
-    @property
-    def teacher_evaluations(self) -> int:
-        """Of all samples, each counted alone."""
-        return self.samples * self.evaluations_per_sample
 
-    def differences(self, other: Plan) -> list[str]:
-        """The fields that tell the identities of two plans apart."""
-        here, there = self.model_dump(exclude={"samples"}), other.model_dump(exclude={"samples"})
-        return [name for name in here if here[name] != there[name]]
+class ImagePlan(DatasetPlan):
+    """Real images, as latents; row i is image i."""
+
+    images: str  # where they were, which is no part of the identity
+    images_sha256: str
+    caption_column: str  # "" where nothing is said of them
+    num_captions: int  # distinct ones; a condition's id is the place among them
+
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images"})
+
+    @property
+    def num_conditions(self) -> int:
+        """One for each distinct caption."""
+        return self.num_captions
+
+    def condition_prompt(self, condition: int) -> int:
+        """The caption's own place."""
+        return condition
+
+    @property
+    def row_bytes(self) -> int:
+        """Ids and a latent."""
+        return 2 * 8 + math.prod(self.latent_shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def evaluations_per_sample(self) -> int:
+        """The teacher's network has no part in it."""
+        return 0
 
 
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
@@ -189,6 +247,26 @@ def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_s
         seed=told.seed,
         batch_size=batch_size,
         shard_size=told.shard_size,
+    )
+
+
+def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions: Sequence[str]) -> ImagePlan:
+    """The plan of a recipe's real images, for a teacher."""
+    told = recipe.trajectories
+    return ImagePlan(
+        teacher=card.dump(),
+        negative_prompt=told.negative_prompt,
+        samples=len(images),
+        dtype=told.dtype,
+        compute_dtype=recipe.teacher.dtype,
+        latent_shape=card.latent_shape,
+        seed=told.seed,
+        batch_size=recipe.data.batch_size,
+        shard_size=told.shard_size,
+        images=images.place,
+        images_sha256=images.digest(),
+        caption_column=recipe.data.caption_column,
+        num_captions=len(set(captions)),
     )
 
 

@@ -14,18 +14,20 @@ from orchestrator.networks import meaning, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts
 from orchestrator.sampling import refusal
+from orchestrator.sources import samples_teacher
 from orchestrator.teacher import Teacher
 
 
 def preflight(recipe: Recipe, teacher: Teacher) -> None:
     """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported."""
     told, config = recipe.trajectories, teacher.card.scheduler
-    if why := refusal(told.solver, told.num_inference_steps, teacher.prediction, config):
+    rounds = recipe.method.build().rounds()
+    why = refusal(told.solver, told.num_inference_steps, teacher.prediction, config)
+    if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
     judged = recipe.evaluation
     if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
         raise BadInput(f"evaluation.solvers: {why}")
-    rounds = recipe.method.build().rounds()
     if not teacher.family.has_null:
         _check_unguided(recipe, rounds)
     for round in rounds:

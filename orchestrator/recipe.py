@@ -55,11 +55,11 @@ class TeacherSpec(Section):
 class Trajectories(Section):
     """What the teacher samples once, for every training run after it."""
 
-    prompts: str  # .txt (one a line), or .csv, .parquet, .jsonl or a Hugging Face datasets folder with a column
+    prompts: str = ""  # .txt (one a line), or .csv, .parquet, .jsonl or a Hugging Face datasets folder with a column
     prompt_column: str = "prompt"
     prompt_repeats: int = Field(default=1, gt=0)  # samples in a row with the same prompt
     prompt_order: Literal["rounds", "random"] = "rounds"  # each equally often, or drawn independently
-    samples: int = Field(gt=0)
+    samples: int = Field(default=0, ge=0)
     negative_prompt: str = ""
     num_inference_steps: int = Field(default=50, gt=0)
     solver: str = "ddim"
@@ -103,6 +103,14 @@ class Trajectories(Section):
         if self.solver not in SOLVERS:
             raise ValueError(f"solver {self.solver!r} is not one of {', '.join(SOLVERS)}")
         return self
+
+
+class Data(Section):
+    """Real images to train on, encoded once; stored where and as the trajectories are."""
+
+    images: str = ""  # Parquet (column `image`, Hugging Face's format) or a folder; "" is the teacher's own samples
+    caption_column: str = "prompt"  # text or a class's number; "" is no condition
+    batch_size: int = Field(default=8, gt=0)  # images that the autoencoder sees together; part of the plan
 
 
 class MethodSpec(Section):
@@ -228,7 +236,8 @@ class Recipe(Section):
     """One run, from teacher to report."""
 
     teacher: TeacherSpec
-    trajectories: Trajectories
+    trajectories: Trajectories = Trajectories()
+    data: Data = Data()
     method: MethodSpec
     training: Training
     evaluation: Evaluation
@@ -323,6 +332,7 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
         update={
             "teacher": teacher,
             "trajectories": data.model_copy(update={"prompts": absolute("trajectories.prompts", data.prompts)}),
+            "data": recipe.data.model_copy(update={"images": absolute("data.images", recipe.data.images)}),
             "evaluation": judge.model_copy(
                 update={
                     "prompts": absolute("evaluation.prompts", judge.prompts),

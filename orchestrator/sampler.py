@@ -1,10 +1,15 @@
-"""Makes the shards of a data set: the teacher solves its ODE from each sample's own noise. Knows no Ray."""
+"""Makes the shards of a data set: the teacher solves its ODE from each sample's own noise, or encodes real images.
+
+Knows no Ray.
+"""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +17,10 @@ from torch import Tensor
 from orchestrator.commits import CONDITIONS, Commit, Compute
 from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
+from orchestrator.images import captions_of, open_images
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Plan, Shard
+from orchestrator.plan import DatasetPlan, ImagePlan, Plan, Shard
+from orchestrator.recipe import Json
 from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.shards import DTYPES, Columns
 from orchestrator.solvers import SOLVERS
@@ -53,47 +60,66 @@ def commit_conditions(ledger: Ledger, revision: int, conditions: int, device: st
     return ledger.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
 
 
-class ShardSampler:
-    """Samples shards one at a time, each in the batches that the plan cuts."""
+class ShardMaker(ABC):
+    """Makes and commits shards one at a time, each in the batches that the plan cuts."""
+
+    batch_field: ClassVar[str]  # the recipe's, for when memory does not suffice
 
     def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
-        self.ledger, self.plan, self.device = ledger, ledger.plan, torch.device(device)
+        self.ledger, self.device = ledger, torch.device(device)
         self.compute, self._threads = set_up(device, threads), threads
         self.teacher = teacher_of(ledger, device)
-        self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
-        told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
-        self._solver = replace(SOLVERS[self.plan.solver], **told)
         self._sampling, self._writing = threading.Lock(), threading.Lock()
 
-    def make(self, name: str, revision: int) -> Commit:
-        """Sample a shard and commit it. Called from two threads, the next is sampled while this one is written.
+    @abstractmethod
+    def rows(self, shard: Shard) -> tuple[Columns, Json]:
+        """The rows of a shard, and what else is to be known of them."""
 
-        At most three shards are in memory: one sampled, one written, and that one's file.
+    def make(self, name: str, revision: int) -> Commit:
+        """Make a shard and commit it. Called from two threads, the next is made while this one is written.
+
+        At most three shards are in memory: one being made, one written, and that one's file.
         """
         with self._sampling:
             if self.ledger.has(name, revision):  # another driver was first
                 return self.ledger.adopt(name, revision)
+            torch.set_num_threads(self._threads)  # again, because OpenMP counts for each calling thread
             try:
-                columns, times = self.sample(Shard.named(name))
+                columns, about = self.rows(Shard.named(name))
             except torch.OutOfMemoryError as error:
                 # Smaller batches would be another plan, so nothing is cut here.
-                size = self.plan.batch_size
-                raise RuntimeError(f"out of memory; set trajectories.batch_size below {size}") from error
+                size = self.ledger.plan.batch_size
+                raise RuntimeError(f"out of memory; set {self.batch_field} below {size}") from error
             self._writing.acquire()
         try:
-            return self.ledger.commit(name, revision, columns, {"times": times}, self.compute)
+            return self.ledger.commit(name, revision, columns, about, self.compute)
         finally:
             self._writing.release()
 
+
+class ShardSampler(ShardMaker):
+    """Samples the teacher."""
+
+    batch_field = "trajectories.batch_size"
+
+    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
+        super().__init__(ledger, device, threads)
+        assert isinstance(ledger.plan, Plan)
+        self.plan = ledger.plan
+        self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
+        told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
+        self._solver = replace(SOLVERS[self.plan.solver], **told)
+
+    def rows(self, shard: Shard) -> tuple[Columns, Json]:
+        """Paths, and the times of their points."""
+        columns, times = self.sample(shard)
+        return columns, {"times": times}
+
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
-        torch.set_num_threads(self._threads)  # again, because OpenMP counts for each calling thread
         batches = [self._sample_batch(ids) for ids in self.plan.batches(shard)]
         path = torch.cat([path for path, _ in batches])
-        finite = path.flatten(1).isfinite().all(1)
-        if not finite.all():
-            worst = shard.samples[int(finite.logical_not().nonzero()[0])]
-            raise ValueError(f"sample {worst} has numbers that {self.plan.dtype} cannot hold")
+        check_finite(path, shard)
         return {**scalars(self.plan, shard.samples), "path": path}, batches[0][1].tolist()
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
@@ -112,7 +138,49 @@ class ShardSampler:
         return states[: len(ids), points].to(stored).cpu(), times[points]
 
 
-def noise_of(plan: Plan, i: int) -> Tensor:
+class ImageEncoder(ShardMaker):
+    """Encodes real images."""
+
+    batch_field = "data.batch_size"
+
+    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
+        super().__init__(ledger, device, threads)
+        assert isinstance(ledger.plan, ImagePlan)
+        self.plan = ledger.plan
+        self._images = open_images(self.plan.images, "data.images")
+        place = {caption: id for id, caption in enumerate(ledger.prompts())}
+        self._conditions = [place[caption] for caption in captions_of(self._images, self.plan.caption_column)]
+
+    def rows(self, shard: Shard) -> tuple[Columns, Json]:
+        """Latents. Raises BadInput with the first image that cannot be read."""
+        x0 = torch.cat([self._encode_batch(ids) for ids in self.plan.batches(shard)])
+        check_finite(x0, shard)
+        conditions = [self._conditions[i] for i in shard.samples]
+        return {"sample_id": torch.tensor(shard.samples), "condition_id": torch.tensor(conditions), "x0": x0}, {}
+
+    def _encode_batch(self, ids: range) -> Tensor:
+        """Filled up as `_sample_batch` does."""
+        filled = [*range(len(ids)), *[len(ids) - 1] * (self.plan.batch_size - len(ids))]
+        pixels = self._images.pixels(ids, self.teacher.family.image_size)[filled].to(self.device)
+        noise = torch.stack([noise_of(self.plan, i) for i in ids])[filled]
+        return self.teacher.latents(pixels, noise)[: len(ids)].to(DTYPES[self.plan.dtype]).cpu()
+
+
+def maker_of(ledger: Ledger, device: str, threads: int) -> ShardMaker:
+    """What makes the shards of a data set."""
+    make = ImageEncoder if isinstance(ledger.plan, ImagePlan) else ShardSampler
+    return make(ledger, device, threads)
+
+
+def check_finite(rows: Tensor, shard: Shard) -> None:
+    """Raises ValueError with the first sample that is not."""
+    finite = rows.flatten(1).isfinite().all(1)
+    if not finite.all():
+        worst = shard.samples[int(finite.logical_not().nonzero()[0])]
+        raise ValueError(f"sample {worst} has numbers that {str(rows.dtype).removeprefix('torch.')} cannot hold")
+
+
+def noise_of(plan: DatasetPlan, i: int) -> Tensor:
     """The unit noise of sample i in float32, drawn on the CPU wherever it is used."""
     return torch.randn(plan.latent_shape, generator=torch.Generator().manual_seed(plan.sample_seed(i)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from orchestrator.cluster import ask, connect
 from orchestrator.dataset import Dataset
 from orchestrator.ledger import open_ledger
 from orchestrator.pictures import Pixels, grid
+from orchestrator.plan import ImagePlan, Plan
 from orchestrator.recipe import Json, Resources, TeacherSpec
 from orchestrator.teacher import Teacher
 
@@ -22,19 +24,13 @@ def describe_dataset(path: str) -> Json:
     ledger = open_ledger(path)
     plan, manifest = ledger.plan, ledger.newest()
     commits = (manifest.conditions, *manifest.shards)
-    low, high = plan.guidance_scale
     return {
         "path": ledger.url,
         "plan_hash": plan.hash,
         "teacher": ledger.teacher.folder or ledger.teacher.hub,
         "teacher_revision": plan.teacher["revision"],
-        "solver": plan.solver,
-        "num_inference_steps": plan.num_inference_steps,
-        "guidance_scale": list(plan.guidance_scales) or ([low, high] if low < high else low),
-        "prompts": plan.num_prompts,
+        **(_describe_images(plan) if isinstance(plan, ImagePlan) else _describe_paths(cast(Plan, plan))),
         "seed": plan.seed,
-        "saved_points": list(plan.saved_points),
-        "tensor": f"{plan.dtype} {list(plan.path_shape)}",
         "made_on": sorted({f"{c.compute['device']}, torch {c.compute['torch']}" for c in manifest.shards}),
         "versions": ledger.versions(),
         "planned": manifest.samples,
@@ -45,18 +41,42 @@ def describe_dataset(path: str) -> Json:
     }
 
 
+def _describe_paths(plan: Plan) -> Json:
+    low, high = plan.guidance_scale
+    return {
+        "solver": plan.solver,
+        "num_inference_steps": plan.num_inference_steps,
+        "guidance_scale": list(plan.guidance_scales) or ([low, high] if low < high else low),
+        "prompts": plan.num_prompts,
+        "saved_points": list(plan.saved_points),
+        "tensor": f"{plan.dtype} {list(plan.path_shape)}",
+    }
+
+
+def _describe_images(plan: ImagePlan) -> Json:
+    return {
+        "images": plan.images,
+        "images_sha256": plan.images_sha256,
+        "captions": plan.num_captions,
+        "tensor": f"{plan.dtype} {list(plan.latent_shape)}",
+    }
+
+
 def draw_dataset(path: str, samples: int, file: Path) -> None:
-    """The first samples, decoded along their paths: noise above, samples below."""
+    """The first samples, decoded along their paths, noise above, samples below; or the first images."""
     ledger = open_ledger(path)
     dataset = Dataset.open(path, ledger.newest().version)
-    rows, times = dataset.row_groups().read(0), dataset.times()
-    plan, listed = dataset.plan, ledger.prompts()
-    shown = rows["path"][:samples]
-    points = sorted({round(i) for i in np.linspace(0, shown.shape[1] - 1, min(POINTS, shown.shape[1]))})
-    captions = [listed[plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
+    rows, listed = dataset.row_groups().read(0), ledger.prompts()
+    if isinstance(dataset.plan, ImagePlan):
+        labels, shown = ["image"], rows["x0"][:samples, None]
+    else:
+        times = dataset.times()
+        points = sorted({round(i) for i in np.linspace(0, len(times) - 1, min(POINTS, len(times)))})
+        labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
+        shown = rows["path"][:samples, points]
+    captions = [listed[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
     connect(Resources())
-    pixels = ask(_decoded, Resources(), ledger.teacher, shown[:, points].float())
-    labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
+    pixels = ask(_decoded, Resources(), ledger.teacher, shown.float())
     grid(list(zip(labels, pixels, strict=True)), captions, file)
 
 

@@ -86,6 +86,10 @@ class Teacher:
         """What the network is conditioned on, one row per prompt or class."""
         return self.family.encode(conditions)
 
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images [n, 3, height, width] in 0..1 to latents [n, *latent], float32; the inverse of `decode`."""
+        return self.family.latents(2 * images - 1, noise)
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [n, *latent] to images [n, 3, height, width] in 0..1, float32."""

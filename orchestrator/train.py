@@ -34,9 +34,10 @@ from orchestrator.frozen import frozen_network
 from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.recipe import Recipe, Trajectories, parse
+from orchestrator.recipe import Recipe, parse
 from orchestrator.results import RESULT, Weights, read_denoiser, write_result
 from orchestrator.run import Run
+from orchestrator.sources import Stock, check, columns_of, stocks_of
 from orchestrator.teacher import Teacher
 
 KIB = 1024  # bytes
@@ -51,11 +52,10 @@ class Job:
     round: int  # from 0
     folder: str  # of the round
     previous: str  # result of the round before
-    dataset: str
-    manifest: int
+    datasets: dict[str, tuple[str, int]]  # place and version, for each source
 
 
-def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Dataset]) -> None:
+def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stock, Dataset]]) -> None:
     """Train every round that is not finished yet, each on the data that `data_of` its number finds or makes.
 
     Needs a connected cluster.
@@ -68,39 +68,15 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Dataset]) ->
         if (folder / RESULT).exists():
             say(f"round {number + 1} of {len(rounds)} ({round.name}) is already trained")
             continue
-        dataset = data_of(number)
+        made = data_of(number)
+        sources = {name: made[stock] for name, stock in stocks_of(recipe, round).items()}
         say(f"round {number + 1} of {len(rounds)}: {round.name}")
         resolved = recipe.model_dump(mode="json")
         previous = run.round_folder(number, rounds[number - 1]) / RESULT if number else ""
-        job = Job(resolved, number, str(folder), str(previous), dataset.place, dataset.version)
+        datasets = {name: (dataset.place, dataset.version) for name, dataset in sources.items()}
+        job = Job(resolved, number, str(folder), str(previous), datasets)
         with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse what cannot be trained, before anything starts."""
-    for round in recipe.method.build().rounds():
-        for source in round.sources.values():
-            if source.kind == "path" and recipe.trajectories.save != "all":
-                raise BadInput(
-                    f"trajectories.save is {recipe.trajectories.save!r}, but {recipe.method.name} reads whole paths: "
-                    "set trajectories.save=all"
-                )
-
-
-def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
-    """The recipe's trajectories with what the round asks of them."""
-    asked: dict[str, object] = {}
-    for source in round.sources.values():
-        fields = {
-            "num_inference_steps": source.num_inference_steps,
-            "solver": source.solver,
-            "guidance_scale": source.guidance_scale if source.guidance_scale != (0.0, 0.0) else None,
-        }
-        asked |= {name: value for name, value in fields.items() if value}
-    if "guidance_scale" in asked:
-        asked["guidance_scales"] = ()
-    return recipe.trajectories.model_copy(update=asked)
 
 
 def length(round: Round, recipe: Recipe) -> int:
@@ -165,9 +141,7 @@ class Trainee:
         self.steps = length(self.round, recipe)
         self.networks = self._networks(job)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
-        resources = self.recipe.resources
-        cache = cache_for(job.dataset, resources.cache, resources.cache_gb)
-        self.dataset = Dataset.open(job.dataset, job.manifest, cache)
+        self._datasets = job.datasets
 
     def _networks(self, job: Job) -> Networks:
         base = Teacher(self.recipe.teacher, self.place.device)
@@ -210,17 +184,19 @@ class Trainee:
         self._finish(progress)
 
     def _loader(self, name: str) -> Loader:
-        kind = self.round.sources[name].kind
-        conditions = self.dataset.conditions()
+        place, version = self._datasets[name]
+        resources = self.recipe.resources
+        dataset = Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
+        conditions = dataset.conditions()
         return Loader(
-            self.dataset.row_groups(),
+            dataset.row_groups(),
             batch_size=self.recipe.training.batch_size,
             rows=self.place.rows(self.recipe.training.batch_size),
             seed=self.recipe.training.seed,
             conditions=conditions.cond,
             uncond=conditions.uncond,
             device=self.place.device,
-            columns=columns_of(kind, self.dataset.times()),
+            columns=columns_of(self.round.sources[name].kind, stocks_of(self.recipe, self.round)[name], dataset),
         )
 
     def _after(self, step: int, progress: Progress) -> None:
@@ -281,24 +257,6 @@ class Trainee:
         if self.place.rank == 0:
             write_result(self.folder / RESULT, states, self.round, progress.batches)
         torch.distributed.barrier()
-
-
-def columns_of(kind: str, times: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """How stored rows become the columns that a source of this kind promises."""
-
-    def columns(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        path = stored["path"].float()
-        ends = {"noise": path[:, 0], "x0": path[:, -1]}
-        whole = {"path": path, "times": times.expand(len(path), -1)}
-        chosen = {
-            "path": ends | whole,
-            "pairs": ends,
-            "data": {"x0": path[:, -1]},  # the teacher's own samples stand in for real data
-            "prompts": {"blank": torch.zeros_like(path[:, 0])},
-        }[kind]
-        return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}
-
-    return columns
 
 
 def peak_memory(device: torch.device) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +11,6 @@ from rich.table import Table
 
 from orchestrator import metrics
 from orchestrator.baselines import present_teacher
-from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
 from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
@@ -21,17 +20,18 @@ from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
-from orchestrator.generate import SINGLE_WRITER, Generated, plan_of
-from orchestrator.generate import generate as generate_data
+from orchestrator.generate import SINGLE_WRITER, Generated
 from orchestrator.generate import repair as repair_data
-from orchestrator.ledger import count_committed, open_ledger
+from orchestrator.ledger import open_ledger
 from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Json, Recipe, Resources, TeacherSpec
+from orchestrator.recipe import Json, Recipe, Resources
 from orchestrator.report import ReportFacts, write_report
 from orchestrator.results import RESULT
 from orchestrator.run import Run
 from orchestrator.show import describe_dataset, draw_dataset
-from orchestrator.train import check, train_rounds, trajectories_of
+from orchestrator.sources import Stock, check
+from orchestrator.supply import plan_supply, supply
+from orchestrator.train import train_rounds
 
 
 def run(recipe: Recipe) -> Json:
@@ -39,41 +39,22 @@ def run(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = _generate(opened)
-        if made.quarantined:
+        made = supply(opened, 0)
+        if any(part.quarantined for part in made.values()):
             say("some shards were set aside; the student is trained on the others")
         _train(opened, made)
         _export(opened)
         facts = _evaluate(opened)
     folder = Path(recipe.output).resolve()
     say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
-    return {**facts, "quarantined": _quarantined(made)}
+    return {**facts, "quarantined": _quarantined(made.values())}
 
 
 def plan(recipe: Recipe, price: float) -> Json:
     """What would be generated, and what that takes; `price` is of one device's hour."""
     check(recipe)
-    sampled, store = _sampled(recipe), store_of(recipe)
-    planned = plan_of(sampled, store)
-    committed = count_committed(store, planned)
-    check_space(store, planned, committed)
-    check_nodes(store, recipe.resources)
-    seconds = seconds_per_batch(sampled, planned)
-    hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
-    facts = {
-        "plan_hash": planned.hash,
-        "rows": planned.samples,
-        "bytes": planned.total_bytes,
-        "shards": len(planned.shards()),
-        "teacher_evaluations": planned.teacher_evaluations,
-        "committed": committed,
-        "batch_size": planned.batch_size,
-        "seconds_per_batch": round(seconds, 3),
-        "device_hours": round(hours, 4),
-        "wall_hours": round(hours / recipe.resources.generators, 4),
-        **({"cost": round(hours * price, 2)} if price else {}),
-        **({"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}),
-    }
+    warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
+    facts = {**plan_supply(recipe, price), **warning}
     print_facts(facts)
     return facts
 
@@ -91,15 +72,18 @@ def generate(recipe: Recipe) -> Json:
     check(recipe)
     opened = Run(recipe)
     with opened.driven():
-        made = _generate(opened)
-    return {
-        "path": made.place,
-        "manifest": made.version,
-        "content_hash": made.content_hash,
-        "shards": made.shards,
-        "rows": made.rows,
-        "quarantined": _quarantined(made),
+        made = supply(opened, 0)
+    parts = {
+        stock: {
+            "path": part.place,
+            "manifest": part.version,
+            "content_hash": part.content_hash,
+            "shards": part.shards,
+            "rows": part.rows,
+        }
+        for stock, part in made.items()
     }
+    return {**parts, "quarantined": _quarantined(made.values())}
 
 
 def train(recipe: Recipe) -> Json:
@@ -107,9 +91,12 @@ def train(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = _generate(opened)
+        made = supply(opened, 0)
         _train(opened, made)
-    return {"rounds": [str(_result(recipe))], "manifest": made.version, "content_hash": made.content_hash}
+    return {
+        "rounds": [str(_result(recipe))],
+        "content_hash": {stock: part.content_hash for stock, part in made.items()},
+    }
 
 
 def export(recipe: Recipe) -> Json:
@@ -147,7 +134,11 @@ def repair(path: str) -> Json:
     """The broken shards again."""
     made = repair_data(path, Resources())
     say(f"version {made.version}: {made.shards} shards, {made.rows} rows; content {made.content_hash}")
-    return {"manifest": made.version, "content_hash": made.content_hash, "quarantined": _quarantined(made)}
+    return {
+        "manifest": made.version,
+        "content_hash": made.content_hash,
+        "quarantined": _quarantined([made]),
+    }
 
 
 def clean(path: str, age_s: float) -> Json:
@@ -166,11 +157,6 @@ def show(path: str, samples: int, out: str) -> Json:
     return {**facts, "picture": out}
 
 
-def store_of(recipe: Recipe) -> str:
-    """Where the recipe's trajectories are."""
-    return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
-
-
 def _require(recipe: Recipe) -> None:
     """The cluster can hold every stage, or it is said now."""
     check(recipe)
@@ -179,43 +165,13 @@ def _require(recipe: Recipe) -> None:
         require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")
 
 
-def _sampled(recipe: Recipe, number: int = 0, teacher: TeacherSpec | None = None) -> Recipe:
-    """The recipe as the sampling for a round reads it; rounds count from 0, and the first has the recipe's teacher."""
-    told = trajectories_of(recipe, recipe.method.build().rounds()[number])
-    if teacher is None or teacher == recipe.teacher:
-        return recipe.model_copy(update={"trajectories": told})
-    judged = recipe.evaluation.model_copy(update={"solvers": (told.solver,)})  # nobody judges a later round's teacher
-    return recipe.model_copy(update={"teacher": teacher, "trajectories": told, "evaluation": judged})
-
-
-def _generate(opened: Run, number: int = 0) -> Generated:
-    """The data set that a round reads. A later round's is sampled from the student before it, exported for that."""
-    recipe = opened.recipe
-    rounds = recipe.method.build().rounds()
-    round, teacher = rounds[number], recipe.teacher
-    generates = any(source.kind in ("path", "pairs") for source in round.sources.values())
-    if generates and round.teacher != "base":
-        before = opened.round_folder(number, rounds[number - 1])
-        teacher = teacher.model_copy(update={"folder": str(before / "pipeline"), "hub": "", "revision": ""})
-        if not Path(teacher.folder).exists():
-            write_student(recipe, before / RESULT, Path(teacher.folder))
-    sampled = _sampled(recipe, number, teacher) if generates else _sampled(recipe)
-    connect(recipe.resources)
-    recorder = metrics.Recorder(opened.folder / "generate.jsonl", run=opened.folder.name)
-    with opened.stage("generate"):
-        made = generate_data(sampled, store_of(recipe), recorder.record)
-    facts = {"path": made.place, "version": made.version, "content_hash": made.content_hash}
-    opened.record("manifests", round.name, facts)
-    say(f"trajectories: {made.rows} rows in {made.shards} shards at {made.place}")
-    return made
-
-
-def _train(opened: Run, first: Generated) -> None:
-    def data_of(number: int) -> Dataset:
-        made = _generate(opened, number) if number else first
-        dataset = Dataset.open(made.place, made.version)
-        dataset.check()
-        return dataset
+def _train(opened: Run, first: Mapping[Stock, Generated]) -> None:
+    def data_of(number: int) -> dict[Stock, Dataset]:
+        made = supply(opened, number) if number else first
+        datasets: dict[Stock, Dataset] = {stock: Dataset.open(part.place, part.version) for stock, part in made.items()}
+        for dataset in datasets.values():
+            dataset.check()
+        return datasets
 
     train_rounds(opened.recipe, opened, data_of)
 
@@ -284,7 +240,8 @@ def _result(recipe: Recipe) -> Path:
     return Run(recipe).round_folder(len(rounds), rounds[-1]) / RESULT
 
 
-def _quarantined(made: Generated) -> list[Mapping[str, str]]:
-    for shard in made.quarantined:
+def _quarantined(made: Iterable[Generated]) -> list[Mapping[str, str]]:
+    found = [shard for part in made for shard in part.quarantined]
+    for shard in found:
         say(f"shard {shard.shard} was set aside: {shard.why}")
-    return [dataclasses.asdict(shard) for shard in made.quarantined]
+    return [dataclasses.asdict(shard) for shard in found]

@@ -9,8 +9,8 @@ import pytest
 from orchestrator.compare import check, read
 from orchestrator.preflight import preflight
 from orchestrator.recipe import RECIPES, load
+from orchestrator.sources import check as check_recipe
 from orchestrator.teacher import Teacher
-from orchestrator.train import check as check_recipe
 
 FILES = sorted(RECIPES.rglob("*.yaml"))
 

@@ -27,7 +27,8 @@ from orchestrator.evaluate import evaluate
 from orchestrator.export import write
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import CLIP, feature_network, features_label
-from orchestrator.judge import Call, Judge, Measured, Setting, System, read_images
+from orchestrator.images import open_images
+from orchestrator.judge import Call, Judge, Measured, Setting, System
 from orchestrator.quality import Features, Resampling, clip_score
 from orchestrator.recipe import Recipe, parse
 from tests import tiny
@@ -224,7 +225,7 @@ def test_features_depend_on_all_that_made_them(tmp_path: Path) -> None:
 
 
 def test_images_are_cut_square_and_brought_to_size(images: Path) -> None:
-    read = read_images(str(images), range(0, 5), 32)
+    read = open_images(str(images), "evaluation.images").pixels(range(0, 5), 32)
     assert read.shape == (5, 3, 32, 32)
     assert 0 <= float(read.min()) < float(read.max()) <= 1
 

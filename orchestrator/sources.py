@@ -1,0 +1,97 @@
+"""What a round reads: which data set each of its sources comes from, and how stored rows become its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from methods.base import Round
+from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Recipe, Trajectories
+from orchestrator.shards import Columns
+
+Stock = Literal["trajectories", "images"]
+
+
+def stocks_of(recipe: Recipe, round: Round) -> dict[str, Stock]:
+    """The data set of each source.
+
+    Real data comes from the recipe's images, where it has any; then a round that reads nothing that is sampled takes
+    its prompts from their captions. Without images the teacher's own samples stand in.
+    """
+    real = {"data"} if is_sampled(round) else {"data", "prompts"}
+
+    def stock(kind: str) -> Stock:
+        return "images" if recipe.data.images and kind in real else "trajectories"
+
+    return {name: stock(source.kind) for name, source in round.sources.items()}
+
+
+def is_sampled(round: Round) -> bool:
+    """Whether the round reads pairs or paths, which its own teacher makes."""
+    return any(source.kind in ("path", "pairs") for source in round.sources.values())
+
+
+def samples_teacher(recipe: Recipe, rounds: Collection[Round]) -> bool:
+    """Whether any of the rounds reads what the teacher samples."""
+    return any("trajectories" in stocks_of(recipe, round).values() for round in rounds)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot be read, before anything starts."""
+    rounds, told, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
+    if samples_teacher(recipe, rounds):
+        for field, value in (("prompts", told.prompts), ("samples", told.samples)):
+            if not value:
+                raise BadInput(f"trajectories.{field} is missing; {method} learns from what the teacher samples")
+    for source in (source for round in rounds for source in round.sources.values()):
+        if source.kind == "path" and told.save != "all":
+            raise BadInput(
+                f"trajectories.save is {told.save!r}, but {method} reads whole paths: set trajectories.save=all"
+            )
+
+
+def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
+    """The recipe's trajectories with what the round asks of them."""
+    asked: dict[str, object] = {}
+    for source in round.sources.values():
+        fields = {
+            "num_inference_steps": source.num_inference_steps,
+            "solver": source.solver,
+            "guidance_scale": source.guidance_scale if source.guidance_scale != (0.0, 0.0) else None,
+        }
+        asked |= {name: value for name, value in fields.items() if value}
+    if "guidance_scale" in asked:
+        asked["guidance_scales"] = ()
+    return recipe.trajectories.model_copy(update=asked)
+
+
+def columns_of(kind: str, stock: Stock, dataset: Dataset) -> Callable[[Columns], Columns]:
+    """How stored rows become the columns that a source of this kind promises."""
+    if stock == "images":
+        return lambda stored: _of_image(kind, stored)
+    times = dataset.times()
+    return lambda stored: _of_path(kind, times, stored)
+
+
+def _of_image(kind: str, stored: Columns) -> Columns:
+    x0 = stored["x0"].float()
+    chosen = {"data": {"x0": x0}, "prompts": {"blank": torch.zeros_like(x0)}}[kind]
+    return chosen | {"sample_id": stored["sample_id"]}
+
+
+def _of_path(kind: str, times: Tensor, stored: Columns) -> Columns:
+    path = stored["path"].float()
+    ends = {"noise": path[:, 0], "x0": path[:, -1]}
+    whole = {"path": path, "times": times.expand(len(path), -1)}
+    chosen = {
+        "path": ends | whole,
+        "pairs": ends,
+        "data": {"x0": path[:, -1]},  # the teacher's own samples stand in for real data
+        "prompts": {"blank": torch.zeros_like(path[:, 0])},
+    }[kind]
+    return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}

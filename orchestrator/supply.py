@@ -1,0 +1,113 @@
+"""The data sets that the rounds of a recipe read: what they take, and making them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator import metrics
+from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
+from orchestrator.cluster import connect
+from orchestrator.console import say
+from orchestrator.export import export as write_student
+from orchestrator.generate import Generated, encode_images, generate, image_plan_of, plan_of
+from orchestrator.ledger import count_committed
+from orchestrator.plan import DatasetPlan
+from orchestrator.recipe import Json, Recipe, TeacherSpec
+from orchestrator.results import RESULT
+from orchestrator.run import Run
+from orchestrator.sources import Stock, is_sampled, stocks_of, trajectories_of
+
+
+def plan_supply(recipe: Recipe, price: float) -> Json:
+    """What would be made for the first round, and what that takes; `price` is of one device's hour."""
+    stocks = stocks_of(recipe, recipe.method.build().rounds()[0]).values()
+    return {
+        **(_plan_trajectories(recipe, price) if "trajectories" in stocks else {}),
+        **(_plan_images(recipe) if "images" in stocks else {}),
+    }
+
+
+def supply(opened: Run, number: int) -> dict[Stock, Generated]:
+    """The data sets that a round reads, made where they are not there yet; rounds count from 0."""
+    recipe, made = opened.recipe, dict[Stock, Generated]()
+    round = recipe.method.build().rounds()[number]
+    connect(recipe.resources)
+    recorder = metrics.Recorder(opened.folder / "generate.jsonl", run=opened.folder.name)
+    for stock in sorted(set(stocks_of(recipe, round).values()), reverse=True):
+        told = recipe if stock == "images" else _sampled(recipe, number, _generator(opened, number))
+        make = encode_images if stock == "images" else generate
+        with opened.stage("generate"):
+            made[stock] = make(told, store_of(recipe), recorder.record)
+        part = made[stock]
+        facts = {"path": part.place, "version": part.version, "content_hash": part.content_hash}
+        opened.record("manifests", round.name if len(made) == 1 else f"{round.name} {stock}", facts)
+        say(f"{stock}: {part.rows} rows in {part.shards} shards at {part.place}")
+    return made
+
+
+def store_of(recipe: Recipe) -> str:
+    """Where the recipe's data sets are."""
+    return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
+
+
+def _plan_trajectories(recipe: Recipe, price: float) -> Json:
+    sampled, store = _sampled(recipe, 0, recipe.teacher), store_of(recipe)
+    planned = plan_of(sampled, store)
+    committed = _committed(recipe, planned)
+    seconds = seconds_per_batch(sampled, planned)
+    hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
+    return {
+        "plan_hash": planned.hash,
+        "rows": planned.samples,
+        "bytes": planned.total_bytes,
+        "shards": len(planned.shards()),
+        "teacher_evaluations": planned.teacher_evaluations,
+        "committed": committed,
+        "batch_size": planned.batch_size,
+        "seconds_per_batch": round(seconds, 3),
+        "device_hours": round(hours, 4),
+        "wall_hours": round(hours / recipe.resources.generators, 4),
+        **({"cost": round(hours * price, 2)} if price else {}),
+    }
+
+
+def _plan_images(recipe: Recipe) -> Json:
+    planned, _ = image_plan_of(recipe)
+    return {
+        "images_plan_hash": planned.hash,
+        "images": planned.samples,
+        "images_bytes": planned.total_bytes,
+        "images_shards": len(planned.shards()),
+        "images_committed": _committed(recipe, planned),
+    }
+
+
+def _committed(recipe: Recipe, planned: DatasetPlan) -> int:
+    """Shards that are there, once it is clear that the others can be."""
+    store = store_of(recipe)
+    committed = count_committed(store, planned)
+    check_space(store, planned, committed)
+    check_nodes(store, recipe.resources)
+    return committed
+
+
+def _sampled(recipe: Recipe, number: int, teacher: TeacherSpec) -> Recipe:
+    """The recipe as the sampling for a round reads it."""
+    told = trajectories_of(recipe, recipe.method.build().rounds()[number])
+    if teacher == recipe.teacher:
+        return recipe.model_copy(update={"trajectories": told})
+    judged = recipe.evaluation.model_copy(update={"solvers": (told.solver,)})  # nobody judges a later round's teacher
+    return recipe.model_copy(update={"teacher": teacher, "trajectories": told, "evaluation": judged})
+
+
+def _generator(opened: Run, number: int) -> TeacherSpec:
+    """Who samples for a round: the recipe's teacher, or the student of the round before, exported for that."""
+    recipe = opened.recipe
+    rounds = recipe.method.build().rounds()
+    if rounds[number].teacher == "base" or not is_sampled(rounds[number]):
+        return recipe.teacher
+    before = opened.round_folder(number, rounds[number - 1])
+    teacher = recipe.teacher.model_copy(update={"folder": str(before / "pipeline"), "hub": "", "revision": ""})
+    if not Path(teacher.folder).exists():
+        write_student(recipe, before / RESULT, Path(teacher.folder))
+    return teacher
