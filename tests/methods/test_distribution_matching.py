@@ -463,8 +463,9 @@ def test_an_update_gives_gradients_to_its_own_network_alone(improved: bool) -> N
     for update in round_.updates:
         for name in FROZEN:
             nets[name].requires_grad_(False)
-        mixture.module(nets["teacher"]).requires_grad_(True)  # nothing passes, frozen or not
-        mixture.thaw(nets, [name for name in ("student", "fake_score", "discriminator") if name in nets], update.net)
+        mixture.thaw(nets, [name for name in ("fake_score", "discriminator") if name in nets], update.net)
+        for name in ("student", "teacher"):  # nothing passes to these, frozen or not
+            mixture.module(nets[name]).requires_grad_(True)
         losses = update.loss(nets, batch_of())
         torch.stack(list(losses.values())).sum().backward()
         assert mixture.touched(nets) == {update.net}
