@@ -338,8 +338,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "consistency.py",
-        "place / (grid - 1)",
-        "place / grid",
+        "place.double() / (grid - 1)",
+        "place.double() / grid",
         "test_consistency.py::test_the_grid_is_that_of_the_papers_sampler_on_any_schedule",
     ),
     Mutation(
@@ -416,8 +416,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "consistency.py",
-        'result="average")',
-        'result="target")',
+        'result="average"',
+        'result="target"',
         "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
     ),
     Mutation(
@@ -643,19 +643,30 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         return self.source.encode()
 
 
+FAILED_TO_RUN = 70
+
+
 def is_noticed(mutation: Mutation) -> bool:
     """Run the mutation's test in a process of its own, forked so that torch is imported once for all."""
     child = os.fork()
     if child == 0:
-        import pytest
-
-        sys.meta_path.insert(0, Mutated(mutation))
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        os._exit(pytest.main(["-x", "-p", "no:cacheprovider", str(ROOT / "tests/methods" / mutation.test)]))
+        code = FAILED_TO_RUN
+        try:
+            code = _run(mutation)
+        finally:  # whatever happens, a child never goes on as its parent would
+            os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == 1  # pytest's code for failed tests; a wrong id is 4
+
+
+def _run(mutation: Mutation) -> int:
+    import pytest
+
+    sys.meta_path.insert(0, Mutated(mutation))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    return pytest.main(["-x", "-p", "no:cacheprovider", str(ROOT / "tests/methods" / mutation.test)])
 
 
 def main() -> None:
@@ -665,6 +676,8 @@ def main() -> None:
     import pytest  # noqa: F401
     import torch  # noqa: F401
 
+    for mutation in MUTATIONS:
+        Mutated(mutation)  # which says where one is no longer to be found
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         unnoticed = [m for m, noticed in zip(MUTATIONS, pool.map(is_noticed, MUTATIONS), strict=True) if not noticed]
     for mutation in unnoticed:
