@@ -34,12 +34,12 @@ def in_range(vae: AutoencoderKL) -> Iterator[None]:
     """Compute in float32 where an autoencoder says that its numbers are too large for float16."""
     overflows = vae.dtype == torch.float16 and bool(vae.config["force_upcast"])
     if overflows:
-        vae.to(torch.float32)
+        nn.Module.to(vae, torch.float32)
     try:
         yield
     finally:
         if overflows:
-            vae.to(torch.float16)
+            nn.Module.to(vae, torch.float16)
 
 
 class UNetText(LatentFamily[TextPipeline]):
