@@ -48,7 +48,8 @@ def distill(family: str, method: str, folder: Path) -> None:
     run = Run(recipe)
     (round,) = recipe.method.build().rounds()
     place = run.round_folder(1, round)
-    Trainee(recipe, Job(recipe.model_dump(mode="json"), 0, str(place), "", ledger.url, 1), ONE).train()
+    datasets = {name: (ledger.url, 1) for name in round.sources}
+    Trainee(recipe, Job(recipe.model_dump(mode="json"), 0, str(place), "", datasets), ONE).train()
     write(recipe, place / RESULT, run.folder / "student")
 
 
