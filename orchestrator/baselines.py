@@ -84,8 +84,8 @@ def _scales(evaluation: Evaluation) -> list[float]:
 
 def _teachers(bench: Bench, evaluation: Evaluation, steps: int) -> list[System]:
     """The ways to sample the teacher in so many steps."""
-    scales = _scales(evaluation)
-    return bench.able([System("teacher", s, steps, w, "selection") for s in evaluation.solvers for w in scales])
+    able, scales = bench.able(evaluation.solvers, steps), _scales(evaluation)
+    return [System("teacher", solver, steps, w, "selection") for solver in able for w in scales]
 
 
 def _choice_key(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> Key:

@@ -14,11 +14,10 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
 from ray.util import ActorPool
 
 from orchestrator.checkpoint import write_whole
-from orchestrator.cluster import bundle, connect, require
+from orchestrator.cluster import as_told, bundle, connect, device_of, options, require
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
@@ -57,9 +56,9 @@ class JudgeActor:
         """Hashes of what is judged."""
         return self._judge.revisions()
 
-    def refusal(self, system: System) -> str:
-        """Why it cannot be sampled, or nothing."""
-        return self._judge.refusal(system)
+    def refusal(self, solver: str, evaluations: int) -> str:
+        """Why it cannot sample the teacher, or nothing."""
+        return self._judge.refusal(solver, evaluations)
 
     def measure(self, batch: Batch) -> tuple[Batch, Measured]:
         """One batch."""
@@ -81,7 +80,9 @@ class Bench:
     def __init__(self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path) -> None:
         self.setting, self.files = setting, files
         self._actors, self._timings = actors, timings
-        self.revisions = cast(dict[str, str], _ask(lambda: ray.get(actors[0].revisions.remote())))
+        with as_told():
+            self.revisions = cast(dict[str, str], ray.get(actors[0].revisions.remote()))
+        self._refusals: dict[tuple[str, int], str] = {}  # of solvers and numbers of steps
 
     def key(self, system: System) -> Key:
         """All that a system's features depend on."""
@@ -107,15 +108,19 @@ class Bench:
         facts = {"protocol": PROTOCOL, "images": digest, "teacher": self.revisions["teacher"]}
         return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
 
-    def able(self, candidates: Sequence[System]) -> list[System]:
-        """The systems whose solvers can sample the teacher. Raises BadInput where there is none."""
-        answers = [self._actors[0].refusal.remote(system) for system in candidates]
-        why = dict(zip(candidates, cast(list[str], _ask(lambda: ray.get(answers))), strict=True))
-        if all(why.values()):
-            raise BadInput(f"evaluation.solvers: {why[candidates[0]]}")
-        for words in sorted({words for words in why.values() if words}):
-            say(f"not a candidate: {words}")
-        return [system for system in candidates if not why[system]]
+    def able(self, solvers: Sequence[str], steps: int) -> list[str]:
+        """The solvers that can sample the teacher in so many evaluations. Raises BadInput where there is none."""
+        for solver in solvers:
+            if (solver, steps) not in self._refusals:
+                with as_told():
+                    why = cast(str, ray.get(self._actors[0].refusal.remote(solver, steps)))
+                self._refusals[solver, steps] = why
+                if why:
+                    say(f"not a candidate: {why}")
+        able = [solver for solver in solvers if not self._refusals[solver, steps]]
+        if not able:
+            raise BadInput(f"evaluation.solvers: {self._refusals[solvers[0], steps]}")
+        return able
 
     def measure(self, systems: Sequence[System], count: int, description: str) -> list[Measured]:
         """`count` samples of each system, in their order."""
@@ -132,8 +137,8 @@ class Bench:
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of the prompts, in the space of the pictures'; None where they have none."""
-        found = _ask(lambda: ray.get(self._actors[0].measure_texts.remote()))
-        return cast("NDArray[np.float32] | None", found)
+        with as_told():
+            return cast("NDArray[np.float32] | None", ray.get(self._actors[0].measure_texts.remote()))
 
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""
@@ -142,8 +147,8 @@ class Bench:
         missing = [system for system, stem in stems.items() if stem not in known]
         with _shown("timing", len(missing)) as advance:
             for system in missing:
-                timed = self._actors[0].seconds_per_image.remote(system)
-                known[stems[system]] = _ask(lambda timed=timed: ray.get(timed))
+                with as_told():
+                    known[stems[system]] = ray.get(self._actors[0].seconds_per_image.remote(system))
                 write_whole(self._timings, json.dumps(known, indent=1))
                 advance(1)
         return {system: known[stem] for system, stem in stems.items()}
@@ -200,15 +205,10 @@ def open_bench(
         features=judged.features,
         seed=judged.seed,
         batch_size=judged.batch_size,
-        device="cuda" if resources.gpus_per_worker else "cpu",
+        device=device_of(resources),
         threads=resources.threads_per_worker,
     )
-    remote = ray.remote(JudgeActor).options(
-        num_cpus=resources.cpus_per_worker,
-        num_gpus=resources.gpus_per_worker,
-        max_restarts=RESTARTS,
-        max_task_retries=RESTARTS,
-    )
+    remote = ray.remote(JudgeActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
         yield Bench(setting, actors, FeatureFiles(out / "features", judged.baselines), out / "timings.json")
@@ -228,19 +228,5 @@ def _shown(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _each(answers: Iterator[Answer]) -> Iterator[Answer]:
-    while True:
-        try:
-            answer = _ask(lambda: next(answers))
-        except StopIteration:
-            return
-        yield answer
-
-
-def _ask(answer: Callable[[], Answer]) -> Answer:
-    """A BadInput on an actor comes back as itself."""
-    try:
-        return answer()
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise error.cause from None
-        raise
+    with as_told():
+        yield from answers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import ray
@@ -73,8 +74,15 @@ def bundle(resources: Resources) -> dict[str, float]:
 def ask(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
     """What a function returns on the cluster, with one worker's resources. Its BadInput comes back as itself."""
     require(resources, [bundle(resources)], "resources.cpus_per_worker")
-    try:
+    with as_told():
         return ray.get(ray.remote(task).options(**options(resources)).remote(*arguments))
+
+
+@contextmanager
+def as_told() -> Iterator[None]:
+    """A BadInput that was raised on the cluster comes back as itself."""
+    try:
+        yield
     except RayTaskError as error:
         if isinstance(error.cause, BadInput):
             raise error.cause from None

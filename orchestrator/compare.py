@@ -119,10 +119,25 @@ class Entry:
         return found + (f", level with {self.findings.many_steps} steps" if level and all(level) else "")
 
     @property
+    def train_s(self) -> float:
+        """What training took, a run's mean."""
+        return sum(run.train_s for run in self.runs) / len(self.runs)
+
+    @property
     def cpu_hours(self) -> float:
-        """Of training, a run's mean."""
-        resources, mean_s = self.recipe.resources, sum(run.train_s for run in self.runs) / len(self.runs)
-        return mean_s * resources.workers * resources.cpus_per_worker / 3600
+        """Of that."""
+        resources = self.recipe.resources
+        return self.train_s * resources.workers * resources.cpus_per_worker / 3600
+
+    @property
+    def peak_memory(self) -> float:
+        """Of the run that took most."""
+        return max(run.peak_memory for run in self.runs)
+
+    @property
+    def teacher_evaluations(self) -> int:
+        """Of its first run's data sets, which the others share or repeat."""
+        return self.runs[0].teacher_evaluations
 
     @property
     def pictures(self) -> Mapping[str, Pixels]:
@@ -142,8 +157,8 @@ class Entry:
             "verdict": self.verdict,
             "train_s": [run.train_s for run in self.runs],
             "cpu_hours": self.cpu_hours,
-            "peak_memory": max(run.peak_memory for run in self.runs),
-            "teacher_evaluations": self.runs[0].teacher_evaluations,
+            "peak_memory": self.peak_memory,
+            "teacher_evaluations": self.teacher_evaluations,
         }
 
 
@@ -155,23 +170,23 @@ def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json
     another recipe.
     """
     check(recipes)
-    placed = {
-        name: [_placed(recipe, name, seed, folder.resolve()) for seed in range(seeds)]
+    placed = [
+        (name, _placed(recipe, name, seed, folder.resolve()))
+        for seed in range(seeds)
         for name, recipe in recipes.items()
-    }
-    runs = [(name, recipe) for seed in range(seeds) for name in placed for recipe in [placed[name][seed]]]
-    for _, recipe in runs:
+    ]
+    for _, recipe in placed:
         if Path(recipe.output).exists():
             Run(recipe)  # refused now, where it was begun with another recipe
-    if not all(_is_done(recipe) for _, recipe in runs):
+    if not all(_is_done(recipe) for _, recipe in placed):
         say("\n[bold]the teacher[/bold], once for all")
         measure_teacher(next(iter(recipes.values())), folder / "teacher" / "work", folder / "teacher")
     finished: dict[str, list[Finished]] = {}
     failed: dict[str, str] = {}
     facts: Json = {}
-    for number, (name, recipe) in enumerate(runs, 1):
+    for number, (name, recipe) in enumerate(placed, 1):
         place = Path(recipe.output).name
-        say(f"\n[bold]{place}[/bold], {number} of {len(runs)}")
+        say(f"\n[bold]{place}[/bold], {number} of {len(placed)}")
         try:
             if not _is_done(recipe):
                 verbs.run(recipe)
@@ -288,9 +303,8 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
 
 
 def _costs(entry: Entry) -> list[str]:
-    facts = entry.runs[0]
-    memory = f"{max(run.peak_memory for run in entry.runs) / 2**30:.1f} GiB"
-    return [f"{facts.train_s:,.0f} s", f"{entry.cpu_hours:.2f}", memory, f"{facts.teacher_evaluations:,}"]
+    memory = f"{entry.peak_memory / 2**30:.1f} GiB"
+    return [f"{entry.train_s:,.0f} s", f"{entry.cpu_hours:.2f}", memory, f"{entry.teacher_evaluations:,}"]
 
 
 def _cell(number: Number | Row | Claim, sign: str = "") -> str:

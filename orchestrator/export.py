@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import diffusers
-import ray
-from ray.exceptions import RayTaskError
 
 from methods.base import Sampler
-from orchestrator.cluster import bundle, connect, require
+from orchestrator.cluster import ask, connect
 from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.family import Family
@@ -112,7 +110,7 @@ def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> 
 def build(recipe: Recipe, result: Path) -> Family:
     """The teacher's pipeline with a finished round's student in its place."""
     teacher = Teacher(recipe.teacher)
-    teacher.pipeline.scheduler = check(recipe, teacher.card.scheduler, StudentFacts.read(result))
+    teacher.pipeline.scheduler = check(recipe, teacher.scheduler, StudentFacts.read(result))
     network = read_network(result, teacher)
     teacher.pipeline.register_modules(**{network.component: network.model})
     return teacher.family
@@ -125,7 +123,7 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     if StudentFacts.read(result).lora_rank:
         save_lora(family, fresh / "lora")
     family.pipeline.save_pretrained(fresh, safe_serialization=True)
-    loaded = load(recipe.teacher.model_copy(update={"folder": str(fresh), "hub": "", "revision": ""}))
+    loaded = load(recipe.teacher.at(fresh))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     image = loaded.pipeline(**loaded.call([""], "", steps=1), guidance_scale=guidance_scale, output_type="pt").images
     if not bool(image.isfinite().all()):
@@ -150,13 +148,4 @@ def save_lora(family: Family, folder: Path) -> None:
 def export(recipe: Recipe, result: Path, out: Path) -> None:
     """Write the student as a diffusers folder, on the cluster with one worker's resources."""
     connect(recipe.resources)
-    require(recipe.resources, [bundle(recipe.resources)], "resources.cpus_per_worker")
-    remote = ray.remote(write).options(
-        num_cpus=recipe.resources.cpus_per_worker, num_gpus=recipe.resources.gpus_per_worker
-    )
-    try:
-        ray.get(remote.remote(recipe, result, out))
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise error.cause from None
-        raise
+    ask(write, recipe.resources, recipe, result, out)

@@ -14,11 +14,10 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from orchestrator.errors import BadInput, nearest
-from orchestrator.family import Family, LatentFamily
+from orchestrator.family import Family, LatentFamily, drawn
 from orchestrator.flow_families import Flux, StableDiffusion3
 from orchestrator.network import ADAPTER
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
@@ -66,18 +65,7 @@ class UNetText(LatentFamily[TextPipeline]):
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
         vae = self.pipeline.vae
         with in_range(vae):
-            believed = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
-        return (believed.mean.float() + believed.std.float() * noise.to(vae.device)) * vae.config.scaling_factor
-
-    def save_lora(self, folder: Path) -> None:
-        """For `load_lora_weights`."""
-        layers = cast(dict, get_peft_model_state_dict(self.pipeline.unet, adapter_name=ADAPTER))
-        type(self.pipeline).save_lora_weights(folder, unet_lora_layers=layers)
-
-    @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
-        """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
+            return drawn(vae, images, noise) * vae.config.scaling_factor
 
 
 class StableDiffusion(UNetText[StableDiffusionPipeline]):

@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 from diffusers import (
+    AutoencoderKL,
     DiffusionPipeline,
     FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from orchestrator.errors import BadInput
-from orchestrator.network import PipelineNetwork
+from orchestrator.network import ADAPTER, PipelineNetwork
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
@@ -131,3 +134,21 @@ class LatentFamily(Family[LatentPipeline]):
     def size(self) -> dict[str, object]:
         """As its pipeline is told it."""
         return {"height": self.image_size, "width": self.image_size}
+
+    def save_lora(self, folder: Path) -> None:
+        """For `load_lora_weights`."""
+        network = self.network
+        layers = cast(dict, get_peft_model_state_dict(network.model, adapter_name=ADAPTER))
+        named = {f"{network.component}_lora_layers": layers}
+        self.pipeline.save_lora_weights(folder, **named)  # pyright: ignore[reportArgumentType] - named by component
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
+        """Stock diffusers."""
+        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
+
+
+def drawn(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+    """Latents drawn with `noise` from what an autoencoder believes of images; not scaled yet, in float32."""
+    believed = cast(AutoencoderKLOutput, vae.encode(images.to(vae.device, vae.dtype))).latent_dist
+    return believed.mean.float() + believed.std.float() * noise.to(vae.device)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
-from peft import get_peft_model_state_dict
 from torch import Tensor
 
 from orchestrator.errors import BadInput
-from orchestrator.family import PATCH, LatentFamily
+from orchestrator.family import PATCH, LatentFamily, drawn
 from orchestrator.flux import FluxNetwork, pack
 from orchestrator.mmdit import MMDiTNetwork
-from orchestrator.network import ADAPTER
+from orchestrator.solvers import falling
 
 FlowPipeline = TypeVar("FlowPipeline", StableDiffusion3Pipeline, FluxPipeline)
 
@@ -33,10 +31,8 @@ class FlowFamily(LatentFamily[FlowPipeline]):
     @torch.inference_mode()
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
-        vae, config = self.pipeline.vae, self.pipeline.vae.config
-        believed = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
-        drawn = believed.mean.float() + believed.std.float() * noise.to(vae.device)
-        return (drawn - config.shift_factor) * config.scaling_factor
+        config = self.pipeline.vae.config
+        return (drawn(self.pipeline.vae, images, noise) - config.shift_factor) * config.scaling_factor
 
     def shift(self, config: Mapping[str, object]) -> float:
         """For pictures of this size, linear in the number of tokens before the exponential."""
@@ -44,11 +40,6 @@ class FlowFamily(LatentFamily[FlowPipeline]):
         few, many, low, high = (float(str(config[name])) for name in names)
         tokens = (self.latent_shape[-1] // PATCH) ** 2
         return math.exp(low + (high - low) * (tokens - few) / (many - few))
-
-    def save_lora(self, folder: Path) -> None:
-        """For `load_lora_weights`."""
-        layers = cast(dict, get_peft_model_state_dict(self.pipeline.transformer, adapter_name=ADAPTER))
-        self.pipeline.save_lora_weights(folder, transformer_lora_layers=layers)
 
 
 class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
@@ -78,12 +69,12 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
     def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
         """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
         negatives = [negative] * len(conditions)
-        return {"prompt": list(conditions), "negative_prompt": negatives, **self.size, "sigmas": _falling(steps)}
+        return {"prompt": list(conditions), "negative_prompt": negatives, **self.size, "sigmas": falling(steps)}
 
     @staticmethod
     def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
-        """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, sigmas={_falling(steps)}"
+        """Stock diffusers, told the times of its steps."""
+        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, sigmas={falling(steps)}"
 
 
 class Flux(FlowFamily[FluxPipeline]):
@@ -117,12 +108,3 @@ class Flux(FlowFamily[FluxPipeline]):
     def shown(self, latents: Tensor) -> Tensor:
         """As tokens."""
         return pack(latents)
-
-    @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
-        """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
-
-
-def _falling(steps: int) -> list[float]:
-    return [1 - step / steps for step in range(steps)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,8 +103,8 @@ class Judge:
         return Teacher(self.setting.teacher, self.setting.device)
 
     @cached_property
-    def _scheduler(self) -> Mapping[str, object]:
-        return self._teacher.card.scheduler
+    def _denoiser(self) -> Denoiser:
+        return self._teacher.denoiser()
 
     @cached_property
     def _uncond(self) -> dict[str, Tensor]:
@@ -112,8 +112,7 @@ class Judge:
 
     @cached_property
     def _student(self) -> Family:
-        spec = self.setting.teacher.model_copy(update={"folder": self.setting.student, "hub": "", "revision": ""})
-        return load(spec, self.setting.device)
+        return load(self.setting.teacher.at(self.setting.student), self.setting.device)
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -124,14 +123,14 @@ class Judge:
         student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
         return {"teacher": self._teacher.card.revision, **student}
 
-    def refusal(self, system: System) -> str:
+    def refusal(self, solver: str, evaluations: int) -> str:
         """Why a solver cannot sample the teacher, or nothing."""
-        return refusal(system.sampler, self._steps(system), self._teacher.prediction, self._scheduler)
+        return refusal(solver, self._steps(solver, evaluations), self._teacher.prediction, self._teacher.scheduler)
 
-    def _steps(self, system: System) -> int:
-        """The teacher's, in the solver's own count."""
-        times = int(str(self._scheduler["num_train_timesteps"]))
-        return SOLVERS[system.sampler].steps_within(system.steps, times)
+    def _steps(self, solver: str, evaluations: int) -> int:
+        """In the solver's own count."""
+        times = int(str(self._teacher.scheduler["num_train_timesteps"]))
+        return SOLVERS[solver].steps_within(evaluations, times)
 
     def measure(self, system: System, samples: range) -> Measured:
         """One batch of a system's samples."""
@@ -141,7 +140,7 @@ class Judge:
     def sample(self, system: System, samples: range) -> Tensor:
         """Images [n, 3, height, width] in 0..1."""
         prompts = [self.setting.prompt(i) for i in samples]
-        shape = self._teacher.card.latent_shape
+        shape = self._teacher.family.latent_shape
         noise = torch.stack([torch.randn(shape, generator=self.setting.generator(system.noise, i)) for i in samples])
         make = {"teacher": self._sample_teacher, "student": self._sample_student}[system.name]
         return make(system, prompts, noise.to(self.setting.device), samples).float().cpu()
@@ -149,8 +148,9 @@ class Judge:
     def _sample_teacher(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         teacher, solver = self._teacher, SOLVERS[system.sampler]
         scale = torch.full((len(prompts),), system.guidance_scale, device=noise.device)
-        guided = GuidedTeacher(teacher.denoiser(), teacher.encode(prompts), self._uncond, scale)
-        states, _ = sample_path(solver, self._scheduler, guided, noise, self._steps(system))
+        guided = GuidedTeacher(self._denoiser, teacher.encode(prompts), self._uncond, scale)
+        steps = self._steps(system.sampler, system.steps)
+        states, _ = sample_path(solver, teacher.scheduler, guided, noise, steps)
         return teacher.decode(states[:, -1])
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:

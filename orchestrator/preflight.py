@@ -20,7 +20,7 @@ from orchestrator.teacher import Teacher
 
 def preflight(recipe: Recipe, teacher: Teacher) -> None:
     """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported."""
-    told, config = recipe.trajectories, teacher.card.scheduler
+    told, config = recipe.trajectories, teacher.scheduler
     rounds = recipe.method.build().rounds()
     why = refusal(told.solver, told.num_inference_steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
@@ -33,7 +33,7 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     for round in rounds:
         _check_networks(round, recipe, teacher)
     last = rounds[-1]
-    check_export(recipe, teacher.card.scheduler, StudentFacts.of(trained_of(last, last.result)))
+    check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))
 
 
 def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:

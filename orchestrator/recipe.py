@@ -51,6 +51,10 @@ class TeacherSpec(Section):
             raise ValueError("needs either `folder` (a diffusers pipeline on disk) or `hub` (a model id), not both")
         return self
 
+    def at(self, folder: str | Path) -> TeacherSpec:
+        """Another pipeline of its kind, loaded as this one is."""
+        return self.model_copy(update={"folder": str(folder), "hub": "", "revision": ""})
+
 
 class Trajectories(Section):
     """What the teacher samples once, for every training run after it."""
@@ -171,11 +175,7 @@ class Evaluation(Section):
     samples: int = Field(default=500, gt=1)
     steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student; of the teacher as many evaluations of its network
     reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
-    solvers: tuple[str, ...] = (
-        "ddim",
-        "dpm++",
-        "unipc",
-    )  # candidates for the teacher's best; the first samples the reference, where they can sample it
+    solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # for the teacher's best; the first makes its reference
     guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
     guidance_scale: float = Field(default=3.0, ge=1)  # of the reference
     student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's

@@ -108,7 +108,7 @@ class ShardSampler(ShardMaker):
         self.plan = ledger.plan
         self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
         told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
-        self._solver = replace(SOLVERS[self.plan.solver], **told)
+        self._solver, self._denoiser = replace(SOLVERS[self.plan.solver], **told), self.teacher.denoiser()
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Paths, and the times of their points."""
@@ -131,9 +131,9 @@ class ShardSampler(ShardMaker):
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
         cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
         uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
-        guided = GuidedTeacher(self.teacher.denoiser(), cond, uncond, columns["guidance_scale"].to(self.device))
-        config = self.teacher.card.scheduler
-        states, times = sample_path(self._solver, config, guided, noise, plan.num_inference_steps)
+        guided = GuidedTeacher(self._denoiser, cond, uncond, columns["guidance_scale"].to(self.device))
+        steps = plan.num_inference_steps
+        states, times = sample_path(self._solver, self.teacher.scheduler, guided, noise, steps)
         points = list(plan.saved_points)
         return states[: len(ids), points].to(stored).cpu(), times[points]
 

@@ -60,7 +60,7 @@ class Solver:
         scheduler = getattr(diffusers, self.scheduler).from_config(dict(config), **self.options)
         if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
             # By itself it spends the last step on what little is left a thousandth before clean data.
-            scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])
+            scheduler.set_timesteps(sigmas=falling(steps))
         else:
             scheduler.set_timesteps(steps)
         return cast(Scheduler, scheduler)
@@ -69,6 +69,11 @@ class Solver:
         """The most steps that so many evaluations are enough for, on a schedule of so many times."""
         counts = range(1, evaluations + 1)
         return max(n for n in counts if self.evaluations(n) <= evaluations and not (self.needs_divisor and times % n))
+
+
+def falling(steps: int) -> list[float]:
+    """The noise levels of straight paths that fall evenly from 1, without the last, clean data."""
+    return [1 - step / steps for step in range(steps)]
 
 
 # Trailing spacing: diffusers' default spacings start below the last time, which at few steps is far from pure

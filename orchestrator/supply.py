@@ -107,7 +107,7 @@ def _generator(opened: Run, number: int) -> TeacherSpec:
     if rounds[number].teacher == "base" or not is_sampled(rounds[number]):
         return recipe.teacher
     before = opened.round_folder(number, rounds[number - 1])
-    teacher = recipe.teacher.model_copy(update={"folder": str(before / "pipeline"), "hub": "", "revision": ""})
+    teacher = recipe.teacher.at(before / "pipeline")
     if not Path(teacher.folder).exists():
         write_student(recipe, before / RESULT, Path(teacher.folder))
     return teacher

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -43,9 +44,9 @@ class Teacher:
         self.family = load(spec, self.device)
         self.pipeline, self.network = self.family.pipeline, self.family.network
 
-    @property
+    @cached_property
     def card(self) -> TeacherCard:
-        """What a plan has to know."""
+        """What a plan has to know. All of the pipeline's files are read for it."""
         return TeacherCard(
             revision=self.spec.revision or folder_hash(Path(self.spec.folder)),
             pipeline=type(self.pipeline).__name__,
@@ -55,9 +56,9 @@ class Teacher:
             is_told_guidance=self.network.is_told_guidance,
         )
 
-    @property
+    @cached_property
     def scheduler(self) -> Json:
-        """The configuration of the pipeline's scheduler, by which all others are made."""
+        """The configuration of the pipeline's scheduler as it was loaded, by which all others are made."""
         config = {name: value for name, value in self.pipeline.scheduler.config.items() if not name.startswith("_")}
         # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
         config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}

@@ -101,20 +101,21 @@ def text_encoder(vocabulary: int) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def denoiser() -> UNet2DConditionModel:
-    """A UNet of two levels with cross attention on the inner one."""
-    return UNet2DConditionModel(
-        sample_size=LATENT[1],
-        in_channels=LATENT[0],
-        out_channels=LATENT[0],
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+def denoiser(**others: object) -> UNet2DConditionModel:
+    """A UNet of two levels with cross attention on the inner one; `others` are laid over its configuration."""
+    config: dict[str, object] = {
+        "sample_size": LATENT[1],
+        "in_channels": LATENT[0],
+        "out_channels": LATENT[0],
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**{**config, **others})
 
 
 def teacher(folder: Path) -> Path:
@@ -149,17 +150,9 @@ def xl_teacher(folder: Path) -> Path:
     words = tokenizer(folder / "tokenizer")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=LATENT[1],
-            in_channels=LATENT[0],
-            out_channels=LATENT[0],
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(8, 16),
-            layers_per_block=1,
+        unet = denoiser(
             cross_attention_dim=2 * WIDTH,
             attention_head_dim=(2, 4),
-            norm_num_groups=4,
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,

@@ -1,14 +1,22 @@
-"""Students that nobody trained: the teacher's own weights in the shape that a method exports."""
+"""Students that nobody trained, and how they and their teachers are sampled."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
+from torch import Tensor
 
+from orchestrator.export import call_of
+from orchestrator.judge import Judge, Setting
 from orchestrator.recipe import Recipe
 from orchestrator.results import RESULT
+from orchestrator.sampling import GuidedTeacher, sample_path
+from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 
 
@@ -23,3 +31,31 @@ def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> P
     facts = {"guidance_input": guidance_input, "prediction": "", "schedule": "", "lora_rank": 0}
     (result / "student.json").write_text(json.dumps(facts))
     return result
+
+
+def judge(recipe: Recipe, student: Path, prompts: Sequence[str]) -> Judge:
+    """Samples an exported student and its teacher, a batch for all prompts."""
+    call = call_of(recipe)
+    batch = len(prompts)
+    return Judge(Setting(recipe.teacher, str(student), call, "", tuple(prompts), "mobilenetv2", 0, batch, "cpu", 1))
+
+
+def teacher_path(
+    teacher: Teacher, solver: str, prompts: Sequence[str], guidance_scale: float, noise: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """Its guided path in four steps, the times of it, and the evaluations of the network that it took."""
+    scale = torch.full((len(prompts),), guidance_scale)
+    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(prompts), teacher.encode([""]), scale)
+    states, times = sample_path(SOLVERS[solver], teacher.scheduler, guided, noise, 4)
+    return states, times, guided.evaluations
+
+
+def stock_with_adapters(recipe: Recipe, folder: Path) -> DiffusionPipeline:
+    """The teacher's own pipeline in stock diffusers, which has loaded adapters that were saved to `folder`."""
+    teacher = Teacher(recipe.teacher)
+    network = teacher.network.with_lora(2, (), shares_base=False)
+    teacher.pipeline.register_modules(**{network.component: network.model})
+    teacher.family.save_lora(folder)
+    stock = type(teacher.pipeline).from_pretrained(recipe.teacher.folder)
+    stock.load_lora_weights(str(folder))
+    return stock

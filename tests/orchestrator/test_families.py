@@ -12,23 +12,19 @@ import torch
 from methods.diffusion import with_guidance
 from orchestrator import verbs
 from orchestrator.errors import BadInput
-from orchestrator.export import call_of, write
-from orchestrator.judge import Judge, Setting, System
-from orchestrator.recipe import Recipe, TeacherSpec, parse
+from orchestrator.export import write
+from orchestrator.judge import System
+from orchestrator.recipe import TeacherSpec, parse
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import judge, untrained
+
+CLASSES = ("0", "1", "2")
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, object]:
     return tiny.class_recipe_data(tmp_path_factory.mktemp("classes"))
-
-
-def judge(recipe: Recipe, student: Path) -> Judge:
-    return Judge(
-        Setting(recipe.teacher, str(student), call_of(recipe), "", ("0", "1", "2"), "mobilenetv2", 0, 3, "cpu", 1)
-    )
 
 
 def test_a_class_is_a_condition_and_the_empty_one_is_none(classes: Mapping[str, object]) -> None:
@@ -54,7 +50,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 ) -> None:
     recipe = parse({**classes, "method": {"name": "progressive", "teacher_steps": 8, "student_steps": 4}})
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student")
+    made = judge(recipe, tmp_path / "student", CLASSES)
     student, teacher = (
         made.sample(System(name, sampler, 4, 1.0), range(3))
         for name, sampler in (("student", "DDIMScheduler"), ("teacher", "ddim"))
@@ -72,7 +68,7 @@ def test_the_guidance_that_a_student_is_called_with_reaches_its_network(
     loaded = Teacher(TeacherSpec(folder=str(tmp_path / "student")))
     torch.nn.init.normal_(loaded.pipeline.unet.time_embedding.cond_proj.weight)
     loaded.pipeline.save_pretrained(tmp_path / "told")
-    made = judge(recipe, tmp_path / "told")
+    made = judge(recipe, tmp_path / "told", CLASSES)
     one, other = (made.sample(System("student", "LCMScheduler", 1, w), range(3)) for w in (1.0, 4.0))
     assert (one - other).abs().max() > 1e-3
 

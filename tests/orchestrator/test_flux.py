@@ -9,15 +9,13 @@ import torch
 from diffusers import FluxPipeline
 
 from orchestrator.errors import BadInput
-from orchestrator.export import call_of, write
-from orchestrator.judge import Judge, Setting, System
+from orchestrator.export import write
+from orchestrator.judge import System
 from orchestrator.preflight import preflight
 from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -37,10 +35,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_scale: float) -> None:
     teacher = Teacher(recipe.teacher)
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
-    scale = torch.full((2,), guidance_scale)
-    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
-    states, _ = sample_path(SOLVERS["flow-match-euler"], teacher.scheduler, guided, noise, 4)
-    assert guided.evaluations == 4 * 2  # one a step, guided or not
+    states, _, evaluations = teacher_path(teacher, "flow-match-euler", PROMPTS, guidance_scale, noise)
+    assert evaluations == 4 * 2  # one a step, guided or not
     stock = FluxPipeline.from_pretrained(recipe.teacher.folder)
     stock.set_progress_bar_config(disable=True)
     made = stock(
@@ -74,10 +70,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = parse({**recipe.resolved(), "method": method})
     preflight(recipe, Teacher(recipe.teacher))
     write(recipe, untrained(recipe, tmp_path, guidance_input=method["name"] == "lcm"), tmp_path / "student")
-    setting = Setting(
-        recipe.teacher, str(tmp_path / "student"), call_of(recipe), "", tuple(PROMPTS), "mobilenetv2", 0, 2, "cpu", 1
-    )
-    made = Judge(setting)
+    made = judge(recipe, tmp_path / "student", PROMPTS)
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "its own"), ("teacher", "flow-match-euler"))
@@ -86,13 +79,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 
 
 def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
-    network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
-    family = Teacher(recipe.teacher).family
-    family.pipeline.register_modules(transformer=network.model)
-    family.save_lora(tmp_path)
-    stock = FluxPipeline.from_pretrained(recipe.teacher.folder)
-    stock.load_lora_weights(str(tmp_path))
-    assert stock.get_active_adapters()
+    assert stock_with_adapters(recipe, tmp_path).get_active_adapters()
 
 
 def test_a_size_that_does_not_fall_into_patches_is_refused(recipe: Recipe) -> None:

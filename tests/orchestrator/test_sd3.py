@@ -11,15 +11,13 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from orchestrator.errors import BadInput
-from orchestrator.export import call_of, write
-from orchestrator.judge import Judge, Setting, System
+from orchestrator.export import write
+from orchestrator.judge import System
 from orchestrator.preflight import preflight
 from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -38,18 +36,11 @@ def with_method(recipe: Recipe, **method: object) -> Recipe:
     return parse({**recipe.resolved(), "method": method})
 
 
-def judge(recipe: Recipe, student: Path) -> Judge:
-    call = call_of(recipe)
-    return Judge(Setting(recipe.teacher, str(student), call, "", tuple(PROMPTS), "mobilenetv2", 0, 2, "cpu", 1))
-
-
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_scale: float) -> None:
     teacher = Teacher(recipe.teacher)
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
-    scale = torch.full((2,), guidance_scale)
-    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
-    states, times = sample_path(SOLVERS["flow-match-euler"], teacher.scheduler, guided, noise, 4)
+    states, times, _ = teacher_path(teacher, "flow-match-euler", PROMPTS, guidance_scale, noise)
     assert times.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])  # 3 u / (1 + 2 u)
     stock = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
     stock.set_progress_bar_config(disable=True)
@@ -77,7 +68,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = with_method(recipe, **method)
     preflight(recipe, Teacher(recipe.teacher))
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student")
+    made = judge(recipe, tmp_path / "student", PROMPTS)
     renoises = method["name"] != "progressive"
     student = made.sample(System("student", "its own", steps, 1.0), range(2))
     assert torch.equal(student, made.sample(System("student", "its own", steps, 1.0), range(2)))
@@ -89,13 +80,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 
 
 def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
-    network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
-    family = Teacher(TeacherSpec(folder=recipe.teacher.folder)).family
-    family.pipeline.register_modules(transformer=network.model)
-    family.save_lora(tmp_path)
-    stock = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
-    stock.load_lora_weights(str(tmp_path))
-    assert stock.get_active_adapters()
+    assert stock_with_adapters(recipe, tmp_path).get_active_adapters()
 
 
 @pytest.mark.parametrize(

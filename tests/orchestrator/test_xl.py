@@ -8,14 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from orchestrator.export import call_of, write
-from orchestrator.judge import Judge, Setting, System
-from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.sampling import GuidedTeacher, sample_path
+from orchestrator.export import write
+from orchestrator.judge import System
+from orchestrator.recipe import Recipe, parse
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -28,14 +27,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_scale: float) -> None:
-    teacher, solver = Teacher(recipe.teacher), SOLVERS["dpm++"]
-    config = teacher.card.scheduler
+    teacher = Teacher(recipe.teacher)
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
-    scale = torch.full((2,), guidance_scale)
-    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(PROMPTS), teacher.encode([""]), scale)
-    states, _ = sample_path(solver, config, guided, noise, 4)
+    states, _, _ = teacher_path(teacher, "dpm++", PROMPTS, guidance_scale, noise)
     stock = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
-    stock.scheduler = solver.build(config, 4)
+    stock.scheduler = SOLVERS["dpm++"].build(teacher.scheduler, 4)
     stock.set_progress_bar_config(disable=True)
     made = stock(
         PROMPTS, num_inference_steps=4, guidance_scale=guidance_scale, latents=noise.clone(), output_type="pt"
@@ -57,10 +53,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = recipe.model_copy(update={"method": parse({**recipe.resolved(), "method": method}).method})
     has_input = method["name"] == "lcm"
     write(recipe, untrained(recipe, tmp_path, guidance_input=has_input), tmp_path / "student")
-    setting = Setting(
-        recipe.teacher, str(tmp_path / "student"), call_of(recipe), "", tuple(PROMPTS), "mobilenetv2", 0, 2, "cpu", 1
-    )
-    made = Judge(setting)
+    made = judge(recipe, tmp_path / "student", PROMPTS)
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "LCMScheduler"), ("teacher", "ddim"))
@@ -69,10 +62,4 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 
 
 def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -> None:
-    network = Teacher(recipe.teacher).network.with_lora(2, (), shares_base=False)
-    family = Teacher(TeacherSpec(folder=recipe.teacher.folder)).family
-    family.pipeline.register_modules(unet=network.model)
-    family.save_lora(tmp_path)
-    stock = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
-    stock.load_lora_weights(tmp_path)
-    assert stock.get_active_adapters()
+    assert stock_with_adapters(recipe, tmp_path).get_active_adapters()
