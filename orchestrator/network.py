@@ -73,7 +73,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
             return self.copy()
         raise BadInput(
             f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
-            "keeps guidance inside the student, like lcm-lora, tcd, dmd or progressive"
+            "keeps guidance inside the student, like lcm-lora, dmd or progressive"
         )
 
     @property
