@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from diffusers import CMStochasticIterativeScheduler, DDIMScheduler
+from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Trained
@@ -433,3 +433,42 @@ def errors(student: Denoiser, w: float) -> list[float]:
         sample = consistency_function(student, (alpha * points[number]).float(), t, cond, 0.05)
         found.append(mixture.root_mean_square(sample, points[-1]))
     return found
+
+
+def with_edms_time(unet: UNet2DModel) -> Denoiser:
+    """A network as the paper's: told 250 log sigma and shown c_in x; EDM's preconditioning makes its answer x_0."""
+
+    def net(x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        sigma = (4 * time).exp()[:, None, None, None]
+        c_in = (sigma**2 + 0.25).rsqrt()
+        return 0.25 * c_in**2 * x + 0.5 * sigma * c_in * unet(c_in * x, 1000 * time).sample
+
+    return Denoiser(net, EDM(), "sample")
+
+
+def test_a_student_with_edms_time_is_sampled_by_the_stock_pipeline() -> None:
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (16,)}
+    unet = UNet2DModel(8, 3, 3, layers_per_block=1, norm_num_groups=4, add_attention=False, **blocks)
+    unet.conv_out.weight.data.normal_()
+    student, noise = with_edms_time(unet), torch.randn(4, 3, 8, 8)
+
+    chosen = setting("l2", sigma_min=0.002, sigma_max=80.0)
+    nets = {"student": student, "target": student, "teacher": student}
+    loss = consistency_loss(nets, Batch({"data": Rows({"x0": noise / 2})}, Draw(0, 0, 0, range(4))), **chosen)
+    loss["consistency"].backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in unet.parameters())
+
+    pipeline = ConsistencyModelPipeline(unet, CMStochasticIterativeScheduler(clip_denoised=False))
+    pipeline.set_progress_bar_config(disable=True)
+    for steps in (1, 2, 3):
+        told = {"batch_size": 4, "num_inference_steps": steps, "generator": torch.Generator().manual_seed(1)}
+        shown = pipeline(**told, latents=noise, output_type="pt").images
+        draws, x = torch.Generator().manual_seed(1), 80.0 * noise
+        for place, sigma in enumerate(pipeline.scheduler.sigmas[:steps].tolist()):
+            if place:
+                x = x + (sigma**2 - 0.002**2) ** 0.5 * torch.randn(x.shape, generator=draws)
+            with torch.no_grad():
+                x = consistency_function(student, x, torch.full((4,), sigma), {}, 0.002)
+        torch.testing.assert_close(shown, (x / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-4)
+        assert 0.2 < ((shown > 0) & (shown < 1)).float().mean()  # and not all of it cut off
