@@ -216,10 +216,11 @@ class Sampler:
 
     `kind` is the family of its scheduler; `guidance` says whether the guidance scale is an input of the
     network, is composed from two evaluations, or is already inside. `gamma` is the stochasticity of
-    strategic sampling (arXiv:2402.19159).
+    strategic sampling (arXiv:2402.19159). Overshooting goes two steps by DDIM and one back in fresh noise
+    (arXiv:2210.03142, section 3.3).
     """
 
-    kind: Literal["ddim", "renoising", "strategic", "euler"]
+    kind: Literal["ddim", "overshooting", "renoising", "strategic", "euler"]
     guidance: Literal["none", "input", "composed"] = "none"
     gamma: float = 0.0
     grid: int = 50  # points of the training grid that inference times are chosen from

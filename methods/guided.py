@@ -33,7 +33,13 @@ def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, floa
 
 
 def guided_progressive_loss(
-    nets: Nets, batch: Batch, *, steps: int, guidance_scale: tuple[float, float], weighting: Weighting
+    nets: Nets,
+    batch: Batch,
+    *,
+    steps: int,
+    guidance_scale: tuple[float, float],
+    weighting: Weighting,
+    stochastic: bool = False,
 ) -> Losses:
     """Stage two: progressive distillation with w drawn per sample, an input of teacher and student (section 3.2)."""
     rows, teacher = batch["data"], nets["teacher"]
@@ -42,12 +48,13 @@ def guided_progressive_loss(
     def believe(x_t: Tensor, t: Tensor) -> Estimate:
         return teacher(x_t, t, cond)
 
-    return {"x0": halving(nets["student"], believe, rows.x0, cond, batch.draw, steps, weighting)}
+    student, draw = nets["student"], batch.draw
+    return {"x0": halving(student, believe, rows.x0, cond, draw, steps, weighting, overshoots=stochastic)}
 
 
 @dataclass(frozen=True)
 class Guided:
-    """One matching round, then halvings.
+    """One matching round, then halvings; the stochastic sampler's steps are two forward and one back (section 3.3).
 
     The paper's w in [2, 14] for latent models is a guidance scale in [3, 15] here, where 1 is none; for
     models in pixels it takes [1, 5].
@@ -57,11 +64,13 @@ class Guided:
     student_steps: int = 4
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     weighting: Weighting = "truncated_snr"
+    stochastic: bool = False  # sampling; halvings then train steps of twice the length
     last_rounds_length: float = 2.0  # as in progressive distillation
 
     paper: ClassVar[str] = "2210.03142"
     space: ClassVar[Mapping[str, Range]] = {
         "last_rounds_length": Uniform(1.0, 4.0),
+        "stochastic": Choice((False, True)),
         "teacher_steps": Choice((64, 256, 512)),
         "weighting": Choice(("truncated_snr", "snr_plus_one")),
     }
@@ -82,10 +91,10 @@ class Guided:
             sources={"data": Source("data")},
             is_guided=True,
         )
-        loss = partial(guided_progressive_loss, **drawn)
+        loss = partial(guided_progressive_loss, **drawn, stochastic=self.stochastic)
         rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)
         return (matching, *(replace(halved, start="previous", teacher="previous") for halved in rest))
 
     def sampler(self) -> Sampler:
-        """DDIM, guidance as an input."""
-        return Sampler("ddim", guidance="input")
+        """Guidance as an input."""
+        return Sampler("overshooting" if self.stochastic else "ddim", guidance="input")

@@ -44,11 +44,17 @@ def halving(
     draw: Draw,
     steps: int,
     weighting: Weighting,
+    *,
+    overshoots: bool = False,
 ) -> Tensor:
-    """w(t) || x_0(z_t) - x ||^2, where x is what the student has to believe to be led where `believe` leads in two."""
+    """w(t) || x_0(z_t) - x ||^2, where x is what the student has to believe to be led where `believe` leads in two.
+
+    A student that overshoots is led as far again as its steps are apart, but from the last of them.
+    """
     schedule = student.schedule
-    u = draw.integers(1, steps + 1) / steps
-    t, middle, s = (schedule.at(u - half / (2 * steps)) for half in range(3))
+    place = draw.integers(1, steps + 1)
+    reach = torch.where(place > 1, 2, 1) if overshoots else 1
+    t, middle, s = (schedule.at(place / steps - half * reach / (2 * steps)) for half in range(3))
     with torch.no_grad():
         z_t = diffuse(schedule, x0, draw.normal(x0), t)
         z_middle = step(schedule, believe(z_t, t), middle)

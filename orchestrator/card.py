@@ -25,6 +25,9 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
     if call.negative_prompt:
         arguments.append(f"negative_prompt={call.negative_prompt!r}")
     loaded, first = family.usage(place, prompt, steps)
+    brings_code = recipe.method.build().sampler().kind == "overshooting"
+    if brings_code and "trust_remote_code" not in loaded:
+        loaded = loaded.removesuffix(")") + ", trust_remote_code=True)"
     return "\n".join(
         [
             "from diffusers import DiffusionPipeline",

@@ -17,6 +17,7 @@ from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.judge import Call
 from orchestrator.network import ADAPTER
+from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts, read_network
 from orchestrator.solvers import SOLVERS, Scheduler
@@ -27,7 +28,7 @@ from orchestrator.teacher import Teacher, is_flow_matching, prediction_of
 class Target:
     """A scheduler that can sample a kind of student, and for which students."""
 
-    scheduler: str  # diffusers class
+    scheduler: str  # diffusers class, or one of OURS
     schedules: tuple[str, ...]
     predictions: Mapping[str, str]  # ours -> diffusers'
     options: Mapping[str, object] = field(default_factory=dict)
@@ -38,11 +39,16 @@ _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 TARGETS: dict[str, Target] = {
     "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
     "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}),
+    "overshooting": Target(
+        "OvershootingScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}
+    ),
     "euler": Target(
         SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
     ),
     "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
+
+OURS = {"OvershootingScheduler": OvershootingScheduler}
 
 # Of teachers on straight paths, whose pipelines are told the times of their steps.
 FLOW_TARGETS: dict[str, Target] = {
@@ -76,7 +82,8 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
     if sampler.kind in ("renoising", "strategic"):
         _require_last_time(sampler.grid, config)
         options["original_inference_steps"] = sampler.grid
-    return getattr(diffusers, target.scheduler).from_config(dict(config), **options)
+    scheduler = OURS.get(target.scheduler) or getattr(diffusers, target.scheduler)
+    return scheduler.from_config(dict(config), **options)
 
 
 def _require_last_time(grid: int, config: Mapping[str, object]) -> None:

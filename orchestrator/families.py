@@ -21,6 +21,7 @@ from orchestrator.family import Family, LatentFamily, drawn
 from orchestrator.flow_families import Flux, StableDiffusion3
 from orchestrator.network import ADAPTER
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import TeacherSpec
 from orchestrator.unet import UNetNetwork
 
@@ -201,10 +202,14 @@ def family_of(place: str, revision: str = "") -> type[Family]:
 
 def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     """A pipeline on a device. Raises BadInput where there is none of a known family."""
-    place, arguments = spec.folder or spec.hub, {"revision": spec.revision} if spec.revision else {}
+    place, arguments = spec.folder or spec.hub, cast(dict, {"revision": spec.revision} if spec.revision else {})
     try:
         family = family_of(place, spec.revision)
+        if brings_scheduler := (Path(place) / "scheduler" / "overshooting.py").exists():
+            arguments["scheduler"] = None
         pipeline = family.pipeline_class.from_pretrained(place, torch_dtype=DTYPES[spec.dtype], **arguments)
+        if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
+            pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(place, subfolder="scheduler"))
     except (OSError, ValueError) as error:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -128,6 +128,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "progressive.py",
+        "torch.where(place > 1, 2, 1)",
+        "2",
+        "test_guided.py::test_a_stochastic_students_step_is_two_of_its_teachers_of_its_own_length",
+    ),
+    Mutation(
+        "progressive.py",
         "with torch.no_grad():",
         "with torch.enable_grad():",
         "test_progressive.py::test_only_the_student_gets_gradients",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -253,6 +254,36 @@ def test_the_rounds_match_and_then_halve(weighting: Weighting) -> None:
     for round_, loss in zip(method.rounds(), expected, strict=True):
         assert round_.nets == {"student": Trained(guidance_input=True)} and round_.online
         assert round_.updates[0].loss(two_networks(), batch_of()) == loss(two_networks(), batch_of())
+
+
+def test_a_stochastic_students_step_is_two_of_its_teachers_of_its_own_length() -> None:
+    levels, samples = LEVELS, 256
+    asked: list[Any] = []
+    by_student: list[Any] = []
+    nets = {
+        "teacher": Denoiser(recorded(linear(0.3), asked), levels, "v_prediction"),
+        "student": Denoiser(recorded(linear(-0.4), by_student), levels, "v_prediction"),
+    }
+    chosen = {"steps": 4, "guidance_scale": SCALES, "weighting": "constant", "stochastic": True}
+    before = guided_progressive_loss(nets, batch_of(range(samples)), **chosen)["x0"]
+    ((z_t, t, cond),), (_, (_, middle, _)) = by_student, asked
+    u, half = (t + 1) / 1000, (t + 1) / 1000 - (middle + 1) / 1000
+    assert {round(4 * float(place)) for place in u} == {1, 2, 3, 4}
+    # The last step has only itself to go.
+    torch.testing.assert_close(half, torch.where(u > 0.3, 0.25, 0.125), rtol=0, atol=1e-6)
+
+    z, times = z_t.double(), [1000 * (u - n * half) - 1 for n in range(3)]
+    for now, following in itertools.pairwise(times):
+        alpha, sigma = levels_at(levels, now)
+        v = linear(0.3)(z, now.double(), {name: value.double() for name, value in cond.items()})
+        x0, eps = alpha * z - sigma * v, sigma * z + alpha * v
+        alpha, sigma = levels_at(levels, following)
+        z = alpha * x0 + sigma * eps
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels_at(levels, times[0]), levels_at(levels, times[2])
+    wanted = (z - sigma_s / sigma_t * z_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
+    right = {**nets, "student": Denoiser(always(wanted), levels, "sample")}
+    assert before > 0.1
+    assert guided_progressive_loss(right, batch_of(range(samples)), **chosen)["x0"] < 1e-6 * before
 
 
 # Both losses.

@@ -10,10 +10,13 @@ import torch
 from diffusers import DDPMScheduler, LCMScheduler, StableDiffusionPipeline
 
 from methods.base import Sampler
+from methods.diffusion import renoise, solve, step
 from orchestrator.errors import BadInput
 from orchestrator.export import TARGETS, export, scheduler_for, write
+from orchestrator.families import load
+from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import Recipe, parse
-from orchestrator.teacher import Teacher
+from orchestrator.teacher import Teacher, schedule_of
 from orchestrator.unet import UNetNetwork
 from tests import tiny
 from tests.orchestrator.students import untrained
@@ -122,6 +125,41 @@ def test_euler_students_take_straight_steps() -> None:
         x = scheduler.step(eps - x0, t, x).prev_sample
     # The grid starts at 0.999 instead of 1, and first-order DPM-Solver++ divides by it.
     assert torch.allclose(x, x0, atol=2e-3)
+
+
+def test_overshooting_goes_two_steps_and_returns_one_in_noise() -> None:
+    scheduler = scheduler_for(Sampler("overshooting"), "", "sample", config(True, "sample"))
+    levels = schedule_of(config(True, "sample"))
+    scheduler.set_timesteps(4)
+    x0, x = torch.full((2, 3), 2.0), torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    times = [*scheduler.timesteps, -1, -1]
+    for place, t in enumerate(times[:4]):
+        told = {"generator": torch.Generator().manual_seed(place)}
+        found = scheduler.step(x0, t, x, **told).prev_sample  # pyright: ignore[reportCallIssue]
+        now, near, far = (torch.tensor([float(time)] * 2) for time in times[place : place + 3])
+        there = step(levels, solve(levels, "sample", x, now, x0), far)
+        noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(place))
+        x = there if place == 3 else renoise(levels, there, far, near, noise)
+        torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x, x0)
+
+
+def test_a_student_whose_scheduler_diffusers_lacks_brings_it(tmp_path: Path) -> None:
+    told = tiny.recipe_data(tmp_path)
+    recipe, folder = parse({**told, "method": {"name": "guided", "stochastic": True}}), tmp_path / "student"
+    write(recipe, untrained(recipe, tmp_path), folder)
+    code = f"""
+import sys, torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=True)
+image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
+assert type(pipeline.scheduler).__name__ == "OvershootingScheduler", pipeline.scheduler
+assert torch.isfinite(image).all()
+assert not [name for name in sys.modules if name.split(".")[0] in ("methods", "orchestrator", "ray")]
+"""
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
+    (folder / "scheduler" / "overshooting.py").write_text("raise AssertionError('a folder is data')\n")
+    assert type(load(recipe.teacher.at(folder)).pipeline.scheduler) is OvershootingScheduler
 
 
 def test_a_grid_that_misses_the_last_time_is_refused() -> None:
