@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import diffusers
 
@@ -83,7 +84,7 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
         _require_last_time(sampler.grid, config)
         options["original_inference_steps"] = sampler.grid
     scheduler = OURS.get(target.scheduler) or getattr(diffusers, target.scheduler)
-    return scheduler.from_config(dict(config), **options)
+    return cast(Scheduler, scheduler.from_config(dict(config), **options))
 
 
 def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
