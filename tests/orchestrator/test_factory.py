@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import ray
 from PIL import Image
 
 from orchestrator import verbs
@@ -49,7 +50,25 @@ def test_a_data_set_in_a_bucket_is_made_and_repaired(
     again = repair(made.place, Resources())
     assert (again.version, again.content_hash) == (2, made.content_hash)
     assert ledger.verify().broken == ()
-    assert not any(b"canary" in ledger.store.read(stored.key) for stored in ledger.store.files())  # no credentials
+
+
+def test_credentials_are_written_nowhere(
+    cluster: None, make_recipe: MakeRecipe, s3_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "canary" in os.environ["AWS_SECRET_ACCESS_KEY"] and "canary" in os.environ["AWS_ACCESS_KEY_ID"]
+    recipe = make_recipe(store=s3_url)
+    facts = verbs.plan(recipe, 1.0)
+    ledger = open_ledger(generate(recipe, s3_url).place)
+    verbs.show(ledger.url, 3, str(tmp_path / "paths.png"))
+    verbs.verify(ledger.url)
+    with pytest.raises((BadInput, OSError)) as refused:
+        generate(recipe, "s3://no-such-bucket/here")
+    session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
+    files = [file for folder in (session, tmp_path) for file in folder.rglob("*") if file.is_file()]
+    assert any(file.name.startswith("worker-") for file in files) and any(file.suffix == ".png" for file in files)
+    texts = [file.read_bytes() for file in files] + [ledger.store.read(stored.key) for stored in ledger.store.files()]
+    said = [*capfd.readouterr(), repr(refused.value), repr(recipe.resolved()), repr(facts)]
+    assert not [text for text in [*texts, *(part.encode() for part in said)] if b"canary" in text]
 
 
 def test_a_look_into_a_data_set(cluster: None, finished: Ledger, tmp_path: Path) -> None:
