@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.ledger import open_ledger
 from tests import tiny
 
 DEADLINE_S = 600
@@ -32,8 +33,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(recipe), f"output={output}", "--json"]
+def start(recipe: Path, output: Path, verb: str = "run", *changes: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "orchestrator.cli", verb, str(recipe), f"output={output}", *changes, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -82,3 +83,19 @@ def test_a_run_killed_in_every_stage_ends_like_an_undisturbed_one(recipe: Path, 
     assert not (output / "evaluation/metrics.json").exists(), "the kill came too late to hit evaluation"
     finish(start(recipe, output))
     assert facts(output) == facts(tmp_path / "calm")
+
+
+@pytest.mark.faults
+def test_two_drivers_with_a_cluster_each_make_one_data_set(recipe: Path, tmp_path: Path) -> None:
+    def generating(name: str, store: str) -> subprocess.Popen[str]:
+        return start(recipe, tmp_path / name, "generate", f"trajectories.store={tmp_path / store}")
+
+    finish(generating("alone", "calm"))
+    for driver in [generating("first", "shared"), generating("second", "shared")]:
+        finish(driver)
+    calm, shared = (open_ledger(str(next((tmp_path / store).iterdir()))) for store in ("calm", "shared"))
+    found = shared.verify()
+    assert found.broken == () and found.content_hash == calm.newest().content_hash
+    commits, _ = shared.commits()
+    for commit in commits.values():
+        assert shared.store.keys(commit.file_key.rpartition("/")[0]) == [commit.file_key]  # losers take theirs away

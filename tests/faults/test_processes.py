@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from orchestrator.commits import Manifest
 from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.store import LocalStore
 from tests.faults.work import PLAN, SHARDS, TEACHER, check, commit, drive, opened
@@ -134,6 +136,36 @@ def test_drivers_that_race_on_one_place_agree(ledger: Ledger, content: str) -> N
         assert process.exitcode == 0
     check(ledger, content)
     assert all(len(ledger.store.keys(f"shards/{name}")) == 1 for name in SHARDS)  # losers take theirs away
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "fewstep", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs rights that this process lacks")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kept", range(4, 36, 4))
+def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(small_disk: Path, content: str, kept: int) -> None:
+    ledger = opened(str(small_disk / "store"))
+    drive(ledger, [])
+    ballast = small_disk / "ballast"
+    left = os.statvfs(small_disk)
+    ballast.write_bytes(bytes(left.f_bavail * left.f_frsize - kept * 1024))
+    with pytest.raises(BadInput, match="full"):
+        drive(ledger)
+    commits, broken = ledger.commits()
+    assert not broken
+    for made in commits.values():
+        ledger.reader(made).read()  # what is committed is whole
+    ballast.unlink()
+    drive(ledger)
+    check(ledger, content)
 
 
 def test_an_actor_that_wakes_up_after_it_was_replaced_changes_nothing(
