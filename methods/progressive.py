@@ -49,7 +49,7 @@ def halving(
 ) -> Tensor:
     """w(t) || x_0(z_t) - x ||^2, where x is what the student has to believe to be led where `believe` leads in two.
 
-    A student that overshoots is led as far again as its steps are apart, but from the last of them.
+    A student that overshoots is led over two of its steps at once, but over the last one alone.
     """
     schedule = student.schedule
     place = draw.integers(1, steps + 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.checkpoint import write_whole
-from orchestrator.export import call_of
+from orchestrator.export import brings_scheduler, call_of
 from orchestrator.family import Family
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec
@@ -24,15 +24,15 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:
         arguments.append(f"negative_prompt={call.negative_prompt!r}")
-    loaded, first = family.usage(place, prompt, steps)
-    brings_code = recipe.method.build().sampler().kind == "overshooting"
-    if brings_code and "trust_remote_code" not in loaded:
-        loaded = loaded.removesuffix(")") + ", trust_remote_code=True)"
+    options, first = family.usage(place, prompt, steps)
+    if brings_scheduler(recipe):
+        options["trust_remote_code"] = True
+    told = "".join(f", {name}={value!r}" for name, value in options.items())
     return "\n".join(
         [
             "from diffusers import DiffusionPipeline",
             "",
-            f"pipeline = {loaded}",
+            f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
             f"image = pipeline({first}, {', '.join(arguments)}).images[0]",
             'image.save("picture.png")',
         ]

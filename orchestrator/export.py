@@ -37,19 +37,17 @@ class Target:
 
 _VP = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
+_TRAILING = {"timestep_spacing": "trailing", **_CLEAN_END}
+OURS = {"OvershootingScheduler": OvershootingScheduler}
 TARGETS: dict[str, Target] = {
     "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
-    "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}),
-    "overshooting": Target(
-        "OvershootingScheduler", ("", "zero_snr"), _VP, {"timestep_spacing": "trailing", **_CLEAN_END}
-    ),
+    "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
+    "overshooting": Target("OvershootingScheduler", ("", "zero_snr"), _VP, _TRAILING),
     "euler": Target(
         SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
     ),
     "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
-
-OURS = {"OvershootingScheduler": OvershootingScheduler}
 
 # Of teachers on straight paths, whose pipelines are told the times of their steps.
 FLOW_TARGETS: dict[str, Target] = {
@@ -102,6 +100,11 @@ def call_of(recipe: Recipe) -> Call:
     sampler = recipe.method.build().sampler()
     negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
     return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
+
+
+def brings_scheduler(recipe: Recipe) -> bool:
+    """Does the student's folder hold the code of its scheduler, because diffusers has none like it?"""
+    return TARGETS[recipe.method.build().sampler().kind].scheduler in OURS
 
 
 def fixed_guidance(recipe: Recipe) -> float | None:

@@ -169,10 +169,9 @@ class ClassConditional(Family[ClassConditionalPipeline]):
         self.pipeline.unet.save_lora_adapter(folder, adapter_name=ADAPTER)
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
-        loaded = f"DiffusionPipeline.from_pretrained({place!r}, custom_pipeline={place!r}, trust_remote_code=True)"
-        return loaded, f"{[condition]!r}, num_inference_steps={steps}"
+        return {"custom_pipeline": place, "trust_remote_code": True}, f"{[condition]!r}, num_inference_steps={steps}"
 
     def _label(self, condition: str) -> int:
         if not condition:

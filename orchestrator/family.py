@@ -97,8 +97,8 @@ class Family(ABC, Generic[Pipeline]):
 
     @staticmethod
     @abstractmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
-        """Python that loads an exported folder, and its pipeline's arguments up to the number of steps."""
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """What loading an exported folder takes besides it, and its pipeline's arguments up to the number of steps."""
 
 
 class LatentFamily(Family[LatentPipeline]):
@@ -143,9 +143,9 @@ class LatentFamily(Family[LatentPipeline]):
         self.pipeline.save_lora_weights(folder, **named)  # pyright: ignore[reportArgumentType] - named by component
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, num_inference_steps={steps}"
+        return {}, f"{condition!r}, num_inference_steps={steps}"
 
 
 def drawn(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:

@@ -72,9 +72,9 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
         return {"prompt": list(conditions), "negative_prompt": negatives, **self.size, "sigmas": falling(steps)}
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[str, str]:
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers, told the times of its steps."""
-        return f"DiffusionPipeline.from_pretrained({place!r})", f"{condition!r}, sigmas={falling(steps)}"
+        return {}, f"{condition!r}, sigmas={falling(steps)}"
 
 
 class Flux(FlowFamily[FluxPipeline]):

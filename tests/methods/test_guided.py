@@ -257,12 +257,10 @@ def test_the_rounds_match_and_then_halve(weighting: Weighting) -> None:
 
 
 def test_a_stochastic_students_step_is_two_of_its_teachers_of_its_own_length() -> None:
-    levels, samples = LEVELS, 256
-    asked: list[Any] = []
-    by_student: list[Any] = []
+    samples, asked, by_student = 256, list[Any](), list[Any]()
     nets = {
-        "teacher": Denoiser(recorded(linear(0.3), asked), levels, "v_prediction"),
-        "student": Denoiser(recorded(linear(-0.4), by_student), levels, "v_prediction"),
+        "teacher": Denoiser(recorded(linear(0.3), asked), LEVELS, "v_prediction"),
+        "student": Denoiser(recorded(linear(-0.4), by_student), LEVELS, "v_prediction"),
     }
     chosen = {"steps": 4, "guidance_scale": SCALES, "weighting": "constant", "stochastic": True}
     before = guided_progressive_loss(nets, batch_of(range(samples)), **chosen)["x0"]
@@ -274,14 +272,14 @@ def test_a_stochastic_students_step_is_two_of_its_teachers_of_its_own_length() -
 
     z, times = z_t.double(), [1000 * (u - n * half) - 1 for n in range(3)]
     for now, following in itertools.pairwise(times):
-        alpha, sigma = levels_at(levels, now)
+        alpha, sigma = levels_at(LEVELS, now)
         v = linear(0.3)(z, now.double(), {name: value.double() for name, value in cond.items()})
         x0, eps = alpha * z - sigma * v, sigma * z + alpha * v
-        alpha, sigma = levels_at(levels, following)
+        alpha, sigma = levels_at(LEVELS, following)
         z = alpha * x0 + sigma * eps
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels_at(levels, times[0]), levels_at(levels, times[2])
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = levels_at(LEVELS, times[0]), levels_at(LEVELS, times[2])
     wanted = (z - sigma_s / sigma_t * z_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
-    right = {**nets, "student": Denoiser(always(wanted), levels, "sample")}
+    right = {**nets, "student": Denoiser(always(wanted), LEVELS, "sample")}
     assert before > 0.1
     assert guided_progressive_loss(right, batch_of(range(samples)), **chosen)["x0"] < 1e-6 * before
 

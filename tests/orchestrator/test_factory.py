@@ -50,6 +50,7 @@ def test_a_data_set_in_a_bucket_is_made_and_repaired(
     again = repair(made.place, Resources())
     assert (again.version, again.content_hash) == (2, made.content_hash)
     assert ledger.verify().broken == ()
+    assert not any(b"canary" in ledger.store.read(stored.key) for stored in ledger.store.files())  # no credentials
 
 
 def test_credentials_are_written_nowhere(
