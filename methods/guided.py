@@ -42,14 +42,13 @@ def guided_progressive_loss(
     stochastic: bool = False,
 ) -> Losses:
     """Stage two: progressive distillation with w drawn per sample, an input of teacher and student (section 3.2)."""
-    rows, teacher = batch["data"], nets["teacher"]
+    rows, student, teacher = batch["data"], nets["student"], nets["teacher"]
     cond = with_guidance(rows.cond, batch.draw.uniform(*guidance_scale))
 
     def believe(x_t: Tensor, t: Tensor) -> Estimate:
         return teacher(x_t, t, cond)
 
-    student, draw = nets["student"], batch.draw
-    return {"x0": halving(student, believe, rows.x0, cond, draw, steps, weighting, overshoots=stochastic)}
+    return {"x0": halving(student, believe, rows.x0, cond, batch.draw, steps, weighting, overshoots=stochastic)}
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def halving(
     A student that overshoots is led over two of its steps at once, but over the last one alone.
     """
     schedule = student.schedule
-    place = draw.integers(1, steps + 1)
-    reach = torch.where(place > 1, 2, 1) if overshoots else 1
-    t, middle, s = (schedule.at(place / steps - half * reach / (2 * steps)) for half in range(3))
+    u = draw.integers(1, steps + 1) / steps
+    reach = torch.where(u > 1.5 / steps, 2, 1) if overshoots else 1
+    t, middle, s = (schedule.at(u - reach * half / (2 * steps)) for half in range(3))
     with torch.no_grad():
         z_t = diffuse(schedule, x0, draw.normal(x0), t)
         z_middle = step(schedule, believe(z_t, t), middle)

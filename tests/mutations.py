@@ -128,7 +128,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "progressive.py",
-        "torch.where(place > 1, 2, 1)",
+        "torch.where(u > 1.5 / steps, 2, 1)",
         "2",
         "test_guided.py::test_a_stochastic_students_step_is_two_of_its_teachers_of_its_own_length",
     ),
