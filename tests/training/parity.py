@@ -243,7 +243,11 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
             found = routes(case, settings(stage), place, DeepSpeedEngine)
             if rank == 0:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    # DeepSpeed keeps its process groups past this line, and a thread of theirs that is still running when C++ tears
+    # down its globals ends the process with std::terminate, now and then.
+    os._exit(0)
 
 
 if __name__ == "__main__":

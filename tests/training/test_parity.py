@@ -33,7 +33,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         port = free.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.parity", str(rank), "2", str(port), str(folder)],
+            [sys.executable, "-W", "ignore", "-m", "tests.training.parity", str(rank), "2", str(port), str(folder)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -43,7 +43,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]
     outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
-    assert not any(rank.returncode for rank in ranks), outputs[0][-3000:] + outputs[1][-3000:]
+    for rank, output in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, output[-3000:]
     return folder
 
 
