@@ -154,13 +154,13 @@ class ShardReader:
         return data
 
     def _column(self, name: str, column: pa.ChunkedArray) -> Tensor:
-        array = column.combine_chunks()
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one
         if name not in self._tensors:
             return torch.from_numpy(array.to_numpy(zero_copy_only=False).copy())
         shape, dtype = self._tensors[name]
         width = math.prod(shape) * dtype.itemsize
-        held = np.frombuffer(array.buffers()[1], np.uint8, len(array) * width, array.offset * width)
-        return torch.from_numpy(held.copy()).view(dtype).view(len(array), *shape)
+        held = pa.UInt8Array.from_buffers(pa.uint8(), len(array) * width, array.buffers(), offset=array.offset * width)
+        return torch.from_dlpack(held).view(dtype).view(len(array), *shape)  # without a copy
 
 
 class _Window(io.RawIOBase):
