@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.util import ActorPool
 
+from orchestrator import analytic_dpm
 from orchestrator.checkpoint import write_whole
 from orchestrator.cluster import as_told, bundle, connect, device_of, options, require
 from orchestrator.console import progress, say
@@ -23,9 +24,10 @@ from orchestrator.errors import BadInput
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
 from orchestrator.images import open_images
-from orchestrator.judge import Call, Judge, Measured, Setting, System
+from orchestrator.judge import CALIBRATION, CALIBRATION_STEPS, Call, Judge, Measured, Setting, System
 from orchestrator.prompts import prompts_digest, read_prompts
 from orchestrator.recipe import Evaluation, Recipe
+from orchestrator.solvers import SOLVERS
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
@@ -39,6 +41,7 @@ class Batch:
 
     of: System | str
     samples: range
+    variances: tuple[float, ...] = ()  # that a stochastic solver is told
 
 
 class JudgeActor:
@@ -62,16 +65,21 @@ class JudgeActor:
 
     def measure(self, batch: Batch) -> tuple[Batch, Measured]:
         """One batch."""
-        make = self._judge.measure_images if isinstance(batch.of, str) else self._judge.measure
-        return batch, make(batch.of, batch.samples)  # pyright: ignore[reportArgumentType]
+        if isinstance(batch.of, str):
+            return batch, self._judge.measure_images(batch.of, batch.samples)
+        return batch, self._judge.measure(batch.of, batch.samples, batch.variances)
+
+    def calibrate(self, guidance_scale: float) -> list[float]:
+        """What a stochastic solver has to be told."""
+        return self._judge.calibrate(guidance_scale)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The prompts."""
         return self._judge.measure_texts()
 
-    def seconds_per_image(self, system: System) -> float:
+    def seconds_per_image(self, system: System, variances: tuple[float, ...]) -> float:
         """Timed on this actor."""
-        return self._judge.seconds_per_image(system)
+        return self._judge.seconds_per_image(system, variances)
 
 
 class Bench:
@@ -148,10 +156,25 @@ class Bench:
         with _shown("timing", len(missing)) as advance:
             for system in missing:
                 with as_told():
-                    known[stems[system]] = ray.get(self._actors[0].seconds_per_image.remote(system))
+                    timed = self._actors[0].seconds_per_image.remote(system, self._variances(system))
+                    known[stems[system]] = ray.get(timed)
                 write_whole(self._timings, json.dumps(known, indent=1))
                 advance(1)
         return {system: known[stem] for system, stem in stems.items()}
+
+    def _variances(self, of: System | str) -> tuple[float, ...]:
+        """What a stochastic solver of the teacher is told, found once and kept."""
+        if isinstance(of, str) or of.name == "student" or not SOLVERS[of.sampler].is_stochastic:
+            return ()
+        facts = {**self.key(of).facts, "calibration": [CALIBRATION, CALIBRATION_STEPS, analytic_dpm.GRID]}
+        depends = {name: fact for name, fact in facts.items() if name not in ("features", "sampler", "steps", "noise")}
+        key = Key(f"variances-{of.guidance_scale:g}", depends)
+        if known := self.files.recall(key):
+            return tuple(known["variances"])
+        with as_told():
+            variances = cast(list[float], ray.get(self._actors[0].calibrate.remote(of.guidance_scale)))
+        self.files.decide(key, {"variances": variances})
+        return tuple(variances)
 
     def _found(self, key: Key, count: int) -> Measured:
         found = self.files.find(key, count)
@@ -163,8 +186,9 @@ class Bench:
         missing = {of: (key, n) for of, (key, n) in wanted.items() if self.files.find(key, n) is None}
         size = self.setting.batch_size
         batches = {
-            of: [Batch(of, range(start, min(start + size, n))) for start in range(0, n, size)]
+            of: [Batch(of, range(start, min(start + size, n)), told) for start in range(0, n, size)]
             for of, (_, n) in missing.items()
+            for told in [self._variances(of)]
         }
         done: dict[System | str, dict[int, Measured]] = {of: {} for of in missing}
         pool = ActorPool(list(self._actors))

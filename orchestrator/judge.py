@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from orchestrator import analytic_dpm
 from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
@@ -28,6 +29,8 @@ from orchestrator.teacher import Teacher, folder_hash
 
 PICTURES = 36  # of each system, kept to be looked at
 PICTURE_PX = 256  # at most
+CALIBRATION = 64  # of the teacher's samples
+CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher
 Noise = Literal["judged", "reference", "selection", "selection reference"]
 
 
@@ -132,26 +135,50 @@ class Judge:
         times = int(str(self._teacher.scheduler["num_train_timesteps"]))
         return SOLVERS[solver].steps_within(evaluations, times)
 
-    def measure(self, system: System, samples: range) -> Measured:
-        """One batch of a system's samples."""
-        return self._look(self.sample(system, samples), samples)
+    @torch.inference_mode()
+    def calibrate(self, guidance_scale: float) -> list[float]:
+        """The variances of Analytic-DPM, from what the guided teacher makes itself: training images are not at hand."""
+        size, heun, tables = self.setting.batch_size, SOLVERS["heun"], []
+        for start in range(0, CALIBRATION, size):
+            samples = range(start, min(start + size, CALIBRATION))
+            guided = self._guided(guidance_scale, [self.setting.prompt(i) for i in samples])
+            noise, other = (self._noise(role, samples) for role in ("calibration", "calibration noise"))
+            states, _ = sample_path(heun, self._teacher.scheduler, guided, noise, CALIBRATION_STEPS)
+            tables.append(len(samples) / CALIBRATION * analytic_dpm.calibrate(guided, states[:, -1], other))
+        return sum(tables[1:], tables[0]).tolist()
+
+    def measure(self, system: System, samples: range, variances: Sequence[float] = ()) -> Measured:
+        """One batch of a system's samples; a stochastic solver is told what `calibrate` found."""
+        return self._look(self.sample(system, samples, variances), samples)
 
     @torch.inference_mode()
-    def sample(self, system: System, samples: range) -> Tensor:
+    def sample(self, system: System, samples: range, variances: Sequence[float] = ()) -> Tensor:
         """Images [n, 3, height, width] in 0..1."""
         prompts = [self.setting.prompt(i) for i in samples]
-        shape = self._teacher.family.latent_shape
-        noise = torch.stack([torch.randn(shape, generator=self.setting.generator(system.noise, i)) for i in samples])
-        make = {"teacher": self._sample_teacher, "student": self._sample_student}[system.name]
-        return make(system, prompts, noise.to(self.setting.device), samples).float().cpu()
+        noise = self._noise(system.noise, samples)
+        if system.name == "student":
+            return self._sample_student(system, prompts, noise, samples).float().cpu()
+        return self._sample_teacher(system, prompts, noise, samples, variances).float().cpu()
 
-    def _sample_teacher(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
-        teacher, solver = self._teacher, SOLVERS[system.sampler]
-        scale = torch.full((len(prompts),), system.guidance_scale, device=noise.device)
-        guided = GuidedTeacher(self._denoiser, teacher.encode(prompts), self._uncond, scale)
-        steps = self._steps(system.sampler, system.steps)
-        states, _ = sample_path(solver, teacher.scheduler, guided, noise, steps)
-        return teacher.decode(states[:, -1])
+    def _noise(self, role: str, samples: range) -> Tensor:
+        shape = self._teacher.family.latent_shape
+        drawn = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
+        return torch.stack(drawn).to(self.setting.device)
+
+    def _guided(self, guidance_scale: float, prompts: list[str]) -> GuidedTeacher:
+        scale = torch.full((len(prompts),), guidance_scale, device=self.setting.device)
+        return GuidedTeacher(self._denoiser, self._teacher.encode(prompts), self._uncond, scale)
+
+    def _sample_teacher(
+        self, system: System, prompts: list[str], noise: Tensor, samples: range, variances: Sequence[float]
+    ) -> Tensor:
+        solver = SOLVERS[system.sampler]
+        if solver.is_stochastic:
+            generators = [self.setting.generator(f"{system.noise} steps", i) for i in samples]
+            solver = replace(solver, options={"variances": variances, "generators": generators})
+        guided, steps = self._guided(system.guidance_scale, prompts), self._steps(system.sampler, system.steps)
+        states, _ = sample_path(solver, self._teacher.scheduler, guided, noise, steps)
+        return self._teacher.decode(states[:, -1])
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
@@ -170,15 +197,15 @@ class Judge:
             )
         return sampled.images
 
-    def seconds_per_image(self, system: System) -> float:
+    def seconds_per_image(self, system: System, variances: Sequence[float] = ()) -> float:
         """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
         batch = range(self.setting.batch_size)
         kind = (system.name, system.guidance_scale > 1)
         if kind not in self._warm:
-            self.sample(System(system.name, system.sampler, 1, system.guidance_scale, system.noise), batch)
+            self.sample(replace(system, steps=1), batch, variances)
             self._warm.add(kind)
         started = time.perf_counter()
-        self.sample(system, batch)
+        self.sample(system, batch, variances)
         return (time.perf_counter() - started) / len(batch)
 
     def measure_images(self, file: str, samples: range) -> Measured:

@@ -104,8 +104,14 @@ class Trajectories(Section):
             raise ValueError("guidance_scale and guidance_scales are both given; keep one of them")
         if self.batch_size != "auto" and self.shard_size % self.batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size={self.batch_size}, got {self.shard_size}")
+        paths = [name for name, solver in SOLVERS.items() if not solver.is_stochastic]
         if self.solver not in SOLVERS:
-            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(SOLVERS)}")
+            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(paths)}")
+        if self.solver not in paths:
+            raise ValueError(
+                f"solver {self.solver!r} draws noise on its way, so that its states are no path of the ODE; "
+                f"choose one of {', '.join(paths)}"
+            )
         return self
 
 
@@ -209,6 +215,8 @@ class Evaluation(Section):
         for name in value:
             if name not in countable:
                 raise ValueError(f"{name!r} is no solver of so many evaluations, like {', '.join(countable)}")
+        if SOLVERS[value[0]].is_stochastic:
+            raise ValueError(f"the first makes the reference, and {value[0]!r} draws noise on its way; put ddim first")
         return value
 
 

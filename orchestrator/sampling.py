@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from methods.diffusion import Cond, Denoiser, Estimate, Schedule, expand, solve
-from orchestrator import runge_kutta
+from orchestrator import analytic_dpm, runge_kutta
 from orchestrator.solvers import SOLVERS, Solver
 from orchestrator.teacher import schedule_of
 
@@ -94,7 +95,14 @@ def _rk45(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[st
     return runge_kutta.rk45(teacher, noise, times, float(str(options["tolerance"]))), times
 
 
-OURS: dict[str, Own] = {"Heun": _heun, "RK45": _rk45}
+def _analytic_dpm(
+    teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]
+) -> tuple[Tensor, Tensor]:
+    variances = torch.tensor(cast(Sequence[float], options["variances"]))
+    return analytic_dpm.sample(teacher, noise, steps, variances, cast(Sequence[torch.Generator], options["generators"]))
+
+
+OURS: dict[str, Own] = {"AnalyticDPM": _analytic_dpm, "Heun": _heun, "RK45": _rk45}
 
 
 def refusal(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:

@@ -52,6 +52,7 @@ class Solver:
     is_adaptive: bool = False  # it evaluates until its tolerance is met, `evaluations` times at least
     divides_by_alpha: bool = False
     needs_divisor: bool = False  # of the number of times, as its number of steps
+    is_stochastic: bool = False  # it draws noise on its way: no ODE's path, so for evaluation alone
 
     def build(self, config: Mapping[str, object], steps: int) -> Scheduler:
         """The diffusers scheduler for a teacher whose own has this configuration, with its times set."""
@@ -81,6 +82,8 @@ def falling(steps: int) -> list[float]:
 _TRAILING = {"timestep_spacing": "trailing"}
 _SIGMAS = {**_TRAILING, "use_karras_sigmas": False}
 SOLVERS: dict[str, Solver] = {
+    # `orchestrator.judge` tells it the variance that it was calibrated to, and what draws its noise.
+    "analytic-dpm": Solver("AnalyticDPM", predictions=ANY, is_stochastic=True),
     "ddim": Solver("DDIMScheduler", {**_TRAILING, "set_alpha_to_one": True, "clip_sample": False}, needs_divisor=True),
     "dpm++": Solver(
         "DPMSolverMultistepScheduler",

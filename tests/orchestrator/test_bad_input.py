@@ -48,6 +48,8 @@ def refused(result: Result, *parts: str) -> None:
         ("trajectories.guidance_scale=[5, 2]", ["guidance_scale", "reversed", "[2, 5]"]),
         ("method.guidance_scale=[5, 2]", ["guidance_scale", "reversed"]),
         ("trajectories.solver=euler_ancestral", ["solver", "ddim"]),
+        ("trajectories.solver=analytic-dpm", ["solver", "draws noise", "choose one of", "ddim"]),
+        ('evaluation.solvers=["analytic-dpm", "ddim"]', ["solvers", "draws noise", "ddim first"]),
         ("trajectories.shard_size=6", ["shard_size", "batch_size=4", "6"]),
         ("training.batch_size=5", ["training.batch_size=5", "resources.workers"]),
         ("trajectories.save=ends", ["trajectories.save", "set trajectories.save=all"]),

@@ -102,6 +102,15 @@ def test_a_sample_depends_on_its_number_alone(recipe: Recipe, student: Path, nam
     assert not torch.allclose(together[0], together[3], atol=1e-2)
 
 
+def test_a_stochastic_sample_depends_on_its_number_alone_too(recipe: Recipe, student: Path) -> None:
+    judge, system = Judge(setting(recipe, student)), System("teacher", "analytic-dpm", 3, 2.0)
+    variances = judge.calibrate(2.0)
+    assert variances == Judge(setting(recipe, student)).calibrate(2.0)
+    together = judge.sample(system, range(4), variances)
+    assert torch.allclose(together[2:3], judge.sample(system, range(2, 3), variances), atol=1e-4)
+    assert not torch.allclose(together, judge.sample(system, range(4), [0.0] * len(variances)), atol=1e-2)
+
+
 def test_the_references_noise_is_no_judged_systems_noise(recipe: Recipe, student: Path) -> None:
     told = setting(recipe, student)
     roles = ("judged", "reference", "selection", "selection reference", "judged steps")
@@ -198,6 +207,20 @@ def test_shipped_baselines_are_used_and_a_gate_is_judged(recipe: Recipe, cluster
         bench.measure_images(told.images)
     assert [len(part.features) for part in parts] == [6, 6, 6, 6]
     assert list((tmp_path / "new" / "features").iterdir()) == []
+
+
+def test_a_stochastic_solver_is_calibrated_once_for_a_teacher_and_guidance(
+    recipe: Recipe, cluster: None, tmp_path: Path
+) -> None:
+    written = set[tuple[str, int]]()
+    for steps in (1, 4):
+        with open_bench(recipe, judged_prompts(recipe.evaluation), tmp_path) as bench:
+            (part,) = bench.measure([System("teacher", "analytic-dpm", steps, 2.0)], 6, "sampling")
+        assert len(part.features) == 6
+        written |= {(file.name, file.stat().st_mtime_ns) for file in (tmp_path / "features").glob("variances-*.json")}
+    ((name, _),) = written
+    variances = json.loads((tmp_path / "features" / name).read_text())["variances"]
+    assert name.startswith("variances-2-") and variances[0] == 0 < variances[1] < variances[-1]
 
 
 def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:

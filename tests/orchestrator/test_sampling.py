@@ -1,4 +1,7 @@
-"""Every solver against ODEs whose solution is known: teachers of one Gaussian each, guided; and of a mixture."""
+"""Every solver against ODEs whose solution is known: teachers of one Gaussian each, guided; and of a mixture.
+
+The stochastic one against the law of the data at every time.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from methods.diffusion import (
     expand,
     target,
 )
+from orchestrator import analytic_dpm
 from orchestrator.sampling import GuidedTeacher, refusal, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import schedule_of
@@ -83,7 +87,7 @@ def cells() -> list[tuple[str, str, bool]]:
         for name, solver in SOLVERS.items()
         for prediction in solver.predictions
         for zero_snr in ((False, True) if prediction in ("sample", "v_prediction") else (False,))
-        if not (solver.divides_by_alpha and zero_snr)
+        if not (solver.divides_by_alpha and zero_snr) and not solver.is_stochastic
     ]
 
 
@@ -232,3 +236,58 @@ def test_as_many_steps_as_the_evaluations_are_enough_for() -> None:
     counts = (1, 2, 4, 6, 8)
     within = {name: [SOLVERS[name].steps_within(count, 1000) for count in counts] for name in ("euler", "heun", "pndm")}
     assert within == {"euler": [1, 2, 4, 6, 8], "heun": [1, 1, 2, 3, 4], "pndm": [1, 1, 2, 5, 5]}
+
+
+MANY = 20_000
+
+
+def of_one_law(prediction: str, *, zero_snr: bool) -> GuidedTeacher:
+    """Many samples of the first condition."""
+    schedule = schedule_of(config(prediction, zero_snr=zero_snr))
+    network = Gaussian(schedule, prediction)
+    cond = {"mean": COND["mean"][:1].expand(MANY, -1)}
+    return GuidedTeacher(Denoiser(network, schedule, network.prediction), cond, UNCOND, torch.ones(MANY))
+
+
+def drawn(seed: int) -> Tensor:
+    return torch.randn(MANY, 2, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "zero_snr"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True), ("flow", False)]
+)
+def test_analytic_dpm_keeps_the_law_of_the_data_at_every_time_however_few_its_steps(
+    prediction: str, zero_snr: bool
+) -> None:
+    teacher = of_one_law(prediction, zero_snr=zero_snr)
+    schedule, mean = teacher.schedule, COND["mean"][:1]
+    variances = analytic_dpm.calibrate(teacher, mean + SPREAD * drawn(1), drawn(2))
+    t = schedule.at(torch.arange(analytic_dpm.GRID + 1) / analytic_dpm.GRID)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    torch.testing.assert_close(variances, SPREAD**2 * sigma**2 / (alpha**2 * SPREAD**2 + sigma**2), rtol=0.03, atol=0.0)
+    generators = [torch.Generator().manual_seed(i) for i in range(MANY)]
+    options = {"variances": variances.tolist(), "generators": generators}
+    solver = replace(SOLVERS["analytic-dpm"], options=options)
+    for steps in STEPS:
+        path, times = sample_path(solver, config(prediction, zero_snr=zero_snr), teacher, drawn(3), steps)
+        alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+        spread = (alpha**2 * SPREAD**2 + sigma**2).sqrt()
+        # The last step is its mean, which leaves out what the state before it does not know.
+        spread[-1] = SPREAD * (1 - sigma[-2] ** 2 / spread[-2] ** 2).clamp_min(0).sqrt()
+        # It begins with unit noise, which without zero terminal SNR is a few hundredths off the law of the last time.
+        torch.testing.assert_close(path.mean(0)[1:], (alpha[:, None] * mean)[1:], atol=0.12, rtol=0.0)
+        torch.testing.assert_close(path.std(0)[1:].mean(1), spread[1:], atol=0.015, rtol=0.0)
+
+
+def test_analytic_dpms_variance_is_the_one_that_the_papers_score_norm_gives() -> None:
+    noise_levels = mixture.schedule()
+    exact_teacher, rows = mixture.teacher(noise_levels), mixture.unconditional(MANY, seed=0)
+    x0, noise = rows.x0, drawn(4)
+    teacher = GuidedTeacher(exact_teacher, rows.cond, rows.uncond, torch.ones(MANY))
+    found = analytic_dpm.calibrate(teacher, x0, noise)
+    for place in (10, 20, 30):
+        t = noise_levels.at(torch.tensor([place / analytic_dpm.GRID]))
+        alpha, sigma = noise_levels.alpha(t), noise_levels.sigma(t)
+        score = -teacher(alpha * x0 + sigma * noise, t.expand(MANY)).eps / sigma
+        gamma = score.square().mean()
+        assert found[place] == pytest.approx(((sigma / alpha) ** 2 * (1 - sigma**2 * gamma)).item(), rel=0.05)
