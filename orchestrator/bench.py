@@ -170,7 +170,7 @@ class Bench:
         depends = {name: fact for name, fact in facts.items() if name not in ("features", "sampler", "steps", "noise")}
         key = Key(f"variances-{of.guidance_scale:g}", depends)
         if known := self.files.recall(key):
-            return tuple(known["variances"])
+            return tuple(cast(list[float], known["variances"]))
         with as_told():
             variances = cast(list[float], ray.get(self._actors[0].calibrate.remote(of.guidance_scale)))
         self.files.decide(key, {"variances": variances})

@@ -8,16 +8,16 @@ The scan is timed at a tenth of the shards and at all of them: linear is a ratio
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from orchestrator.ledger import create_ledger
 from orchestrator.plan import Shard
 from orchestrator.records import seal
-from tests.benchmarks.ratio import rate
+from tests.benchmarks.ratio import Row, rate, show
 from tests.faults.work import PLAN, TEACHER, commit, opened
 
 
@@ -38,8 +38,8 @@ def scan_s(shards: int) -> float:
         return time.perf_counter() - started
 
 
-def main(shards: int) -> None:
-    """Measure and print."""
+def main(shards: int) -> Iterator[Row]:
+    """Measure."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = opened(folder)
         names = [Shard(range(start, start + PLAN.shard_size)).name for start in range(0, 100 * PLAN.shard_size, 8)]
@@ -47,10 +47,10 @@ def main(shards: int) -> None:
         per_s = rate(lambda: [commit(ledger, name) for name in names] and None, len(names))
     few, many = scan_s(shards // 10), scan_s(shards)
     facts = {"commit_ms": round(1000 / per_s, 2), "shards": shards, "scan_s": round(many, 2)}
-    print(json.dumps({"benchmark": "ledger", **facts, "scan_ratio_for_10x": round(many / few, 2)}))
+    yield {"benchmark": "ledger", **facts, "scan_ratio_for_10x": round(many / few, 2)}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=10_000)
-    main(parser.parse_args().shards)
+    show(main(parser.parse_args().shards))

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.factory [--teacher FOLDER] [--shards 4] [--repeats 5]
 
-Bare is the same batches of the same teacher with nothing around them: no Ray, no hashing, no writing.
+Bare is the same batches of the same teacher with nothing around them: no Ray, no hashing, no writing. First in one
+process; then two bare processes against two Ray actors, each with half of the shards, all started beforehand.
 Each repeat runs both, one after the other, so that a busy machine slows both alike. Prints JSON.
 """
 
@@ -10,26 +11,31 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import multiprocessing
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
+import ray
 import torch
 
+from orchestrator.cluster import connect, options
 from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import read_conditions
-from orchestrator.ledger import Ledger, create_ledger
-from orchestrator.plan import make_plan
+from orchestrator.generate import SamplingActor
+from orchestrator.ledger import Ledger, create_ledger, open_ledger
+from orchestrator.plan import Shard, make_plan
 from orchestrator.pool import IN_FLIGHT
 from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Recipe
+from orchestrator.recipe import Recipe, Resources
 from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.benchmarks.ratio import paired
+from tests.benchmarks.ratio import Row, paired, show
 
 
 def new_ledger(recipe: Recipe, folder: Path) -> Ledger:
@@ -41,12 +47,12 @@ def new_ledger(recipe: Recipe, folder: Path) -> Ledger:
     return ledger
 
 
-def bare(sampler: ShardSampler) -> None:
-    """Solve every batch of the plan, and drop the result."""
+def bare(sampler: ShardSampler, shards: Sequence[Shard]) -> None:
+    """Solve every batch of these shards, and drop the result."""
     plan, ledger = sampler.plan, sampler.ledger
     conditions = read_conditions(ledger, ledger.commits()[0][CONDITIONS])
     teacher, config = sampler.teacher.denoiser(), sampler.teacher.card.scheduler
-    for shard in plan.shards():
+    for shard in shards:
         for ids in plan.batches(shard):
             cond = conditions.rows(torch.tensor([plan.sample_condition(i) for i in ids]))
             scale = torch.tensor([plan.sample_guidance(i) for i in ids])
@@ -61,8 +67,46 @@ def factory(sampler: ShardSampler, revision: int) -> None:
         list(threads.map(lambda shard: sampler.make(shard.name, revision), sampler.plan.shards()))
 
 
-def main(teacher: str, shards: int, repeats: int) -> None:
-    """Measure and print."""
+@cache
+def _sampler(url: str) -> ShardSampler:
+    return ShardSampler(open_ledger(url), "cpu", 1)
+
+
+def _bare_half(url: str, half: int) -> None:
+    """In a process of its own: every other shard."""
+    torch.set_num_threads(1)
+    sampler = _sampler(url)
+    bare(sampler, sampler.plan.shards()[half::2])
+
+
+def two(sampler: ShardSampler, repeats: int) -> Row:
+    """Two actors as `generate` starts them against two bare processes."""
+    url, names, resources = sampler.ledger.url, [shard.name for shard in sampler.plan.shards()], Resources(generators=2)
+    connect(resources)
+    spawn = ray.remote(SamplingActor).options(max_concurrency=IN_FLIGHT, **options(resources))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+
+        def bare_halves() -> None:
+            list(processes.map(_bare_half, [url] * 2, range(2)))
+
+        def made() -> None:
+            ray.get([actors[place % 2].make.remote(name) for place, name in enumerate(names)])
+
+        bare_halves()  # loads the teacher
+        rows = list[Row]()
+        for revision in range(1000, 1000 + repeats):  # others than those of the run before
+            actors = [spawn.remote(url, dict.fromkeys(names, revision), resources) for _ in range(2)]
+            ray.get([actor.start.remote() for actor in actors])
+            rows.append(paired(bare_halves, made, sampler.plan.samples, 1))
+            for actor in actors:
+                ray.kill(actor)
+    ray.shutdown()
+    middle = sorted(rows, key=lambda row: float(str(row["ratio"])))[len(rows) // 2]
+    return {**middle, "ratios": [row["ratio"] for row in rows]}
+
+
+def main(teacher: str, shards: int, repeats: int) -> Iterator[Row]:
+    """Measure."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data = tiny.recipe_data(Path(folder))
@@ -73,8 +117,10 @@ def main(teacher: str, shards: int, repeats: int) -> None:
         sampler = ShardSampler(new_ledger(Recipe.model_validate(data), Path(folder) / "store"), "cpu", 1)
         revisions = itertools.count()
         samples = sampler.plan.samples
-        result = paired(lambda: bare(sampler), lambda: factory(sampler, next(revisions)), samples, repeats)
-    print(json.dumps({"benchmark": "factory", **result, "bytes": sampler.plan.total_bytes, "compute": sampler.compute}))
+        size, planned = {"bytes": sampler.plan.total_bytes}, sampler.plan.shards()
+        one = paired(lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), samples, repeats)
+        yield {"benchmark": "factory, one actor's work in one process", **one, **size}
+        yield {"benchmark": "factory, two actors", **two(sampler, repeats), **size}
 
 
 if __name__ == "__main__":
@@ -83,4 +129,4 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    main(args.teacher, args.shards, args.repeats)
+    show(main(args.teacher, args.shards, args.repeats))

@@ -2,15 +2,16 @@
 
     python -m tests.benchmarks.loader [--samples 512] [--repeats 5]
 
-Two rows: the first epoch, where both hash what they read, and a later one, where neither does.
+The first epoch, where both hash what they read, and a later one, where neither does. Then what a start in the middle
+of an epoch costs against one at the beginning: the first batch of a loader that has read nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from orchestrator.recipe import Recipe
 from orchestrator.sampler import ShardSampler, commit_conditions
 from orchestrator.teacher import Teacher
 from tests import tiny
-from tests.benchmarks.ratio import paired
+from tests.benchmarks.ratio import Row, paired, show
 
 BATCH = 32
 
@@ -60,8 +61,8 @@ def bare(files: list[Path], shape: tuple[int, ...], *, hashes: bool) -> None:
                 torch.from_numpy(values.copy()).view(-1, *shape)
 
 
-def main(samples: int, repeats: int) -> None:
-    """Measure and print."""
+def main(samples: int, repeats: int) -> Iterator[Row]:
+    """Measure."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
@@ -69,8 +70,8 @@ def main(samples: int, repeats: int) -> None:
         files = [file for file in files if "path" in pq.read_schema(file).names]
         conditions = dataset.conditions()
 
-        def epoch(groups: RowGroups) -> None:
-            loader = Loader(
+        def loader(groups: RowGroups) -> Loader:
+            return Loader(
                 groups,
                 batch_size=BATCH,
                 rows=range(BATCH),
@@ -80,16 +81,24 @@ def main(samples: int, repeats: int) -> None:
                 device=torch.device("cpu"),
                 columns=dict,
             )
+
+        def epoch(groups: RowGroups) -> None:
+            mine = loader(groups)
             for step in range(samples // BATCH):
-                loader.batch(step)
+                mine.batch(step)
 
         warm = dataset.row_groups()
         epoch(warm)
         shape = dataset.plan.path_shape
         first = paired(lambda: bare(files, shape, hashes=True), lambda: epoch(dataset.row_groups()), samples, repeats)
         later = paired(lambda: bare(files, shape, hashes=False), lambda: epoch(warm), samples, repeats)
-    print(json.dumps({"benchmark": "loader, verified", **first, "bytes": dataset.plan.total_bytes}))
-    print(json.dumps({"benchmark": "loader, later epochs", **later, "bytes": dataset.plan.total_bytes}))
+        middle = samples // BATCH // 2
+        begun, resumed = (lambda step=step: loader(dataset.row_groups()).batch(step) and None for step in (0, middle))
+        start = paired(begun, resumed, BATCH, repeats)
+    size = {"bytes": dataset.plan.total_bytes}
+    yield {"benchmark": "loader, verified", **first, **size}
+    yield {"benchmark": "loader, later epochs", **later, **size}
+    yield {"benchmark": "loader, start in the middle of an epoch", **start, **size}
 
 
 if __name__ == "__main__":
@@ -97,4 +106,4 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    main(args.samples, args.repeats)
+    show(main(args.samples, args.repeats))

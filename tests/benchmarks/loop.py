@@ -9,7 +9,7 @@ loop repeats one batch of random tensors. The network is the embedded teacher's,
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import build, student_network
 from orchestrator.recipe import TeacherSpec, Training
 from orchestrator.teacher import Teacher
-from tests.benchmarks.ratio import paired
+from tests.benchmarks.ratio import Row, paired, show
 
 EMOJI = Path(__file__).parents[2] / "recipes/teachers/emoji"
 GROUPS, ROWS = 16, 64
@@ -54,8 +54,8 @@ class Random:
         return self._rows
 
 
-def main(steps: int, batch_size: int, repeats: int) -> None:
-    """Measure and print."""
+def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
+    """Measure."""
     torch.set_num_threads(1)
     teacher = Teacher(TeacherSpec(folder=str(EMOJI)))
     denoiser, latent = teacher.denoiser(), teacher.card.latent_shape
@@ -106,7 +106,7 @@ def main(steps: int, batch_size: int, repeats: int) -> None:
 
     bare()
     result = paired(bare, ours, steps, repeats)
-    print(json.dumps({"benchmark": "training loop", **result, "batch_size": batch_size, "threads": 1}))
+    yield {"benchmark": "training loop", **result, "batch_size": batch_size, "threads": 1}
 
 
 if __name__ == "__main__":
@@ -115,4 +115,4 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    main(args.steps, args.batch_size, args.repeats)
+    show(main(args.steps, args.batch_size, args.repeats))

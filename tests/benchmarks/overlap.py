@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from orchestrator.sampler import ShardSampler, scalars
 from orchestrator.shards import Columns
 from tests import tiny
 from tests.benchmarks.factory import new_ledger
-from tests.benchmarks.ratio import rate
+from tests.benchmarks.ratio import Row, rate, show
 
 SAMPLES = 128  # of a shard: 13 MB
 
@@ -47,8 +47,8 @@ class Paused(ShardSampler):
         return {**scalars(self.plan, shard.samples), "path": self._path}, [0.0] * len(self.plan.saved_points)
 
 
-def main(shards: int, repeats: int) -> None:
-    """Measure and print."""
+def main(shards: int, repeats: int) -> Iterator[Row]:
+    """Measure."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data = tiny.recipe_data(Path(folder))
@@ -70,7 +70,7 @@ def main(shards: int, repeats: int) -> None:
             ratios["with"].append(seconds(IN_FLIGHT) / longer)
             ratios["without"].append(seconds(1) / longer)
     medians = {name: round(statistics.median(values), 2) for name, values in ratios.items()}
-    print(json.dumps({"benchmark": "overlap", **medians, "shards": shards, "write_s": round(longer / shards, 3)}))
+    yield {"benchmark": "overlap", **medians, "shards": shards, "write_s": round(longer / shards, 3)}
 
 
 if __name__ == "__main__":
@@ -78,4 +78,4 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    main(args.shards, args.repeats)
+    show(main(args.shards, args.repeats))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+Row = dict[str, object]
 
 
-def paired(bare: Callable[[], None], ours: Callable[[], None], work: int, repeats: int) -> dict[str, object]:
+def paired(bare: Callable[[], None], ours: Callable[[], None], work: int, repeats: int) -> Row:
     """Work per second of ours over that of the bare twin: the median of the repeats, and all of them."""
     rates = [(rate(bare, work), rate(ours, work)) for _ in range(repeats)]
     ratios = [mine / plain for plain, mine in rates]
@@ -18,8 +20,16 @@ def paired(bare: Callable[[], None], ours: Callable[[], None], work: int, repeat
         "bare_per_s": round(statistics.median(plain for plain, _ in rates), 2),
         "ours_per_s": round(statistics.median(mine for _, mine in rates), 2),
         "work": work,
-        "machine": platform.platform(),
     }
+
+
+def show(rows: Iterable[Row]) -> list[Row]:
+    """Print one JSON object a line."""
+    shown = list[Row]()
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        shown.append(row)
+    return shown
 
 
 def rate(act: Callable[[], None], work: int) -> float:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 import pytest
+
+from tests.record import write_record
 
 HERE = Path(__file__).parent
 
@@ -31,15 +28,7 @@ def main() -> int:
     """Run them and write results.json beside this file."""
     record = Record()
     code = pytest.main([str(HERE), "-m", "faults or not faults", *sys.argv[1:]], plugins=[record])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
-    kind = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs"
-    facts = {
-        "commit": commit.stdout.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{kind}, Python {platform.python_version()}",
-        "tests": record.tests,
-    }
-    (HERE / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_record(HERE, {"tests": record.tests})
     return int(code)
 
 

@@ -1,0 +1,25 @@
+"""What a run on a machine found, with the commit and the machine, in a file beside what was run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+
+def write_record(folder: Path, found: Mapping[str, object]) -> None:
+    """Write `folder`/results.json."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+    kind = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs"
+    facts = {
+        "commit": commit.stdout.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{kind}, Python {platform.python_version()}",
+        **found,
+    }
+    (folder / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
