@@ -113,7 +113,8 @@ def refusal(name: str, steps: int, prediction: str, config: Mapping[str, object]
     solver, schedule = SOLVERS[name], schedule_of(config)
     times = int(str(config["num_train_timesteps"]))
     if prediction not in solver.predictions:
-        others = ", ".join(other for other, entry in SOLVERS.items() if prediction in entry.predictions)
+        paths = {other: entry for other, entry in SOLVERS.items() if not entry.is_stochastic}
+        others = ", ".join(other for other, entry in paths.items() if prediction in entry.predictions)
         return f"{name} cannot sample a {prediction} teacher; choose one of {others}"
     if solver.divides_by_alpha and schedule.alpha(schedule.at(torch.ones(1))).item() == 0:
         return f"{name} divides by alpha, which is 0 at this teacher's last time (zero terminal SNR); choose heun"
