@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,9 +29,9 @@ class Teacher(Protocol):
 def calibrate(teacher: Teacher, x0: Tensor, noise: Tensor) -> Tensor:
     """The variance of x_0 that x_t leaves open, a mean over dimensions and the samples x0 [b, *latent]: [GRID + 1].
 
-    The paper finds it from the score alone: (sigma / alpha)^2 (1 - sigma^2 Gamma), Eq. 8 with Theorem 1. For an exact
-    network the mean square error of its x_0 is the same; it stays finite where alpha is 0, and for a network that
-    errs it is the variance that its error asks for (arXiv:2206.07309, section 4).
+    The paper finds it from the score alone (Theorem 1): (sigma / alpha)^2 (1 - sigma^2 Gamma), Gamma being the mean
+    square of the score. For an exact network the mean square error of its x_0 is the same; it stays finite where
+    alpha is 0, and for a network that errs it is the variance that its error asks for (arXiv:2206.07309).
     """
     times = teacher.schedule.at(torch.arange(1, GRID + 1) / GRID).to(x0.device)
     errors = [x0.new_zeros(())]
@@ -41,12 +42,12 @@ def calibrate(teacher: Teacher, x0: Tensor, noise: Tensor) -> Tensor:
 
 
 def sample(
-    teacher: Teacher, noise: Tensor, steps: int, variances: Tensor, generators: Sequence[torch.Generator]
+    teacher: Teacher, noise: Tensor, steps: int, variances: Sequence[float], generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """States [b, steps + 1, *latent] from unit noise to data on the trailing grid, and their times [steps + 1].
 
     Each sample's generator draws its noise. The step to x_s is Gaussian; its mean is DDPM's, and its variance is that
-    of q(x_s | x_t, x_0) plus what the uncertainty of x_0 adds (Eq. 7). The last step is its mean, as in the paper.
+    of q(x_s | x_t, x_0) plus what the uncertainty of x_0 adds (Theorem 1). The last step is its mean.
     """
     schedule, x_t, states = teacher.schedule, noise, [noise]
     times = trailing(schedule, steps).float().to(noise.device)
@@ -58,15 +59,9 @@ def sample(
         kept = sigma_s**2 * alpha_t / (alpha_s * sigma_t)  # of x_t's own noise: sqrt(sigma_s^2 - lambda^2)
         x_t = alpha_s * x0 + kept * eps
         if place + 1 < steps:
-            uncertain = _interpolate(variances, 1 - place / steps) * (alpha_s - kept * alpha_t / sigma_t) ** 2
+            variance = float(np.interp(1 - place / steps, np.linspace(0, 1, len(variances)), variances))
+            uncertain = variance * (alpha_s - kept * alpha_t / sigma_t) ** 2
             fresh = torch.stack([torch.randn(x_t.shape[1:], generator=generator) for generator in generators])
             x_t = x_t + (sigma_s**2 - kept**2 + uncertain).sqrt() * fresh.to(x_t.device)
         states.append(x_t)
     return torch.stack(states, 1), times
-
-
-def _interpolate(values: Tensor, u: float) -> float:
-    """A table of even steps of [0, 1], at u."""
-    place = u * (len(values) - 1)
-    low = min(int(place), len(values) - 2)
-    return torch.lerp(values[low], values[low + 1], place - low).item()

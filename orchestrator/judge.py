@@ -137,7 +137,7 @@ class Judge:
 
     @torch.inference_mode()
     def calibrate(self, guidance_scale: float) -> list[float]:
-        """The variances of Analytic-DPM, from what the guided teacher makes itself: training images are not at hand."""
+        """The variances of Analytic-DPM, from the guided teacher's own samples: training images are not at hand."""
         size, heun, tables = self.setting.batch_size, SOLVERS["heun"], []
         for start in range(0, CALIBRATION, size):
             samples = range(start, min(start + size, CALIBRATION))

@@ -22,7 +22,7 @@ from pydantic import (
 from methods import METHODS
 from methods.base import Method
 from orchestrator.errors import BadInput, nearest
-from orchestrator.solvers import SOLVERS
+from orchestrator.solvers import ODE_SOLVERS, SOLVERS
 from orchestrator.store import check_url
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -104,13 +104,12 @@ class Trajectories(Section):
             raise ValueError("guidance_scale and guidance_scales are both given; keep one of them")
         if self.batch_size != "auto" and self.shard_size % self.batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size={self.batch_size}, got {self.shard_size}")
-        paths = [name for name, solver in SOLVERS.items() if not solver.is_stochastic]
         if self.solver not in SOLVERS:
-            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(paths)}")
-        if self.solver not in paths:
+            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(ODE_SOLVERS)}")
+        if self.solver not in ODE_SOLVERS:
             raise ValueError(
                 f"solver {self.solver!r} draws noise on its way, so that its states are no path of the ODE; "
-                f"choose one of {', '.join(paths)}"
+                f"choose one of {', '.join(ODE_SOLVERS)}"
             )
         return self
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.diffusion import Cond, Denoiser, Estimate, Schedule, expand, solve
 from orchestrator import analytic_dpm, runge_kutta
-from orchestrator.solvers import SOLVERS, Solver
+from orchestrator.solvers import ODE_SOLVERS, SOLVERS, Solver
 from orchestrator.teacher import schedule_of
 
 ALL = slice(None)
@@ -98,7 +98,7 @@ def _rk45(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[st
 def _analytic_dpm(
     teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]
 ) -> tuple[Tensor, Tensor]:
-    variances = torch.tensor(cast(Sequence[float], options["variances"]))
+    variances = cast(Sequence[float], options["variances"])
     return analytic_dpm.sample(teacher, noise, steps, variances, cast(Sequence[torch.Generator], options["generators"]))
 
 
@@ -113,8 +113,7 @@ def refusal(name: str, steps: int, prediction: str, config: Mapping[str, object]
     solver, schedule = SOLVERS[name], schedule_of(config)
     times = int(str(config["num_train_timesteps"]))
     if prediction not in solver.predictions:
-        paths = {other: entry for other, entry in SOLVERS.items() if not entry.is_stochastic}
-        others = ", ".join(other for other, entry in paths.items() if prediction in entry.predictions)
+        others = ", ".join(other for other, entry in ODE_SOLVERS.items() if prediction in entry.predictions)
         return f"{name} cannot sample a {prediction} teacher; choose one of {others}"
     if solver.divides_by_alpha and schedule.alpha(schedule.at(torch.ones(1))).item() == 0:
         return f"{name} divides by alpha, which is 0 at this teacher's last time (zero terminal SNR); choose heun"

@@ -133,3 +133,4 @@ SOLVERS: dict[str, Solver] = {
     ),
     "unipc": Solver("UniPCMultistepScheduler", {**_SIGMAS, "final_sigmas_type": "zero"}, predictions=ANY),
 }
+ODE_SOLVERS = {name: solver for name, solver in SOLVERS.items() if not solver.is_stochastic}  # trajectories are theirs

@@ -79,9 +79,10 @@ def _bare_half(url: str, half: int) -> None:
     bare(sampler, sampler.plan.shards()[half::2])
 
 
-def two(sampler: ShardSampler, repeats: int) -> Row:
-    """Two actors as `generate` starts them against two bare processes."""
-    url, names, resources = sampler.ledger.url, [shard.name for shard in sampler.plan.shards()], Resources(generators=2)
+def two(sampler: ShardSampler, revisions: Iterator[int], repeats: int) -> Row:
+    """Two actors as `generate` starts them, a new pair each time, against two bare processes."""
+    url, names = sampler.ledger.url, [shard.name for shard in sampler.plan.shards()]
+    resources = Resources(cpus_per_worker=1 / repeats)  # all pairs are there from the start, and take turns
     connect(resources)
     spawn = ray.remote(SamplingActor).options(max_concurrency=IN_FLIGHT, **options(resources))
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
@@ -89,20 +90,19 @@ def two(sampler: ShardSampler, repeats: int) -> Row:
         def bare_halves() -> None:
             list(processes.map(_bare_half, [url] * 2, range(2)))
 
+        told = [dict.fromkeys(names, next(revisions)) for _ in range(repeats)]
+        pairs = [[spawn.remote(url, revision, resources) for _ in range(2)] for revision in told]
+        ray.get([actor.start.remote() for pair in pairs for actor in pair])
+        turns = iter(pairs)
+
         def made() -> None:
-            ray.get([actors[place % 2].make.remote(name) for place, name in enumerate(names)])
+            pair = next(turns)
+            ray.get([pair[place % 2].make.remote(name) for place, name in enumerate(names)])
 
         bare_halves()  # loads the teacher
-        rows = list[Row]()
-        for revision in range(1000, 1000 + repeats):  # others than those of the run before
-            actors = [spawn.remote(url, dict.fromkeys(names, revision), resources) for _ in range(2)]
-            ray.get([actor.start.remote() for actor in actors])
-            rows.append(paired(bare_halves, made, sampler.plan.samples, 1))
-            for actor in actors:
-                ray.kill(actor)
+        result = paired(bare_halves, made, sampler.plan.samples, repeats)
     ray.shutdown()
-    middle = sorted(rows, key=lambda row: float(str(row["ratio"])))[len(rows) // 2]
-    return {**middle, "ratios": [row["ratio"] for row in rows]}
+    return result
 
 
 def main(teacher: str, shards: int, repeats: int) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def main(teacher: str, shards: int, repeats: int) -> Iterator[Row]:
         size, planned = {"bytes": sampler.plan.total_bytes}, sampler.plan.shards()
         one = paired(lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), samples, repeats)
         yield {"benchmark": "factory, one actor's work in one process", **one, **size}
-        yield {"benchmark": "factory, two actors", **two(sampler, repeats), **size}
+        yield {"benchmark": "factory, two actors", **two(sampler, revisions, repeats), **size}
 
 
 if __name__ == "__main__":

@@ -87,14 +87,15 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
             for step in range(samples // BATCH):
                 mine.batch(step)
 
+        def begin(step: int) -> None:
+            loader(dataset.row_groups()).batch(step)
+
         warm = dataset.row_groups()
         epoch(warm)
         shape = dataset.plan.path_shape
         first = paired(lambda: bare(files, shape, hashes=True), lambda: epoch(dataset.row_groups()), samples, repeats)
         later = paired(lambda: bare(files, shape, hashes=False), lambda: epoch(warm), samples, repeats)
-        middle = samples // BATCH // 2
-        begun, resumed = (lambda step=step: loader(dataset.row_groups()).batch(step) and None for step in (0, middle))
-        start = paired(begun, resumed, BATCH, repeats)
+        start = paired(lambda: begin(0), lambda: begin(samples // BATCH // 2), BATCH, repeats)
     size = {"bytes": dataset.plan.total_bytes}
     yield {"benchmark": "loader, verified", **first, **size}
     yield {"benchmark": "loader, later epochs", **later, **size}

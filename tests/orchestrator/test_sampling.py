@@ -27,7 +27,7 @@ from methods.diffusion import (
 )
 from orchestrator import analytic_dpm
 from orchestrator.sampling import GuidedTeacher, refusal, sample_path
-from orchestrator.solvers import SOLVERS
+from orchestrator.solvers import ODE_SOLVERS, SOLVERS
 from orchestrator.teacher import schedule_of
 from tests.methods import mixture
 
@@ -84,10 +84,10 @@ def cells() -> list[tuple[str, str, bool]]:
     """(solver, prediction, zero terminal SNR) wherever the solver can sample such a teacher."""
     return [
         (name, prediction, zero_snr)
-        for name, solver in SOLVERS.items()
+        for name, solver in ODE_SOLVERS.items()
         for prediction in solver.predictions
         for zero_snr in ((False, True) if prediction in ("sample", "v_prediction") else (False,))
-        if not (solver.divides_by_alpha and zero_snr) and not solver.is_stochastic
+        if not (solver.divides_by_alpha and zero_snr)
     ]
 
 

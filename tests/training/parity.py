@@ -245,8 +245,8 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    # DeepSpeed keeps its process groups past this line, and a thread of theirs that is still running when C++ tears
-    # down its globals ends the process with std::terminate, now and then.
+    # Not through C++'s teardown: DeepSpeed keeps its process groups past this line, and a rank was once ended by
+    # std::terminate, as happens where a thread still runs then.
     os._exit(0)
 
 
