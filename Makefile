@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint faults bench clean
+.PHONY: demo test lint faults slow bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/fewstep run emoji-lcm
@@ -16,8 +16,8 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-faults: $(VENV)/installed
-	$(BIN)/python -m tests.faults
+faults slow: $(VENV)/installed
+	$(BIN)/python -m tests.tier $@
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks

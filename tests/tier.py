@@ -1,15 +1,15 @@
-"""All fault tests, and a record of how they went: `make faults`."""
+"""All tests of a tier, and a record of how they went beside them: `make faults`, `make slow`."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pytest
 
 from tests.record import write_record
 
-HERE = Path(__file__).parent
+TIERS = ("faults", "slow")
 
 
 class Record:
@@ -25,10 +25,13 @@ class Record:
 
 
 def main() -> int:
-    """Run them and write results.json beside this file."""
-    record = Record()
-    code = pytest.main([str(HERE), "-m", "faults or not faults", *sys.argv[1:]], plugins=[record])
-    write_record(HERE, {"tests": record.tests})
+    """Run the tier's folder and write results.json there."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tier", description=__doc__)
+    parser.add_argument("tier", choices=TIERS)
+    told, pytest_arguments = parser.parse_known_args()
+    folder, record = Path(__file__).parent / told.tier, Record()
+    code = pytest.main([str(folder), "-m", "", *pytest_arguments], plugins=[record])
+    write_record(folder, {"tests": record.tests})
     return int(code)
 
 
