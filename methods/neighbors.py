@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Nets
+from methods.base import Batch, Choice, Nets
 from methods.checks import require
 from methods.diffusion import Cond, Schedule, diffuse, guided, step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+GUIDANCE_RANGES = Choice(((1.0, 4.0), (1.0, 8.0), (3.0, 15.0)))  # that a search may draw w from
 
 
 class Neighbors(NamedTuple):

@@ -31,7 +31,7 @@ from methods.base import (
 from methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
 from methods.diffusion import Cond, Denoiser, step
 from methods.losses import l2, pseudo_huber
-from methods.neighbors import Neighbors, online_neighbors, stored_neighbors
+from methods.neighbors import GUIDANCE_RANGES, Neighbors, online_neighbors, stored_neighbors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -80,6 +80,7 @@ class TrajectoryConsistency:
     space: ClassVar[Mapping[str, Range]] = {
         "ema_decay": Choice((0.9, 0.95, 0.99)),
         "gamma": Uniform(0.0, 1.0),
+        "guidance_scale": GUIDANCE_RANGES,
         "huber_c": LogUniform(1e-4, 1e-1),
         "lora_rank": Choice((8, 16, 64, 128)),
         "skip": Choice((20, 40, 100)),
