@@ -132,13 +132,13 @@ def repair(path: DataSet, as_json: AsJson = False) -> None:
 @app.command()
 def clean(
     path: DataSet,
-    age_s: Annotated[float, typer.Option(help="Nothing younger: twice the longest deadline of a shard.")] = 7200.0,
+    older_than: Annotated[str, typer.Option(help="Like 90s, 30m, 2h or 7d; at least twice a shard's deadline.")] = "2h",
     as_json: AsJson = False,
 ) -> None:
     """Remove what writers that lost or died left in a data set. Nothing that any version names."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.clean(path, age_s))
+    _answer(as_json, lambda: verbs.clean(path, older_than))
 
 
 @trajectories.command()

@@ -15,6 +15,7 @@ from orchestrator.card import snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
+from orchestrator.durations import seconds_of
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
@@ -141,10 +142,10 @@ def repair(path: str) -> Json:
     }
 
 
-def clean(path: str, age_s: float) -> Json:
+def clean(path: str, older_than: str) -> Json:
     """What writers left behind."""
-    removed = open_ledger(path).clean(age_s)
-    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {age_s:g} s")
+    removed = open_ledger(path).clean(seconds_of(older_than, "--older-than"))
+    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {older_than}")
     return dataclasses.asdict(removed)
 
 

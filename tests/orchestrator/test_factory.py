@@ -12,6 +12,7 @@ from PIL import Image
 
 from orchestrator import verbs
 from orchestrator.calibrate import check_nodes, check_space
+from orchestrator.durations import seconds_of
 from orchestrator.errors import BadInput
 from orchestrator.generate import generate, repair
 from orchestrator.ledger import Ledger, open_ledger
@@ -105,7 +106,18 @@ def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: Ledger, 
     assert ledger.clean(60.0).files == 0
     for file in place.rglob("*"):
         os.utime(file, (1, 1))
-    removed = ledger.clean(60.0)
-    assert (removed.files, removed.bytes) == (2, 16)
+    removed = verbs.clean(ledger.url, "1m")
+    assert (removed["files"], removed["bytes"]) == (2, 16)
     assert {stored.key for stored in ledger.store.files()} == before | {"notes.txt"}
     assert ledger.verify().broken == ()
+
+
+@pytest.mark.parametrize(("span", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("7d", 604800)])
+def test_ages_are_told_as_people_write_them(span: str, seconds: float) -> None:
+    assert seconds_of(span, "--older-than") == seconds
+
+
+@pytest.mark.parametrize("span", ["7200", "2 weeks", "-1h", ""])
+def test_an_age_that_says_nothing_is_refused(finished: Ledger, span: str) -> None:
+    with pytest.raises(BadInput, match="--older-than: .* like 90s, 30m, 2h or 7d"):
+        verbs.clean(finished.url, span)

@@ -1,0 +1,17 @@
+"""Spans of time as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.errors import BadInput
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(span: str, field: str) -> float:
+    """The seconds of "90s", "30m", "2h" or "7d". Raises BadInput for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", span.strip())
+    if not match:
+        raise BadInput(f"{field}: {span!r} is no span of time; write it like 90s, 30m, 2h or 7d")
+    return float(match[1]) * UNITS_S[match[2]]
