@@ -1,58 +1,33 @@
-"""Training: Ray Train workers, a DeepSpeed engine per network, checkpoints of our own, one round after another."""
+"""Training: one round after another, each on Ray Train's workers."""
 
 from __future__ import annotations
 
-import resource
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from methods.base import Round, Start
-from methods.diffusion import Denoiser
-from orchestrator import checkpoint, metrics
-from orchestrator.cache import cache_for
+from orchestrator import metrics
 from orchestrator.cluster import bundle, require
 from orchestrator.console import progress, say
 from orchestrator.dataset import Dataset
-from orchestrator.engine import DeepSpeedEngine, EngineSpec
 from orchestrator.errors import BadInput
-from orchestrator.frozen import frozen_network
-from orchestrator.loader import Loader
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import Networks, build, full_state, student_network, trained_of
+from orchestrator.loop import Place
 from orchestrator.recipe import Recipe, parse
-from orchestrator.results import RESULT, Weights, read_denoiser, write_result
+from orchestrator.results import RESULT
 from orchestrator.run import Run
-from orchestrator.sources import Stock, check, columns_of, stocks_of
-from orchestrator.teacher import Teacher
+from orchestrator.sources import Stock, check, stocks_of
+from orchestrator.trainee import Job, Trainee, length
 
-KIB = 1024  # bytes
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a training worker is told; plain data, for Ray to carry."""
-
-    recipe: dict[str, object]
-    round: int  # from 0
-    folder: str  # of the round
-    previous: str  # result of the round before
-    datasets: dict[str, tuple[str, int]]  # place and version, for each source
 
 
 def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stock, Dataset]]) -> None:
@@ -77,11 +52,6 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stoc
         job = Job(resolved, number, str(folder), str(previous), datasets)
         with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
-
-
-def length(round: Round, recipe: Recipe) -> int:
-    """Training steps of a round."""
-    return max(1, int(recipe.training.steps * round.length))
 
 
 def fit(recipe: Recipe, job: Job) -> None:
@@ -130,140 +100,6 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> None:
     torch.set_num_threads(recipe.resources.threads_per_worker)
     place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
     Trainee(recipe, job, place).train()
-
-
-class Trainee:
-    """One rank of one round: networks, loaders, checkpoints. torch.distributed must be up."""
-
-    def __init__(self, recipe: Recipe, job: Job, place: Place) -> None:
-        self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
-        self.round = recipe.method.build().rounds()[job.round]
-        self.steps = length(self.round, recipe)
-        self.networks = self._networks(job)
-        self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
-        self._datasets = job.datasets
-
-    def _networks(self, job: Job) -> Networks:
-        base = Teacher(self.recipe.teacher, self.place.device)
-
-        def model(which: Start) -> Denoiser:
-            if which == "base":
-                return base.denoiser()
-            before = self.recipe.method.build().rounds()[job.round - 1]
-            weights = "student" if which == "previous" and before.result != "student" else "result"
-            return read_denoiser(Path(job.previous), base, before, weights)
-
-        start = cast(nn.Module, model(self.round.start).net)
-        shares_base = self.recipe.training.zero_stage < 3  # which cuts weights up, and the teacher needs them whole
-        return build(
-            self.round,
-            base.denoiser(),
-            model(self.round.teacher),
-            start=student_network(start, trained_of(self.round, self.round.result), shares_base=shares_base),
-            specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
-            make_engine=DeepSpeedEngine,
-            frozen=lambda net: frozen_network(net, base, self.recipe.training.features),
-        )
-
-    def train(self) -> None:
-        """From the newest checkpoint to the end of the round."""
-        start, seen = self._resume()
-        progress = Progress(seen)
-        batches = {name: self._loader(name).batches for name in self.round.sources}
-        train(
-            self.round,
-            self.networks,
-            batches,
-            self.recipe.training,
-            self.place,
-            steps=self.steps,
-            start=start,
-            progress=progress,
-            after=self._after,
-        )
-        self._finish(progress)
-
-    def _loader(self, name: str) -> Loader:
-        place, version = self._datasets[name]
-        resources = self.recipe.resources
-        dataset = Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
-        conditions = dataset.conditions()
-        return Loader(
-            dataset.row_groups(),
-            batch_size=self.recipe.training.batch_size,
-            rows=self.place.rows(self.recipe.training.batch_size),
-            seed=self.recipe.training.seed,
-            conditions=conditions.cond,
-            uncond=conditions.uncond,
-            device=self.place.device,
-            columns=columns_of(self.round.sources[name].kind, stocks_of(self.recipe, self.round)[name], dataset),
-        )
-
-    def _after(self, step: int, progress: Progress) -> None:
-        training = self.recipe.training
-        if step % training.log_every == 0 or step == self.steps:
-            values = progress.report(self.place, training.batch_size)
-            for name, engine in self.networks.engines.items():
-                values[f"grad_norm/{name}"] = engine.grad_norm()
-            if self.place.rank == 0:
-                values["train/peak_memory"] = peak_memory(self.place.device)
-                self.recorder.record(step, values | {"train/step": step})
-        if step % training.checkpoint_every == 0 and step < self.steps:
-            self._save(step, progress.batches)
-
-    def _save(self, step: int, seen: str) -> None:
-        started = time.perf_counter()
-        root = self.folder / "checkpoints"
-        named: list[str] = [str(checkpoint.new_folder(root, step))]
-        torch.distributed.broadcast_object_list(named)
-        folder = Path(named[0])
-        for name, engine in self.networks.engines.items():
-            engine.save(folder / name)
-        for name, average in self.networks.averages.items():
-            save_file(average.state(), folder / f"{name}-rank{self.place.rank}.safetensors")
-        torch.distributed.barrier()
-        if self.place.rank == 0:
-            checkpoint.seal(folder, step, {"world_size": self.place.world_size, "batches": seen})
-            checkpoint.prune(root, self.recipe.training.keep_checkpoints)
-            self.recorder.record(step, {"time/checkpoint_s": time.perf_counter() - started})
-        torch.distributed.barrier()
-
-    def _resume(self) -> tuple[int, str]:
-        """Where to go on, and the digest of the batches before; rank 0 looks and tells the others."""
-        found: list[checkpoint.Checkpoint | None] = [None]
-        if self.place.rank == 0:
-            found = [checkpoint.newest(self.folder / "checkpoints")]
-        torch.distributed.broadcast_object_list(found)
-        last = found[0]
-        if last is None:
-            return 0, ""
-        if last.facts["world_size"] != self.place.world_size and self.recipe.training.zero_stage:
-            raise BadInput(
-                f"resources.workers: the checkpoint {last.folder.name} was written by {last.facts['world_size']} "
-                f"workers at ZeRO-{self.recipe.training.zero_stage} and cannot be continued by {self.place.world_size}"
-            )
-        for name, engine in self.networks.engines.items():
-            engine.load(last.folder / name)
-        for name, average in self.networks.averages.items():
-            rank = self.place.rank if self.recipe.training.zero_stage == 3 else 0
-            average.restore(load_file(last.folder / f"{name}-rank{rank}.safetensors"))
-        return last.step, str(last.facts["batches"])
-
-    def _finish(self, progress: Progress) -> None:
-        """Write the result, whole or not at all."""
-        states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
-        if self.round.result != "student":
-            states["student"] = full_state(self.networks, "student")  # a next round may go on from it
-        if self.place.rank == 0:
-            write_result(self.folder / RESULT, states, self.round, progress.batches)
-        torch.distributed.barrier()
-
-
-def peak_memory(device: torch.device) -> float:
-    """Bytes that this process has held at most: on its device, or without one at all."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from orchestrator.recipe import Recipe, parse
 from orchestrator.results import RESULT
 from orchestrator.run import Run
 from orchestrator.teacher import Teacher
-from orchestrator.train import Job, Trainee
+from orchestrator.trainee import Job, Trainee
 from tests import tiny
 from tests.conftest import fill, new_ledger
 
