@@ -32,6 +32,7 @@ from methods.base import (
 from methods.checks import require, require_at_least, require_decay, require_positive
 from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
 from methods.losses import l1, l2, pseudo_huber
+from methods.neighbors import stored_neighbors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -96,9 +97,9 @@ def consistency_loss(
     sigma_max: float,
     guidance_scale: float,
 ) -> Losses:
-    """Algorithm 2: d(f(x_t, t), f_target(x_s, s)), x_s one Heun step of the teacher from x_t."""
-    rows, draw, student, teacher = batch["data"], batch.draw, nets["student"], nets["teacher"]
-    schedule = student.schedule
+    """Algorithm 2: x_s is one Heun step of the teacher from x_t."""
+    rows, draw, teacher = batch["data"], batch.draw, nets["teacher"]
+    schedule = nets["student"].schedule
     place = draw.integers(0, grid - 1)
     t, s = (karras_times(schedule, n, grid, sigma_min, sigma_max) for n in (place, place + 1))
 
@@ -110,8 +111,30 @@ def consistency_loss(
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
         x_s = heun_step(believe, schedule, x_t, t, s)
-        end = consistency_function(nets["target"], x_s, s, rows.cond, sigma_min)
-    found = consistency_function(student, x_t, t, rows.cond, sigma_min)
+    return agreement(nets, x_t, t, x_s, s, rows.cond, metric, huber_c, sigma_min)
+
+
+def stored_consistency_loss(nets: Nets, batch: Batch, *, metric: Metric, huber_c: float, sigma_min: float) -> Losses:
+    """The same with a step that the teacher made when the row was generated; see `stored_neighbors`."""
+    x_t, t, x_s, s, cond, _ = stored_neighbors(nets, batch)
+    return agreement(nets, x_t, t, x_s, s, cond, metric, huber_c, sigma_min)
+
+
+def agreement(
+    nets: Nets,
+    x_t: Float[Tensor, "b *latent"],
+    t: Float[Tensor, "b"],
+    x_s: Float[Tensor, "b *latent"],
+    s: Float[Tensor, "b"],
+    cond: Cond,
+    metric: Metric,
+    huber_c: float,
+    sigma_min: float,
+) -> Losses:
+    """d(f(x_t, t), f_target(x_s, s)) of two points of one solution, s < t."""
+    with torch.no_grad():
+        end = consistency_function(nets["target"], x_s, s, cond, sigma_min)
+    found = consistency_function(nets["student"], x_t, t, cond, sigma_min)
     distances = {
         "lpips": lambda: perceptual(nets, found, end),
         "l1": lambda: l1(found, end),
@@ -126,6 +149,7 @@ class Consistency:
     """The target is a close average of the student; a slower one is sampled. ImageNet's setting (table 3)."""
 
     student_steps: int = 2
+    teacher_step: Literal["online", "stored"] = "online"
     grid: int = 40
     metric: Metric = "lpips"
     huber_c: float = 0.03  # of metric huber, which the paper does not have (arXiv:2310.14189, section 3.3)
@@ -158,7 +182,7 @@ class Consistency:
         require_decay(ema_decay=self.ema_decay, sampling_ema_decay=self.sampling_ema_decay)
 
     def rounds(self) -> tuple[Round, ...]:
-        """One round on real data, with the teacher's ODE step."""
+        """One round, on real data with the teacher's ODE step, or on stored paths."""
         nets: dict[str, Net] = {
             "student": Trained(),
             "target": Averaged(decay=self.ema_decay),
@@ -166,18 +190,18 @@ class Consistency:
         }
         if self.metric == "lpips":
             nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
-        loss = partial(
-            consistency_loss,
-            grid=self.grid,
-            metric=self.metric,
-            huber_c=self.huber_c,
-            sigma_min=self.sigma_min,
-            sigma_max=self.sigma_max,
-            guidance_scale=self.guidance_scale,
-        )
-        update, sources = Update("student", loss), {"data": Source("data")}
-        is_guided = self.guidance_scale != 1
-        return (Round("consistency", (update,), nets, sources, result="average", is_guided=is_guided),)
+        told = {"metric": self.metric, "huber_c": self.huber_c, "sigma_min": self.sigma_min}
+        scale, online = self.guidance_scale, self.teacher_step == "online"
+        if online:
+            source = Source("data")
+            grid = {"grid": self.grid, "sigma_max": self.sigma_max}
+            loss = partial(consistency_loss, **told, **grid, guidance_scale=scale)
+        else:  # on the solver's own Karras grid, which goes on to clean data
+            source = Source("path", self.grid, "heun-karras", (scale, scale))
+            loss = partial(stored_consistency_loss, **told)
+        update, is_guided = Update("student", loss), online and scale != 1
+        sources = {source.kind: source}
+        return (Round("consistency", (update,), nets, sources, result="average", online=online, is_guided=is_guided),)
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, at even times: the Karras grid is one of training alone."""

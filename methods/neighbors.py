@@ -42,8 +42,8 @@ def online_neighbors(
     return Neighbors(x_t, t, x_s, s, rows.cond, w)
 
 
-def stored_neighbors(nets: Nets, batch: Batch, *, skip: int) -> Neighbors:
-    """Two points that the teacher passed when the row was generated.
+def stored_neighbors(nets: Nets, batch: Batch, *, skip: int | None = None) -> Neighbors:
+    """Two points that the teacher passed when the row was generated: `skip` timesteps apart, or next to each other.
 
     A departure from the paper, whose x_t is noised data: these states are the guided ODE's own, where the
     student is used at its first step, x_s carries no error of a long solver step, and no teacher is needed.
@@ -51,7 +51,7 @@ def stored_neighbors(nets: Nets, batch: Batch, *, skip: int) -> Neighbors:
     rows = batch["path"]
     last = rows.path.shape[1] - 1
     i = batch.draw.integers(0, last)
-    j = (i + points_in(skip, last, nets["student"].schedule)).clamp_max(last)
+    j = (i + (points_in(skip, last, nets["student"].schedule) if skip else 1)).clamp_max(last)
     here = torch.arange(len(i), device=i.device)
     x_t, t, x_s, s = rows.path[here, i], rows.times[here, i], rows.path[here, j], rows.times[here, j]
     return Neighbors(x_t, t, x_s, s, rows.cond, rows.guidance_scale)

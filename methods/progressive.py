@@ -47,7 +47,7 @@ def halving(
     *,
     overshoots: bool = False,
 ) -> Tensor:
-    """w(t) || x_0(z_t) - x ||^2, where x is what the student has to believe to be led where `believe` leads in two.
+    """The student's loss where `believe` leads it by two steps.
 
     A student that overshoots is led over two of its steps at once, but over the last one alone.
     """
@@ -59,7 +59,33 @@ def halving(
         z_t = diffuse(schedule, x0, draw.normal(x0), t)
         z_middle = step(schedule, believe(z_t, t), middle)
         z_s = step(schedule, believe(z_middle, middle), s)
-        wanted = implied_x0(schedule, z_t, t, z_s, s)
+    return following(student, z_t, t, z_s, s, cond, weighting)
+
+
+def stored_progressive_loss(nets: Nets, batch: Batch, *, steps: int, weighting: Weighting) -> Losses:
+    """Algorithm 2 with two steps that the teacher made when the row was generated.
+
+    A departure from the paper, whose z_t is noised data: these states are the teacher's own.
+    """
+    rows = batch["path"]
+    i = 2 * batch.draw.integers(0, steps)
+    here = torch.arange(len(i), device=i.device)
+    z_t, t, z_s, s = rows.path[here, i], rows.times[here, i], rows.path[here, i + 2], rows.times[here, i + 2]
+    return {"x0": following(nets["student"], z_t, t, z_s, s, rows.cond, weighting)}
+
+
+def following(
+    student: Denoiser,
+    z_t: Float[Tensor, "b *latent"],
+    t: Float[Tensor, "b"],
+    z_s: Float[Tensor, "b *latent"],
+    s: Float[Tensor, "b"],
+    cond: Cond,
+    weighting: Weighting,
+) -> Tensor:
+    """w(t) || x_0(z_t) - x ||^2, where x is what leads from z_t to z_s in one DDIM step."""
+    schedule = student.schedule
+    wanted = implied_x0(schedule, z_t, t, z_s, s)
     return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, wanted)).mean()
 
 
@@ -90,23 +116,26 @@ def halvings(
     student: Trained,
     loss: Callable[..., Losses],
     last_rounds_length: float,
+    source: Callable[[int], Source] = lambda steps: Source("data"),
 ) -> tuple[Round, ...]:
     """One round per halving, each taught by the one before it; the first by the base.
 
-    `loss` takes the round's number of student steps as `steps`.
+    `loss` takes the round's number of student steps as `steps`, and so does `source`.
     """
     rounds: list[Round] = []
     steps = teacher_steps // 2
     while steps >= student_steps:
         before = "previous" if rounds else "base"
+        read = source(steps)
         rounds.append(
             Round(
                 name=f"{2 * steps}-to-{steps}",
                 updates=(Update("student", partial(loss, steps=steps)),),
                 nets={"student": student},
-                sources={"data": Source("data")},
+                sources={read.kind: read},
                 start=before,
                 teacher=before,
+                online=read.kind == "data",
                 length=last_rounds_length if steps <= 2 else 1.0,
                 anneal=True,
             )
@@ -125,6 +154,7 @@ class Progressive:
 
     teacher_steps: int = 1024
     student_steps: int = 4
+    teacher_step: Literal["online", "stored"] = "online"
     weighting: Weighting = "truncated_snr"
     prediction: Literal["", "sample", "epsilon", "v_prediction", "both"] = ""  # of the student; "" is the teacher's
     guidance_scale: float = 1.0  # of the first teacher; 1 is none
@@ -145,12 +175,20 @@ class Progressive:
     def rounds(self) -> tuple[Round, ...]:
         """log2(teacher_steps / student_steps) halvings."""
         student = Trained(prediction=self.prediction)
+        if self.teacher_step == "stored":
+            stored = partial(stored_progressive_loss, weighting=self.weighting)
+            told = (self.teacher_steps, self.student_steps, student, stored, self.last_rounds_length)
+            return halvings(*told, self._path)
         loss = partial(progressive_loss, weighting=self.weighting)
         unguided = partial(loss, guidance_scale=1.0)
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
         guided_loss = partial(loss, steps=self.teacher_steps // 2, guidance_scale=self.guidance_scale)
         updates = (Update("student", guided_loss),)
         return (replace(first, updates=updates, is_guided=self.guidance_scale != 1), *rest)
+
+    def _path(self, steps: int) -> Source:
+        scale = self.guidance_scale if 2 * steps == self.teacher_steps else 1.0
+        return Source("path", 2 * steps, "dpm++1", (scale, scale))
 
     def sampler(self) -> Sampler:
         """DDIM, guidance already inside."""

@@ -96,6 +96,11 @@ SOLVERS: dict[str, Solver] = {
         },
         predictions=ANY,
     ),
+    # DDIM's steps, for numbers of them that do not divide the number of times.
+    "dpm++1": Solver(
+        "DPMSolverMultistepScheduler",
+        {**_SIGMAS, "algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"},
+    ),
     "euler": Solver("EulerDiscreteScheduler", {**_SIGMAS, "final_sigmas_type": "zero"}, is_scaled=True),
     # Euler's method on straight paths. diffusers' FlowMatchEulerDiscreteScheduler does not run in
     # StableDiffusionPipeline; first-order DPM-Solver++ on flow sigmas makes the same steps, and does.

@@ -175,6 +175,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_contract.py::test_progressive_distillation_halves_until_the_student_is_reached",
     ),
     Mutation(
+        "progressive.py",
+        "rows.path[here, i + 2], rows.times[here, i + 2]",
+        "rows.path[here, i + 1], rows.times[here, i + 1]",
+        "test_progressive.py::test_from_a_stored_path_the_student_has_to_end_where_two_stored_steps_end",
+    ),
+    Mutation(
+        "progressive.py",
+        "i = 2 * batch.draw.integers(0, steps)",
+        "i = batch.draw.integers(0, 2 * steps - 1)",
+        "test_progressive.py::test_from_a_stored_path_the_student_has_to_end_where_two_stored_steps_end",
+    ),
+    Mutation(
+        "progressive.py",
+        "self.guidance_scale if 2 * steps == self.teacher_steps else 1.0",
+        "self.guidance_scale",
+        "test_progressive.py::test_stored_rounds_read_the_path_that_their_own_teacher_makes",
+    ),
+    Mutation(
         "guided.py",
         "rows.cond, rows.uncond, w).x0",
         "rows.cond, rows.uncond, w + 1).x0",
@@ -284,14 +302,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "consistency.py",
-        "consistency_function(student, x_t, t,",
-        "consistency_function(student, x_s, s,",
+        'consistency_function(nets["student"], x_t, t,',
+        'consistency_function(nets["student"], x_s, s,',
         "test_consistency.py::test_the_loss_is_that_of_the_paper",
     ),
     Mutation(
         "consistency.py",
         'consistency_function(nets["target"], x_s',
-        "consistency_function(student, x_s",
+        'consistency_function(nets["student"], x_s',
         "test_consistency.py::test_the_loss_is_that_of_the_paper",
     ),
     Mutation(
@@ -398,8 +416,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "consistency.py",
-        "with torch.no_grad():",
-        "with torch.enable_grad():",
+        "with torch.no_grad():\n        end =",
+        "with torch.enable_grad():\n        end =",
         "test_consistency.py::test_only_the_student_gets_gradients",
     ),
     Mutation(
@@ -425,6 +443,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         'result="average"',
         'result="target"',
         "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
+    ),
+    Mutation(
+        "consistency.py",
+        "x_t, t, x_s, s, cond, _ = stored_neighbors",
+        "x_s, s, x_t, t, cond, _ = stored_neighbors",
+        "test_consistency.py::test_a_stored_step_is_the_teachers",
     ),
     Mutation(
         "reflow.py",

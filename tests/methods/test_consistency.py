@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast, get_args
 
@@ -12,7 +13,7 @@ import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Trained
+from methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Source, Trained
 from methods.consistency import (
     Consistency,
     Metric,
@@ -20,6 +21,7 @@ from methods.consistency import (
     consistency_loss,
     heun_step,
     karras_times,
+    stored_consistency_loss,
 )
 from methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Estimate, RectifiedFlow, Schedule, step
 from tests.methods import mixture
@@ -294,6 +296,32 @@ def test_the_loss_is_that_of_the_paper(name: str, metric: Metric, w: float) -> N
     }
     assert set(found) == {"consistency"} and set(distances) == set(METRICS)
     torch.testing.assert_close(found["consistency"].double(), distances[metric].mean(), rtol=1e-3, atol=0)
+
+
+@every_metric
+def test_a_stored_step_is_the_teachers(metric: Metric) -> None:
+    """What is learned from a stored pair of points is what is learned where the teacher steps from one to the other."""
+    seen, asked = [], []
+    nets = {
+        "teacher": exact(EDM()),
+        "student": Denoiser(recorded(bend(-0.4), seen), EDM(), "sample"),
+        "target": Denoiser(recorded(bend(0.3), asked), EDM(), "sample"),
+    }
+    online = consistency_loss(with_perceptual(nets), batch_of(), **setting(metric))
+    ((x_t, at_t, cond),), ((x_s, at_s, _),) = seen, asked
+    rows = Rows({"path": torch.stack([x_t, x_s], 1), "times": torch.stack([(4 * at_t).exp(), (4 * at_s).exp()], 1)})
+    rows = replace(rows, columns=rows.columns | {"guidance_scale": torch.ones(len(x_t))}, cond=cond)
+    del nets["teacher"]
+    told = {name: setting(metric)[name] for name in ("metric", "huber_c", "sigma_min")}
+    batch = Batch({"path": rows}, Draw(0, 0, 0, range(len(x_t))))
+    stored = stored_consistency_loss(with_perceptual(nets), batch, **told)
+    torch.testing.assert_close(stored, online)
+
+
+def test_stored_rounds_read_heuns_path_on_the_karras_grid_and_need_no_teacher() -> None:
+    (round_,) = Consistency(teacher_step="stored", grid=18, guidance_scale=2.0).rounds()
+    assert dict(round_.sources) == {"path": Source("path", 18, "heun-karras", (2.0, 2.0))}
+    assert not round_.online and not round_.is_guided
 
 
 def test_the_target_is_one_point_closer_to_clean_data() -> None:

@@ -13,8 +13,15 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from methods.base import Batch, Draw, Rows, Trained
-from methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, RectifiedFlow, Schedule
-from methods.progressive import Progressive, Weighting, implied_x0, progressive_loss, weight
+from methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from methods.progressive import (
+    Progressive,
+    Weighting,
+    implied_x0,
+    progressive_loss,
+    stored_progressive_loss,
+    weight,
+)
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR
@@ -100,6 +107,47 @@ def test_a_student_whose_ddim_step_ends_where_two_of_its_teachers_end_is_right(
     assert before > 0.01
     assert after < 1e-6 * before
     assert after_both < 1e-6 * before
+
+
+@every_prediction
+@pytest.mark.parametrize("steps", [1, 4])
+def test_from_a_stored_path_the_student_has_to_end_where_two_stored_steps_end(
+    prediction: DDIMPrediction, steps: int
+) -> None:
+    noise, data = numbers(1), batch_of()["data"]
+    path, scheduler = [noise], ddim(2 * steps, prediction)
+    for t in scheduler.timesteps:
+        output = linear(0.3)(path[-1], t.expand(len(noise)).float(), data.cond)
+        path.append(scheduler.step(output, int(t), path[-1], return_dict=False)[0])
+    times = torch.cat([scheduler.timesteps.float(), -torch.ones(1)]).expand(len(noise), -1)
+    rows, seen = Rows({"path": torch.stack(path, 1), "times": times}, data.cond, data.uncond), []
+
+    def loss(student: Answer, prediction: Prediction) -> Tensor:
+        nets = {"student": Denoiser(student, SD, prediction)}  # and no teacher
+        batch = Batch({"path": rows}, Draw(0, 0, 0, range(len(noise))))
+        return stored_progressive_loss(nets, batch, steps=steps, weighting="constant")["x0"]
+
+    before = loss(recorded(linear(0.3), seen), prediction)
+    ((z_t, at, _),) = seen
+    wanted = torch.empty_like(z_t)
+    for place, t in enumerate(ddim(steps, "sample").timesteps.tolist()):
+        here = at == t
+        torch.testing.assert_close(z_t[here], path[2 * place][here])
+        still, moved = (
+            ddim(steps, "sample").step(torch.full_like(z_t[here], x0), t, z_t[here], return_dict=False)[0]
+            for x0 in (0.0, 1.0)
+        )
+        wanted[here] = (path[2 * place + 2][here] - still) / (moved - still)
+    assert len(at.unique()) == steps
+    assert before > 1e-3
+    assert loss(always(wanted), "sample") < 1e-6 * before
+
+
+def test_stored_rounds_read_the_path_that_their_own_teacher_makes() -> None:
+    rounds = Progressive(teacher_steps=32, student_steps=8, teacher_step="stored", guidance_scale=2.0).rounds()
+    sources = [round_.sources["path"] for round_ in rounds]
+    assert [(round_.teacher, round_.online) for round_ in rounds] == [("base", False), ("previous", False)]
+    assert [(source.num_inference_steps, source.guidance_scale) for source in sources] == [(32, (2, 2)), (16, (1, 1))]
 
 
 def angle(t: Tensor) -> Tensor:
