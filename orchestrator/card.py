@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from diffusers.loaders.lora_base import LoraBaseMixin
 
 from orchestrator.checkpoint import write_whole
-from orchestrator.export import brings_scheduler, call_of
+from orchestrator.export import brings_scheduler, call_of, fixed_guidance
 from orchestrator.family import Family
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec
+from orchestrator.terms import Terms
+
+RECIPE = "recipe.yaml"  # resolved, in the exported folder
+HERE = "."  # how a folder's own card names it
+UNJUDGED = Findings((), ())
 
 
 def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str, prompt: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
-    call, steps = call_of(recipe), recipe.method.build().student_steps
-    judged = findings.find("student", findings.judged_steps(steps), "KID")
-    arguments = [f"guidance_scale={judged.guidance_scale:g}"]
-    if call.eta:
-        arguments.append(f"eta={call.eta:g}")
-    if call.negative_prompt:
-        arguments.append(f"negative_prompt={call.negative_prompt!r}")
-    options, first = family.usage(place, prompt, steps)
+    options, first = family.usage(place, prompt, recipe.method.build().student_steps)
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
     told = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -33,45 +34,121 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
             "from diffusers import DiffusionPipeline",
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
-            f"image = pipeline({first}, {', '.join(arguments)}).images[0]",
+            f"image = pipeline({first}, {_arguments(recipe, findings)}).images[0]",
             'image.save("picture.png")',
         ]
     )
 
 
-def write_card(
-    recipe: Recipe,
-    family: type[Family],
-    student: Path,
-    findings: Findings,
-    evaluation: Path,
-    prompt: str,
-    lineage: Mapping[str, str],
-) -> None:
-    """Write README.md and its picture into the exported folder.
+def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
+    """As `snippet`, for the adapters alone on the teacher's own pipeline."""
+    teacher = facts.recipe.teacher
+    pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
+    scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    _, first = facts.family.usage(place, facts.prompt, facts.recipe.method.build().student_steps)
+    return "\n".join(
+        [
+            f"from diffusers import DiffusionPipeline, {scheduler}",
+            "",
+            f"pipeline = DiffusionPipeline.from_pretrained({(teacher.folder or teacher.hub)!r}{pinned})",
+            f"pipeline.load_lora_weights({place!r}, subfolder='lora')",
+            f"pipeline.scheduler = {scheduler}.from_pretrained({place!r}, subfolder='scheduler')",
+            f"image = pipeline({first}, {_arguments(facts.recipe, facts.findings)}).images[0]",
+            'image.save("picture.png")',
+        ]
+    )
 
-    `lineage` names what the student comes from, like the teacher's revision and the manifest's hash.
-    """
-    shutil.copyfile(evaluation / "grid.png", student / "grid.png")
-    method = recipe.method.build()
-    licence = licence_of(recipe.teacher)
-    front = yaml.safe_dump({"license": licence.lower(), "library_name": "diffusers", "tags": [family.task, "fewstep"]})
+
+def _arguments(recipe: Recipe, findings: Findings) -> str:
+    """What the student is sampled with besides its prompt and steps; the guidance at which it was best, if judged."""
+    call, scale = call_of(recipe), fixed_guidance(recipe) or recipe.evaluation.guidance_scale
+    if findings.rows:
+        steps = findings.judged_steps(recipe.method.build().student_steps)
+        scale = findings.find("student", steps, "KID").guidance_scale
+    arguments = [f"guidance_scale={scale:g}"]
+    if call.eta:
+        arguments.append(f"eta={call.eta:g}")
+    if call.negative_prompt:
+        arguments.append(f"negative_prompt={call.negative_prompt!r}")
+    return ", ".join(arguments)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card tells of a student."""
+
+    recipe: Recipe
+    family: type[Family]
+    findings: Findings  # UNJUDGED before its evaluation
+    prompt: str  # of the example
+    terms: Terms  # of its teacher
+    lineage: Mapping[str, str]  # what it comes from, like the teacher's revision and the manifest's hash
+
+
+def write_card(facts: CardFacts, student: Path, evaluation: Path) -> None:
+    """Write README.md and recipe.yaml into the exported folder, with the picture and the files of the licence."""
+    if facts.findings.rows:
+        shutil.copyfile(evaluation / "grid.png", student / "grid.png")
+    for file in facts.terms.files:
+        shutil.copyfile(file, student / file.name)
+    write_whole(student / RECIPE, yaml.safe_dump(facts.recipe.resolved(), sort_keys=False))
+    write_whole(student / "README.md", card(facts, student, HERE))
+
+
+def card(facts: CardFacts, student: Path, place: str) -> str:
+    """The card of a folder that is found at a place, like a hub's id."""
+    recipe, findings, method = facts.recipe, facts.findings, facts.recipe.method.build()
     steps = method.student_steps
+    about = f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
+    where = "From inside this folder, or with its path in place of the dot:\n\n" if place == HERE else ""
+    use = snippet(recipe, facts.family, findings, place, facts.prompt)
+    judged = ["![The same noise and prompts down each column](grid.png)"] if findings.rows else []
     parts = [
-        f"---\n{front}---",
+        f"---\n{_front(facts)}---",
         f"# {Path(recipe.output).name}: {teacher_name(recipe.teacher)} in {steps} step{'s' if steps > 1 else ''}",
-        f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
-        "fewstep. " + findings.headline(steps),
-        "![The same noise and prompts down each column](grid.png)",
-        "## Use\n\nFrom inside this folder, or with its path in place of the dot:\n\n```python\n"
-        + snippet(recipe, family, findings, ".", prompt)
-        + "\n```",
-        "## Quality\n\n" + table(findings),
-        "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in lineage.items()),
-        f"## Licence\n\n{licence_sentence(recipe.teacher)}",
+        about + "fewstep. " + (findings.headline(steps) if findings.rows else "It has not been judged yet."),
+        *judged,
+        f"## Use\n\n{where}```python\n{use}\n```",
+        *_adapters(facts, student, place),
+        *(["## Quality\n\n" + table(findings)] if findings.rows else []),
+        "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in facts.lineage.items()),
+        f"## Licence\n\n{_conditions(facts, student)}",
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(recipe.resolved(), sort_keys=False) + "```",
     ]
-    write_whole(student / "README.md", "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def _adapters(facts: CardFacts, student: Path, place: str) -> list[str]:
+    """How the adapters are used alone, where there are any that the teacher's pipeline loads."""
+    if not ((student / "lora").is_dir() and issubclass(facts.family.pipeline_class, LoraBaseMixin)):
+        return []
+    code = lora_snippet(facts, student, place)
+    return [f"The adapters alone, on the teacher or a model made from it:\n\n```python\n{code}\n```"]
+
+
+def _front(facts: CardFacts) -> str:
+    """The card's metadata, as model hubs read it."""
+    base = {"base_model": facts.recipe.teacher.hub} if facts.recipe.teacher.hub else {}
+    own = {"library_name": "diffusers", "tags": [facts.family.task, "fewstep"]}
+    return yaml.safe_dump({"license": "other", **own, **base, **facts.terms.front})
+
+
+def _conditions(facts: CardFacts, student: Path) -> str:
+    """Whose licence holds for the student, whether its teacher is gated, and whether it is checked for safety."""
+    teacher, terms = facts.recipe.teacher, facts.terms
+    where = f"https://huggingface.co/{teacher.hub}" if teacher.hub else "its authors"
+    files = ", ".join(f"[{file.name}]({file.name})" for file in terms.files)
+    licence = f"licence: {terms.licence}" if terms.front else f"licence; see {where}"
+    says = [f"The student is made from the teacher's weights and is under the teacher's {licence}."]
+    if files:
+        says.append(f"Its text: {files}.")
+    if terms.gate:
+        says.append("The teacher is gated: who passes the student on has to ask the same of those who get it.")
+    index = json.loads((student / "model_index.json").read_text())
+    if "safety_checker" in index:
+        has = "It has the teacher's" if index["safety_checker"][0] else "Like its teacher it has no"
+        says.append(f"{has} safety checker.")
+    return " ".join(says)
 
 
 def table(findings: Findings) -> str:
@@ -103,22 +180,3 @@ def table(findings: Findings) -> str:
 def teacher_name(teacher: TeacherSpec) -> str:
     """What to call the teacher."""
     return Path(teacher.folder).name if teacher.folder else teacher.hub
-
-
-def licence_of(teacher: TeacherSpec) -> str:
-    """The licence that the teacher's own card names; "other" where it names none that can be read here."""
-    card = Path(teacher.folder) / "README.md"
-    if teacher.hub or not card.exists():
-        return "other"
-    pieces = card.read_text().split("---\n")
-    front = yaml.safe_load(pieces[1]) if len(pieces) > 2 and not pieces[0].strip() else {}
-    return str(front.get("license", "other")) if isinstance(front, dict) else "other"
-
-
-def licence_sentence(teacher: TeacherSpec) -> str:
-    """Whose licence holds for the student."""
-    licence = licence_of(teacher)
-    if licence != "other":
-        return f"The student is made from the teacher's weights and is under the teacher's licence: {licence}."
-    place = f"https://huggingface.co/{teacher.hub}" if teacher.hub else "its authors"
-    return f"The student is made from the teacher's weights and is under the teacher's licence; see {place}."

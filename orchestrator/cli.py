@@ -72,11 +72,17 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 
 
 @app.command()
-def export(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def export(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    push_to_hub: Annotated[str, typer.Option(metavar="ID", help="Upload it too; the token is HF_TOKEN's.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Let nobody else see what is uploaded.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Save the trained student as an ordinary diffusers pipeline."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.export(_load(recipe, overrides)))
+    _answer(as_json, lambda: verbs.export(_load(recipe, overrides), push_to_hub, private=private))
 
 
 @app.command()

@@ -115,7 +115,10 @@ class Judge:
 
     @cached_property
     def _student(self) -> Family:
-        return load(self.setting.teacher.at(self.setting.student), self.setting.device)
+        family = load(self.setting.teacher.at(self.setting.student), self.setting.device)
+        if "safety_checker" in family.pipeline.components:  # the teacher's pictures are not blacked out either
+            family.pipeline.register_modules(safety_checker=None)
+        return family
 
     @cached_property
     def _features(self) -> FeatureNetwork:

@@ -100,7 +100,7 @@ class Trajectories(Section):
             raise ValueError(f"guidance_scale starts at {low:g}; 1 is no guidance and the least")
         if self.guidance_scales and min(self.guidance_scales) < 1:
             raise ValueError(f"guidance_scales holds {min(self.guidance_scales):g}; 1 is no guidance and the least")
-        if self.guidance_scales and "guidance_scale" in self.model_fields_set:
+        if self.guidance_scales and self.guidance_scale != (1, 1):
             raise ValueError("guidance_scale and guidance_scales are both given; keep one of them")
         if self.batch_size != "auto" and self.shard_size % self.batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size={self.batch_size}, got {self.shard_size}")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from orchestrator import metrics
 from orchestrator.baselines import present_teacher
-from orchestrator.card import snippet, teacher_name, write_card
+from orchestrator.card import UNJUDGED, CardFacts, card, snippet, teacher_name, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
@@ -23,6 +23,7 @@ from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
 from orchestrator.generate import SINGLE_WRITER, Generated
 from orchestrator.generate import repair as repair_data
+from orchestrator.hub import check_push, push
 from orchestrator.ledger import open_ledger
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Json, Recipe, Resources
@@ -32,6 +33,7 @@ from orchestrator.run import Run
 from orchestrator.show import describe_dataset, draw_dataset
 from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
+from orchestrator.terms import terms_of
 from orchestrator.train import train_rounds
 
 
@@ -100,11 +102,14 @@ def train(recipe: Recipe) -> Json:
     }
 
 
-def export(recipe: Recipe) -> Json:
-    """The student as a diffusers pipeline."""
+def export(recipe: Recipe, hub_id: str = "", *, private: bool = False) -> Json:
+    """The student as a diffusers pipeline; pushed to a model hub where an id is given."""
+    if hub_id:
+        check_push(hub_id)
     opened = Run(recipe)
     with opened.driven():
-        return _export(opened)
+        facts = _export(opened)
+        return {**facts, "hub": _push(opened, hub_id, private=private)} if hub_id else facts
 
 
 def evaluate(recipe: Recipe) -> Json:
@@ -186,8 +191,33 @@ def _export(opened: Run) -> Json:
     if not out.exists():
         with opened.stage("export"):
             write_student(recipe, result, out)
+        write_card(_card_facts(opened, UNJUDGED), out, opened.folder / "evaluation")
     say(f"student: {out}")
     return {"student": str(out)}
+
+
+def _push(opened: Run, hub_id: str, *, private: bool) -> str:
+    """To a model hub, with a card that says what was measured so far."""
+    student, evaluation = opened.folder / "student", opened.folder / "evaluation"
+    findings = Findings.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
+    facts = _card_facts(opened, findings)
+    return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
+
+
+def _card_facts(opened: Run, findings: Findings) -> CardFacts:
+    """What a run knows of its student."""
+    recipe, facts = opened.recipe, opened.facts
+    manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
+    teacher = open_ledger(str(next(iter(manifests.values()))["path"])).plan.teacher
+    lineage = {
+        "teacher revision": str(teacher["revision"]),
+        **{
+            f"data of {name}": f"{made['content_hash']} (version {made['version']})" for name, made in manifests.items()
+        },
+        **{name: str(version) for name, version in versions.items()},
+    }
+    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
+    return CardFacts(recipe, FAMILIES[str(teacher["pipeline"])], findings, prompt, terms_of(recipe.teacher), lineage)
 
 
 def _evaluate(opened: Run) -> Json:
@@ -200,22 +230,14 @@ def _evaluate(opened: Run) -> Json:
 
 def _report(opened: Run, findings: Findings) -> None:
     """Write the student's card and the page, and say what was found."""
-    recipe, folder, facts = opened.recipe, opened.folder, opened.facts
-    method = recipe.method.build()
-    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
-    manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
-    manifest = manifests[method.rounds()[0].name]
-    card = open_ledger(str(manifest["path"])).plan.teacher
-    family = FAMILIES[str(card["pipeline"])]
-    lineage = {
-        "teacher revision": str(card["revision"]),
-        "trajectories": f"{manifest['content_hash']} (version {manifest['version']})",
-        **{name: str(version) for name, version in versions.items()},
-    }
+    recipe, folder = opened.recipe, opened.folder
+    method, told = recipe.method.build(), _card_facts(opened, findings)
     student, evaluation = folder / "student", folder / "evaluation"
-    write_card(recipe, family, student, findings, evaluation, prompt, lineage)
+    write_card(told, student, evaluation)
     rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
-    places = {"student": student, "trajectories": manifest["path"], "metrics": evaluation / "metrics.json"}
+    manifests = cast(Mapping[str, Json], opened.facts["manifests"])
+    stores = {f"data of {name}": str(made["path"]) for name, made in manifests.items()}
+    places = {"student": student, **stores, "metrics": evaluation / "metrics.json"}
     report = ReportFacts(
         run=folder.name,
         teacher=teacher_name(recipe.teacher),
@@ -225,9 +247,9 @@ def _report(opened: Run, findings: Findings) -> None:
         findings=findings,
         grid=evaluation / "grid.png",
         losses={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
-        stages_s=cast(Mapping[str, float], facts["stages"]),
-        snippet=snippet(recipe, family, findings, str(student), prompt),
-        lineage=lineage,
+        stages_s=cast(Mapping[str, float], opened.facts["stages"]),
+        snippet=snippet(recipe, told.family, findings, str(student), told.prompt),
+        lineage=told.lineage,
         places={name: str(place) for name, place in places.items()},
         recipe=recipe.resolved(),
     )

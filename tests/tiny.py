@@ -19,16 +19,20 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -136,6 +140,22 @@ def teacher(folder: Path) -> Path:
     place = folder / "teacher"
     pipeline.save_pretrained(place)
     return place
+
+
+def add_safety_checker(place: Path) -> None:
+    """Give a saved Stable Diffusion pipeline a checker that finds fault with nothing."""
+    tower = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**tower, image_size=32, patch_size=16, projection_dim=WIDTH)
+    config = CLIPConfig(
+        text_config=CLIPTextConfig(**tower).to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH
+    )
+    size = {"height": 32, "width": 32}
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        place,
+        safety_checker=StableDiffusionSafetyChecker(config),
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+    )
+    pipeline.save_pretrained(place)
 
 
 def xl_scheduler() -> EulerDiscreteScheduler:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, LCMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline
 
 from methods.base import Sampler
 from methods.diffusion import renoise, solve, step
 from orchestrator.errors import BadInput
-from orchestrator.export import TARGETS, export, scheduler_for, write
+from orchestrator.export import FLOW_TARGETS, TARGETS, export, scheduler_for, write
 from orchestrator.families import load
 from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import Recipe, parse
@@ -67,7 +67,9 @@ def test_an_untrained_student_answers_as_the_teacher_at_every_guidance(recipe: R
 def test_the_folder_holds_safetensors_alone(student: Path) -> None:
     weights = {file.suffix for file in student.rglob("*") if file.stat().st_size > 20_000}
     assert weights == {".safetensors"}
-    assert not [file for file in student.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    for file in student.rglob("*"):
+        start = file.read_bytes()[:2] if file.is_file() else b""
+        assert start[:1] != b"\x80" and start != b"PK", f"{file} is a pickle, or an archive that may hold one"
 
 
 def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, student: Path, tmp_path: Path) -> None:
@@ -114,6 +116,29 @@ def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refus
         for t in scheduler.timesteps:
             x = scheduler.step(0.1 * x, t, scheduler.scale_model_input(x, t)).prev_sample
         assert torch.isfinite(x).all()
+
+
+FLOW_CELLS = [(kind, schedule) for kind, target in FLOW_TARGETS.items() for schedule in target.schedules]
+
+
+@pytest.mark.parametrize(("kind", "schedule"), FLOW_CELLS)
+def test_students_of_flow_matching_teachers_go_from_pure_noise_to_clean_data(kind: str, schedule: str) -> None:
+    teacher = dict(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    for steps in STEPS:
+        scheduler = scheduler_for(Sampler(kind), schedule, "flow", teacher)  # pyright: ignore[reportArgumentType]
+        scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])  # pyright: ignore
+        assert len(scheduler.timesteps) == steps and scheduler.timesteps[0] == 1000
+        noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+        x0, x = torch.full((2, 3), 2.0), noise
+        for t in scheduler.timesteps:
+            x = scheduler.step((x - x0) / (t / 1000), t, x).prev_sample
+        torch.testing.assert_close(x, x0)
+
+
+def test_a_flow_matching_teacher_has_no_scheduler_that_aims_beyond() -> None:
+    for kind in set(TARGETS) - set(FLOW_TARGETS):
+        with pytest.raises(BadInput, match=f"no scheduler for {kind} sampling of a flow-matching teacher"):
+            scheduler_for(Sampler(kind), "", "flow", FlowMatchEulerDiscreteScheduler().config)  # pyright: ignore
 
 
 def test_euler_students_take_straight_steps() -> None:

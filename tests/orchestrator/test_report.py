@@ -1,26 +1,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pytest
 
-from orchestrator.card import licence_of, snippet, write_card
 from orchestrator.chart import Series, line_chart
 from orchestrator.evaluate import Claim, Row
-from orchestrator.export import write
-from orchestrator.families import StableDiffusion
 from orchestrator.findings import Findings
 from orchestrator.pictures import contact_sheet, grid
-from orchestrator.recipe import Recipe, TeacherSpec, parse
 from orchestrator.report import ReportFacts, write_report
-from tests import tiny
-from tests.orchestrator.students import untrained
 
 KIDS = {("teacher", 50): 0.0004, ("teacher", 1): 0.9, ("teacher", 2): 0.42, ("teacher", 4): 0.11, ("teacher", 8): 0.021}
 KIDS |= {("student", 1): 0.06, ("student", 2): 0.031, ("student", 4): 0.012, ("student", 8): 0.01}
@@ -156,34 +147,3 @@ def test_pictures_are_enlarged_by_whole_factors(tmp_path: Path) -> None:
     contact_sheet(pictures, 2, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (2 * 102 + 6, 3 * 102 + 6)
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return parse(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
-
-
-def test_the_cards_snippet_runs_in_a_fresh_process(recipe: Recipe, tmp_path: Path) -> None:
-    student = tmp_path / "student"
-    write(recipe, untrained(recipe, tmp_path), student)
-    facts(tmp_path, findings())
-    write_card(recipe, StableDiffusion, student, findings(), tmp_path, "a cat", {"teacher revision": "ab" * 32})
-    card = (student / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=student)
-    assert (student / "picture.png").exists()
-    assert card.startswith("---\nlibrary_name: diffusers\nlicense: other\n")
-    assert "| student | 4 | LCMScheduler | 3 | 0.0120 [0.0114, 0.0126] |" in card
-
-
-def test_the_snippet_says_all_that_sampling_needs(recipe: Recipe) -> None:
-    assert "num_inference_steps=4, guidance_scale=3)" in snippet(
-        recipe, StableDiffusion, findings(), "student", "a cat"
-    )
-
-
-def test_the_teachers_licence_is_read_from_its_card(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A teacher\n")
-    assert licence_of(TeacherSpec(folder=str(tmp_path))) == "apache-2.0"
-    (tmp_path / "README.md").write_text("# A teacher\n")
-    assert licence_of(TeacherSpec(folder=str(tmp_path))) == "other"
