@@ -25,6 +25,7 @@ from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import features_label
 from orchestrator.images import open_images
 from orchestrator.judge import CALIBRATION, CALIBRATION_STEPS, Call, Judge, Measured, Setting, System
+from orchestrator.metrics import Recorder
 from orchestrator.prompts import prompts_digest, read_prompts
 from orchestrator.recipe import Evaluation, Recipe
 from orchestrator.solvers import SOLVERS
@@ -85,9 +86,11 @@ class JudgeActor:
 class Bench:
     """Measures systems; whatever is in the feature files already is taken from there."""
 
-    def __init__(self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path) -> None:
+    def __init__(
+        self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path, recorder: Recorder
+    ) -> None:
         self.setting, self.files = setting, files
-        self._actors, self._timings = actors, timings
+        self._actors, self._timings, self._recorder = actors, timings, recorder
         with as_told():
             self.revisions = cast(dict[str, str], ray.get(actors[0].revisions.remote()))
         self._refusals: dict[tuple[str, int], str] = {}  # of solvers and numbers of steps
@@ -193,11 +196,14 @@ class Bench:
         done: dict[System | str, dict[int, Measured]] = {of: {} for of in missing}
         pool = ActorPool(list(self._actors))
         answers = pool.map_unordered(lambda actor, batch: actor.measure.remote(batch), sum(batches.values(), []))
-        with _shown(description, sum(n for _, n in missing.values())) as advance:
+        planned, made = sum(n for _, n in missing.values()), 0
+        with _shown(description, planned) as advance:
             for batch, measured in _each(answers):
                 parts = done[batch.of]
                 parts[batch.samples.start] = measured
+                made += len(batch.samples)
                 advance(len(batch.samples))
+                self._recorder.record(made, {"evaluate/samples": made, "evaluate/samples_planned": planned})
                 if len(parts) == len(batches[batch.of]):
                     whole = Measured.join([parts[start] for start in sorted(parts)])
                     self.files.keep(missing[batch.of][0], whole)
@@ -235,7 +241,9 @@ def open_bench(
     remote = ray.remote(JudgeActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
-        yield Bench(setting, actors, FeatureFiles(out / "features", judged.baselines), out / "timings.json")
+        files, timings = FeatureFiles(out / "features", judged.baselines), out / "timings.json"
+        recorder = Recorder(out / "progress.jsonl", Path(recipe.output).name, recipe.method.name)
+        yield Bench(setting, actors, files, timings, recorder)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -59,6 +59,14 @@ class Findings:
         """One claim."""
         return next(c for c in self.claims if (c.kind, c.steps, c.reference) == (kind, steps, reference))
 
+    def quality(self) -> dict[str, float]:
+        """The student's numbers by the teacher at many steps, named as in the metrics registry: quality/kid@4."""
+        return {
+            f"quality/{row.metric.partition(' (')[0].lower()}@{row.steps}": row.value
+            for row in self.rows
+            if (row.system, row.reference) == ("student", "teacher")
+        }
+
     def headline(self, wanted: int) -> str:
         """One honest sentence about the student at the number of steps that it was made for."""
         steps = self.judged_steps(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -170,25 +171,32 @@ class Factory:
         """Take the commits as they come, and show and report how far it is."""
         planned = [shard.name for shard in self.plan.shards()]
         done = sum(commits[name].file.rows for name in planned if name in commits)
-        retried, made = 0, sum(name in commits for name in planned)
+        made, sampled, began = sum(name in commits for name in planned), 0, time.monotonic()
+
+        def standing() -> dict[str, float]:
+            return {
+                "generate/shards_planned": len(planned),
+                "generate/shards_committed": made,
+                "generate/shards_retried": sum(pool.failures.values()),
+                "generate/shards_quarantined": len(pool.quarantined),
+            }
+
         what = "encoding images" if isinstance(self.plan, ImagePlan) else "sampling trajectories"
         with progress(what, self.plan.samples, done) as bar:
+            self._report(made, standing())
             for commit in pool.run(missing):
                 commits[commit.name] = commit
-                made += 1
-                bar.advance(commit.file.rows)
-                failures = sum(pool.failures.values())
+                rows = commit.file.rows
+                made, sampled = made + 1, sampled + rows
+                bar.advance(rows)
                 values = {
-                    "generate/samples": commit.file.rows,
-                    "generate/teacher_evaluations": commit.file.rows * self.plan.evaluations_per_sample,
+                    "generate/samples": rows,
+                    "generate/samples_per_s": sampled / (time.monotonic() - began),
+                    "generate/teacher_evaluations": rows * self.plan.evaluations_per_sample,
                     "generate/bytes": commit.file.bytes,
-                    "generate/shards_planned": len(planned),
-                    "generate/shards_committed": made,
-                    "generate/shards_retried": failures - retried,
-                    "generate/shards_quarantined": len(pool.quarantined),
                 }
-                self._report(made, values)
-                retried = failures
+                self._report(made, values | standing())
+            self._report(made, standing())  # what was given up after the last commit
 
     def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
         actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))

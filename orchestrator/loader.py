@@ -124,13 +124,14 @@ class Loader:
             closed.set()
 
     def batch(self, step: int) -> Rows:
-        """The worker's rows of one global batch, on the device."""
+        """The worker's rows of one global batch, on the device but for their ids, which are read here."""
         columns = self._gather(step)
         condition = columns.pop("condition_id").long()
         cond = {name: table[condition].to(self._device) for name, table in self._conditions.items()}
         uncond = {name: value.expand(len(condition), *value.shape[1:]) for name, value in self._uncond.items()}
+        chosen = self._columns(columns)
         return Rows(
-            {name: value.to(self._device) for name, value in self._columns(columns).items()},
+            {name: chosen[name] if name == "sample_id" else chosen[name].to(self._device) for name in chosen},
             cond,
             {name: value.to(self._device) for name, value in uncond.items()},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Batch, Critic, Draw, Round, Rows, Trained
+from orchestrator.clock import Clock
 from orchestrator.networks import Networks
 from orchestrator.recipe import Training
 
@@ -32,11 +34,12 @@ class Place:
 class Progress:
     """What happened since the last report; tensors stay on the device until it is asked for."""
 
-    def __init__(self, batches: str = "") -> None:
+    def __init__(self, device: torch.device, batches: str = "") -> None:
         self.batches = batches  # a digest of the sample ids of every batch so far
+        self.clock = Clock(device)
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.data_s, self.started = 0.0, time.perf_counter()
+        self.started = time.perf_counter()
         self.steps = 0
 
     def add(self, key: str, value: Tensor) -> None:
@@ -50,16 +53,18 @@ class Progress:
 
     def report(self, place: Place, batch_size: int) -> dict[str, float]:
         """Means over the steps since the last report and over the ranks; starts anew."""
+        parts = {part: spent / self.steps for part, spent in self.clock.read().items()}
         seconds = time.perf_counter() - self.started
-        means = torch.stack([self.sums[key] / self.counts[key] for key in self.sums])
+        losses = torch.stack([self.sums[key] / self.counts[key] for key in self.sums])
+        means = torch.cat([losses, torch.tensor(list(parts.values()), device=place.device)])
         if place.world_size > 1:
             torch.distributed.all_reduce(means)
             means /= place.world_size
-        values = dict(zip(self.sums, means.tolist(), strict=True))
-        values["time/step_s"] = seconds / self.steps
-        values["time/data_s"] = self.data_s / self.steps
+        values = dict(zip([*self.sums, *parts], means.tolist(), strict=True))
+        values["time/step_s"] = sum(values[part] for part in parts)
         values["train/samples_per_s"] = batch_size * self.steps / seconds
-        self.sums, self.counts, self.steps, self.data_s = {}, {}, 0, 0.0
+        values["train/not_finite"] = sum(not math.isfinite(values[term]) for term in self.sums)
+        self.sums, self.counts, self.steps = {}, {}, 0
         self.started = time.perf_counter()
         return values
 
@@ -89,16 +94,17 @@ def train(
 
     `batches[source](start)` yields this rank's rows of each global batch.
     """
-    progress = progress or Progress()
+    progress = progress or Progress(place.device)
+    clock = progress.clock
     rows = place.rows(training.batch_size)
     size = len(rows) // training.accumulation
     streams = {name: source(start) for name, source in batches.items()}
     for step in range(start, steps):
-        waited = time.perf_counter()
+        clock.mark()
         whole = {name: next(stream) for name, stream in streams.items()}
-        progress.data_s += time.perf_counter() - waited
         for source in whole.values():
             progress.saw(source.columns["sample_id"])
+        clock.mark("time/data_s")
         for number, update in enumerate(round.updates):
             if step % update.every:
                 continue
@@ -109,12 +115,16 @@ def train(
                     draw = Draw(training.seed, step, number, rows[micro], place.device)
                     batch = Batch({name: source.take(micro) for name, source in whole.items()}, draw)
                     losses = update.loss(networks.nets, batch)  # pyright: ignore[reportArgumentType]
-                    engine.backward(torch.stack(list(losses.values())).sum())
-                    engine.step(rate)
                     for term, value in losses.items():
                         progress.add(f"loss/{update.net}/{term}", value)
+                    clock.mark("time/forward_s")
+                    engine.backward(torch.stack(list(losses.values())).sum())
+                    clock.mark("time/backward_s")
+                    engine.step(rate)
+                    clock.mark("time/update_s")
             for name, average in networks.averages.items():
                 if networks.of[name] == update.net:
                     average.update()
+            clock.mark("time/update_s")
         progress.steps += 1
         after(step + 1, progress)

@@ -32,7 +32,7 @@ def supply(opened: Run, number: int) -> dict[Stock, Generated]:
     recipe, made = opened.recipe, dict[Stock, Generated]()
     round = recipe.method.build().rounds()[number]
     connect(recipe.resources)
-    recorder = metrics.Recorder(opened.folder / "generate.jsonl", run=opened.folder.name)
+    recorder = metrics.Recorder(opened.folder / "generate.jsonl", opened.folder.name, recipe.method.name)
     for stock in sorted(set(stocks_of(recipe, round).values()), reverse=True):
         told = recipe if stock == "images" else _sampled(recipe, number, _generator(opened, number))
         make = encode_images if stock == "images" else generate

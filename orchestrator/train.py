@@ -105,18 +105,19 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> None:
 @contextmanager
 def following(file: Path, description: str, steps: int) -> Iterator[None]:
     """Show the progress that rank 0 writes to `file`."""
-    rows = metrics.read(file)
-    done = int(rows[-1]["step"]) if rows else 0
+    done = int(metrics.newest(file).get("train/step", 0))
     stop = threading.Event()
     with progress(description, steps, done) as bar:
 
         def follow() -> None:
             seen = done
             while not stop.wait(1.0):
-                rows = [row for row in metrics.read(file) if "train/step" in row]
-                if rows and (step := int(rows[-1]["step"])) > seen:
+                values = metrics.newest(file)
+                if (step := int(values.get("train/step", 0))) > seen:
                     losses = [
-                        f"{key.removeprefix('loss/')} {row:.4f}" for key, row in rows[-1].items() if "loss/" in key
+                        f"{key.removeprefix('loss/')} {value:.4f}"
+                        for key, value in values.items()
+                        if key.startswith("loss/")
                     ]
                     bar.describe(f"{description} ({', '.join(losses)})")
                     bar.advance(step - seen)

@@ -21,7 +21,7 @@ from orchestrator.engine import DeepSpeedEngine, EngineSpec
 from orchestrator.errors import BadInput
 from orchestrator.frozen import frozen_network
 from orchestrator.loader import Loader
-from orchestrator.loop import Place, Progress, train
+from orchestrator.loop import Place, Progress, learning_rate, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import RESULT, Weights, read_denoiser, write_result
@@ -55,7 +55,7 @@ class Trainee:
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
         self.networks = self._networks(job)
-        self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", run=Path(recipe.output).name)
+        self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", Path(recipe.output).name, recipe.method.name)
         self._datasets = job.datasets
 
     def _networks(self, job: Job) -> Networks:
@@ -83,7 +83,9 @@ class Trainee:
     def train(self) -> None:
         """From the newest checkpoint to the end of the round."""
         start, seen = self._resume()
-        progress = Progress(seen)
+        if self.place.rank == 0:
+            self._begin(start)
+        progress = Progress(self.place.device, seen)
         batches = {name: self._loader(name).batches for name in self.round.sources}
         train(
             self.round,
@@ -114,12 +116,19 @@ class Trainee:
             columns=columns_of(self.round.sources[name].kind, stocks_of(self.recipe, self.round)[name], dataset),
         )
 
+    def _begin(self, start: int) -> None:
+        """Record where the round stands before its first step."""
+        before = metrics.newest(self.folder / "metrics.jsonl").get("train/recoveries", -1)
+        standing = {"train/steps": self.steps, "train/recoveries": before + 1, "train/saved_unix_s": time.time()}
+        self.recorder.record(start, {"train/step": start, **standing})
+
     def _after(self, step: int, progress: Progress) -> None:
         training = self.recipe.training
         if step % training.log_every == 0 or step == self.steps:
             values = progress.report(self.place, training.batch_size)
             for name, engine in self.networks.engines.items():
                 values[f"grad_norm/{name}"] = engine.grad_norm()
+                values[f"learning_rate/{name}"] = learning_rate(self.round, training, name, step - 1, self.steps)
             if self.place.rank == 0:
                 values["train/peak_memory"] = peak_memory(self.place.device)
                 self.recorder.record(step, values | {"train/step": step})
@@ -140,7 +149,8 @@ class Trainee:
         if self.place.rank == 0:
             checkpoint.seal(folder, step, {"world_size": self.place.world_size, "batches": seen})
             checkpoint.prune(root, self.recipe.training.keep_checkpoints)
-            self.recorder.record(step, {"time/checkpoint_s": time.perf_counter() - started})
+            took = {"time/checkpoint_s": time.perf_counter() - started, "train/saved_unix_s": time.time()}
+            self.recorder.record(step, took)
         torch.distributed.barrier()
 
     def _resume(self) -> tuple[int, str]:

@@ -224,7 +224,9 @@ def _evaluate(opened: Run) -> Json:
     recipe, out = opened.recipe, opened.folder / "evaluation"
     with opened.stage("evaluate"):
         found = evaluate_student(recipe, opened.folder / "student", out)
-    _report(opened, Findings(found.rows, found.claims))
+    findings = Findings(found.rows, found.claims)
+    metrics.Recorder(out / "quality.jsonl", opened.folder.name, recipe.method.name).record(0, findings.quality())
+    _report(opened, findings)
     return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
 
 

@@ -55,11 +55,11 @@ def test_a_node_that_goes_costs_at_most_what_was_in_flight_on_it(
 
     def disturb(step: int, values: Mapping[str, float]) -> None:
         retried.append(values["generate/shards_retried"])
-        if len(retried) == 1:
+        if step == 1:
             go(nodes)
 
     made = generate(recipe, str(tmp_path / "store"), disturb)
     ledger = open_ledger(made.place)
     assert made.quarantined == () and made.content_hash == undisturbed.newest().content_hash
     assert ledger.verify().broken == ()
-    assert sum(retried) <= (2 if go is lose else 1)
+    assert max(retried) <= (2 if go is lose else 1)

@@ -1,0 +1,74 @@
+"""What a training step costs besides its arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+from methods.base import Rows
+from orchestrator.engine import EngineSpec, TorchEngine
+from orchestrator.loop import Place, Progress, train
+from orchestrator.networks import build, student_network, trained_of
+from tests.training import parity
+
+META = torch.device("meta")
+
+
+def abstract(rows: Rows) -> Rows:
+    """Rows without values, but for their ids, which are the loader's."""
+    kept, cond, uncond = (
+        {name: value if name == "sample_id" else value.to(META) for name, value in part.items()}
+        for part in (rows.columns, rows.cond, rows.uncond)
+    )
+    return Rows(kept, cond, uncond)
+
+
+@pytest.mark.parametrize("case", parity.CASES)
+def test_a_step_reads_nothing_from_the_device_and_waits_for_no_rank(case: str) -> None:
+    """Tensors of the meta device have no value to read, and without a process group there is no rank to wait for."""
+    round, training, place = parity.CASES[case], parity.settings(0), Place(0, 2, META)
+    of = parity.teacher()
+    of = replace(of, net=cast(nn.Module, of.net).to(META))
+    networks = build(
+        round,
+        of,
+        of,
+        student_network(cast(nn.Module, of.net), trained_of(round, round.result), shares_base=True).to(META),
+        lambda net: EngineSpec.of(training, net, place.world_size),
+        lambda module, spec: TorchEngine(module.to(META), spec),
+        lambda net: parity.frozen(net).to(META),
+    )
+    batches = parity.batches(place)
+    streams = {name: lambda start: map(abstract, batches(start)) for name in round.sources}
+    done: list[int] = []
+    train(round, networks, streams, training, place, steps=3, after=lambda step, progress: done.append(step))
+    assert done == [1, 2, 3]
+
+
+def test_the_parts_of_a_step_are_all_of_it() -> None:
+    place, training = Place(0, 1, torch.device("cpu")), parity.settings(0)
+    round, networks = parity.CASES["reflow"], parity.networks("reflow", training, place, TorchEngine)
+    reports: list[dict[str, float]] = []
+
+    def after(step: int, progress: Progress) -> None:
+        if step == parity.STEPS:
+            reports.append(progress.report(place, parity.BATCH))
+
+    train(
+        round,
+        networks,
+        dict.fromkeys(round.sources, parity.batches(place)),
+        training,
+        place,
+        steps=parity.STEPS,
+        after=after,
+    )
+    (values,) = reports
+    parts = [values.pop(f"time/{part}_s") for part in ("data", "forward", "backward", "update")]
+    assert all(part > 0 for part in parts) and sum(parts) == values.pop("time/step_s")
+    assert values.pop("train/samples_per_s") > 0 and values.pop("train/not_finite") == 0
+    assert all(name.startswith("loss/student/") for name in values)
