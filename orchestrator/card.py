@@ -26,6 +26,7 @@ UNJUDGED = Findings((), ())
 def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str, prompt: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     options, first = family.usage(place, prompt, recipe.method.build().student_steps)
+    arguments = ", ".join([first, *_arguments(recipe, family, findings)])
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
     told = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -34,7 +35,7 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
             "from diffusers import DiffusionPipeline",
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
-            f"image = pipeline({first}, {_arguments(recipe, findings)}).images[0]",
+            f"image = pipeline({arguments}).images[0]",
             'image.save("picture.png")',
         ]
     )
@@ -46,6 +47,7 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     _, first = facts.family.usage(place, facts.prompt, facts.recipe.method.build().student_steps)
+    arguments = ", ".join([first, *_arguments(facts.recipe, facts.family, facts.findings)])
     return "\n".join(
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
@@ -53,24 +55,24 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
             f"pipeline = DiffusionPipeline.from_pretrained({(teacher.folder or teacher.hub)!r}{pinned})",
             f"pipeline.load_lora_weights({place!r}, subfolder='lora')",
             f"pipeline.scheduler = {scheduler}.from_pretrained({place!r}, subfolder='scheduler')",
-            f"image = pipeline({first}, {_arguments(facts.recipe, facts.findings)}).images[0]",
+            f"image = pipeline({arguments}).images[0]",
             'image.save("picture.png")',
         ]
     )
 
 
-def _arguments(recipe: Recipe, findings: Findings) -> str:
+def _arguments(recipe: Recipe, family: type[Family], findings: Findings) -> list[str]:
     """What the student is sampled with besides its prompt and steps; the guidance at which it was best, if judged."""
     call, scale = call_of(recipe), fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     if findings.rows:
         steps = findings.judged_steps(recipe.method.build().student_steps)
         scale = findings.find("student", steps, "KID").guidance_scale
-    arguments = [f"guidance_scale={scale:g}"]
+    arguments = [f"guidance_scale={scale:g}"] if family.is_conditional else []
     if call.eta:
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:
         arguments.append(f"negative_prompt={call.negative_prompt!r}")
-    return ", ".join(arguments)
+    return arguments
 
 
 @dataclass(frozen=True)

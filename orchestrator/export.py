@@ -17,7 +17,6 @@ from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.judge import Call
-from orchestrator.network import ADAPTER
 from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts, read_network
@@ -136,7 +135,7 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     family.pipeline.save_pretrained(fresh, safe_serialization=True)
     loaded = load(recipe.teacher.at(fresh))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
-    image = loaded.pipeline(**loaded.call([""], "", steps=1), guidance_scale=guidance_scale, output_type="pt").images
+    image = loaded.pipeline(**loaded.call([""], "", 1, guidance_scale), output_type="pt").images
     if not bool(image.isfinite().all()):
         raise ValueError(f"the student of {result} makes pictures that are not finite; it was not exported to {out}")
     if out.exists():
@@ -151,9 +150,7 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
 def save_lora(family: Family, folder: Path) -> None:
     """Write the adapters, and merge them into the pipeline's own weights."""
     family.save_lora(folder)
-    model = family.network.model
-    model.fuse_lora(adapter_names=[ADAPTER])
-    model.unload_lora()
+    family.network.merge_lora()
 
 
 def export(recipe: Recipe, result: Path, out: Path) -> None:

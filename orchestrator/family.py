@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, cast
 
+import torch
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     FluxPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from peft import get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from methods.base import Sampler
 from orchestrator.errors import BadInput
 from orchestrator.network import ADAPTER, PipelineNetwork
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 LatentPipeline = TypeVar(
-    "LatentPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline
+    "LatentPipeline",
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    StableDiffusion3Pipeline,
+    FluxPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
 )
 
 
@@ -37,6 +50,7 @@ class Family(ABC, Generic[Pipeline]):
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     task: ClassVar[str]  # as model hubs name it
+    is_conditional: ClassVar[bool] = True
 
     def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
         self.pipeline, self.resolution = pipeline, resolution
@@ -77,12 +91,25 @@ class Family(ABC, Generic[Pipeline]):
         """Images [n, 3, height, width] in -1..1 to latents, which are drawn with `noise`, [n, *latent] both."""
 
     @abstractmethod
-    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
-        """What the pipeline is called with for these conditions and a number of steps."""
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """What the pipeline is called with for these conditions, a number of steps and a guidance scale."""
+
+    def start(
+        self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
+    ) -> Mapping[str, object]:
+        """What the pipeline is called with to start from `noise` [n, *latent] and draw what steps need.
+
+        `starting`, one a sample, would draw that noise in float32; `stepping` draw all after it.
+        """
+        return {"latents": self.shown(noise.to(self.pipeline.dtype)), "generator": list(stepping)}
 
     def shown(self, latents: Tensor) -> Tensor:
         """Latents [n, *latent] as the pipeline is called with them."""
         return latents
+
+    def refusal(self, sampler: Sampler) -> str:
+        """Why the pipeline cannot sample a student in such a way, and what to do; "" where it can."""
+        return ""
 
     def shift(self, config: Mapping[str, object]) -> float:
         """Of the noise, by a scheduler that makes it depend on the picture's size. Raises BadInput if not known."""
@@ -91,9 +118,13 @@ class Family(ABC, Generic[Pipeline]):
             "Stable Diffusion 3 and FLUX alone; set a fixed shift in its scheduler_config.json instead"
         )
 
-    @abstractmethod
     def save_lora(self, folder: Path) -> None:
-        """Write the network's adapters."""
+        """Write the network's adapters as peft's `PeftModel.from_pretrained` loads them onto the model."""
+        model = self.network.model
+        layers = cast(dict[str, Tensor], get_peft_model_state_dict(model, adapter_name=ADAPTER))
+        cast(dict[str, LoraConfig], model.peft_config)[ADAPTER].save_pretrained(str(folder))
+        named = {f"base_model.model.{name}": value.contiguous() for name, value in layers.items()}
+        save_file(named, folder / "adapter_model.safetensors")
 
     @staticmethod
     @abstractmethod
@@ -146,6 +177,33 @@ class LatentFamily(Family[LatentPipeline]):
     def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"{condition!r}, num_inference_steps={steps}"
+
+
+@contextmanager
+def in_range(vae: AutoencoderKL) -> Iterator[None]:
+    """Compute in float32 where an autoencoder says that its numbers are too large for float16."""
+    overflows = vae.dtype == torch.float16 and bool(vae.config["force_upcast"])
+    if overflows:
+        nn.Module.to(vae, torch.float32)
+    try:
+        yield
+    finally:
+        if overflows:
+            nn.Module.to(vae, torch.float16)
+
+
+def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Scaled latents to images in -1..1, in float32; gradients pass."""
+    with in_range(vae):
+        scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+        return cast(DecoderOutput, vae.decode(scaled)).sample.float()
+
+
+@torch.inference_mode()
+def encoded(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+    """Images in -1..1 to scaled latents, drawn with `noise` from what the autoencoder believes, in float32."""
+    with in_range(vae):
+        return drawn(vae, images, noise) * vae.config["scaling_factor"]
 
 
 def drawn(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:

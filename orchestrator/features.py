@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orchestrator.downloads import use_fast_downloads
 from orchestrator.errors import BadInput, nearest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
@@ -86,6 +87,7 @@ def feature_network(name: str, device: str | torch.device = "cpu", section: str 
     features_label(name, section)
     kind, _, place = name.partition(":")
     load = {"mobilenetv2": _mobilenet, "clip": _clip, "dinov2": _dino, "inception": _inception}[kind]
+    use_fast_downloads()
     try:
         parts = load(place)
     except (OSError, RuntimeError, ValueError) as error:

@@ -66,10 +66,11 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
         prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
         return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
         """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
         negatives = [negative] * len(conditions)
-        return {"prompt": list(conditions), "negative_prompt": negatives, **self.size, "sigmas": falling(steps)}
+        prompts = {"prompt": list(conditions), "negative_prompt": negatives}
+        return {**prompts, **self.size, "sigmas": falling(steps), "guidance_scale": guidance_scale}
 
     @staticmethod
     def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
@@ -99,11 +100,12 @@ class Flux(FlowFamily[FluxPipeline]):
         prompt, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=self.pipeline.device)
         return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int) -> Mapping[str, object]:
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
         """Prompts. Raises BadInput for a negative one."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to FLUX; leave it out")
-        return {"prompt": list(conditions), **self.size, "num_inference_steps": steps}
+        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+        return {"prompt": list(conditions), **self.size, **told}
 
     def shown(self, latents: Tensor) -> Tensor:
         """As tokens."""

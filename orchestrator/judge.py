@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orchestrator import analytic_dpm
+from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
@@ -125,7 +126,9 @@ class Judge:
         return feature_network(self.setting.features, self.setting.device)
 
     def revisions(self) -> dict[str, str]:
-        """Hashes of what is judged."""
+        """Hashes of what is judged. Raises BadInput where the teacher is told something and nobody says what."""
+        if self._teacher.family.is_conditional and self.setting.prompts == ("",):
+            raise BadInput("evaluation.prompts is missing; the teacher is judged on them")
         student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
         return {"teacher": self._teacher.card.revision, **student}
 
@@ -185,17 +188,16 @@ class Judge:
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
-        pipeline, role = self._student.pipeline, f"{system.noise} steps"
+        pipeline, roles = self._student.pipeline, (system.noise, f"{system.noise} steps")
+        starting, stepping = ([self.setting.generator(role, i) for i in samples] for role in roles)
         eta = {"eta": self.setting.call.eta} if self.setting.call.eta else {}
         with torch.random.fork_rng():
             # Not every pipeline hands its generators on to its scheduler.
-            torch.manual_seed(self.setting.generator(role, samples.start).initial_seed())
+            torch.manual_seed(stepping[0].initial_seed())
             sampled = pipeline(
-                **self._student.call(prompts, self.setting.call.negative_prompt, system.steps),
+                **self._student.call(prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale),
+                **self._student.start(noise, starting, stepping),
                 **eta,
-                guidance_scale=system.guidance_scale,
-                latents=self._student.shown(noise.to(pipeline.dtype)),
-                generator=[self.setting.generator(role, i) for i in samples],
                 output_type="pt",
             )
         return sampled.images

@@ -7,15 +7,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Self, TypeVar
 
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-from peft import LoraConfig
+from diffusers import (
+    DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from diffusers.utils import recurse_remove_peft_layers
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from methods.diffusion import Cond
 from orchestrator.errors import BadInput
 
 ADAPTER = "student"  # peft's name for the low-rank weights
-Model = TypeVar("Model", UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)
+Model = TypeVar(
+    "Model",
+    UNet2DConditionModel,
+    UNet2DModel,
+    SD3Transformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    DiTTransformer2DModel,
+)
 
 
 class PipelineNetwork(nn.Module, ABC, Generic[Model]):
@@ -56,13 +73,22 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         network.requires_grad_(False)
         names = list(targets or self.lora_targets)
         try:
-            network.model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
+            # As diffusers' own add_adapter, which not all of its models have.
+            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), network.model, ADAPTER)
         except ValueError as error:
             modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
             known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
             asked = " or ".join(names)
             raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
         return network
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights that they adapt, and take them away."""
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge(adapter_names=[ADAPTER])
+        recurse_remove_peft_layers(self.model)
+        del self.model.peft_config
 
     def with_guidance_input(self) -> Self:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.

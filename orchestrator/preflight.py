@@ -28,12 +28,25 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     judged = recipe.evaluation
     if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
         raise BadInput(f"evaluation.solvers: {why}")
+    if teacher.family.is_conditional:
+        _check_prompts(recipe, rounds)
     if not teacher.family.has_null:
         _check_unguided(recipe, rounds)
     for round in rounds:
         _check_networks(round, recipe, teacher)
     last = rounds[-1]
+    if why := teacher.family.refusal(recipe.method.build().sampler()):
+        raise BadInput(f"method: {why}")
     check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))
+
+
+def _check_prompts(recipe: Recipe, rounds: Sequence[Round]) -> None:
+    """This teacher is told something; refuse a recipe that does not say what."""
+    if samples_teacher(recipe, rounds) and not recipe.trajectories.prompts:
+        learns = f"{recipe.method.name} learns from what the teacher samples"
+        raise BadInput(f"trajectories.prompts is missing; {learns}")
+    if not recipe.evaluation.prompts:
+        raise BadInput("evaluation.prompts is missing; the student is judged on them")
 
 
 def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:

@@ -21,8 +21,11 @@ def read_prompts(place: str, field: str = "trajectories.prompts", column: str = 
     """The distinct prompts of a file or of a Hugging Face `datasets` folder, in order; the empty prompt is one.
 
     A text file holds one a line; .csv, .parquet, .jsonl and folders hold a column of them. A prompt that is
-    repeated counts once. Raises BadInput for a place that is missing, empty or unreadable.
+    repeated counts once. No place at all is the empty prompt, for teachers that are told nothing.
+    Raises BadInput for a place that is missing, empty or unreadable.
     """
+    if not place:
+        return [""]
     path = Path(place)
     if not path.exists():
         raise BadInput(f"{field}: there is no file {place}; give .txt, .csv, .parquet, .jsonl or a datasets folder")

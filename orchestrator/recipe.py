@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,7 @@ class TeacherSpec(Section):
 
     folder: str = ""
     hub: str = ""
-    revision: str = ""  # of the hub id
+    revision: str = ""  # of the hub id: a commit
     dtype: Precision = "float32"
     resolution: int = Field(default=0, ge=0)  # pixels along a side; 0 is the pipeline's own
 
@@ -49,6 +50,13 @@ class TeacherSpec(Section):
     def _one_place(self) -> TeacherSpec:
         if bool(self.folder) == bool(self.hub):
             raise ValueError("needs either `folder` (a diffusers pipeline on disk) or `hub` (a model id), not both")
+        if self.hub and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"revision {self.revision!r} is no commit of {self.hub}; give all 40 digits of one, "
+                "because a branch or a tag may move"
+            )
+        if self.folder and self.revision:
+            raise ValueError(f"revision {self.revision!r} is for a `hub` id; a folder is what it holds")
         return self
 
     def at(self, folder: str | Path) -> TeacherSpec:
@@ -59,7 +67,9 @@ class TeacherSpec(Section):
 class Trajectories(Section):
     """What the teacher samples once, for every training run after it."""
 
-    prompts: str = ""  # .txt (one a line), or .csv, .parquet, .jsonl or a Hugging Face datasets folder with a column
+    # .txt (one a line), or .csv, .parquet, .jsonl or a Hugging Face datasets folder with a column; "" where the teacher
+    # is told nothing
+    prompts: str = ""
     prompt_column: str = "prompt"
     prompt_repeats: int = Field(default=1, gt=0)  # samples in a row with the same prompt
     prompt_order: Literal["rounds", "random"] = "rounds"  # each equally often, or drawn independently
@@ -176,7 +186,7 @@ class Training(Section):
 class Evaluation(Section):
     """How the student is judged: against the teacher at the same few steps, and at many."""
 
-    prompts: str  # a text file, one prompt a line; none that the teacher was trained on, ideally
+    prompts: str = ""  # as trajectories.prompts; none that the teacher was trained on, ideally
     samples: int = Field(default=500, gt=1)
     steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student; of the teacher as many evaluations of its network
     reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference

@@ -45,9 +45,8 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot be read, before anything starts."""
     rounds, told, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
     if samples_teacher(recipe, rounds):
-        for field, value in (("prompts", told.prompts), ("samples", told.samples)):
-            if not value:
-                raise BadInput(f"trajectories.{field} is missing; {method} learns from what the teacher samples")
+        if not told.samples:
+            raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples")
     for source in (source for round in rounds for source in round.sources.values()):
         if source.kind == "path" and told.save != "all":
             raise BadInput(

@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.recipe import Json, TeacherSpec
 
@@ -63,6 +64,11 @@ class Teacher:
         # -inf, a default of DPM-Solver's, does not survive JSON; from_config puts it back.
         config = {name: value for name, value in config.items() if value not in (math.inf, -math.inf)}
         if is_flow_matching(config):
+            if "shift" not in config:
+                raise BadInput(
+                    f"teacher: its {type(self.pipeline.scheduler).__name__} has neither betas nor a shift of straight "
+                    "paths; fewstep distills teachers with DDPM's, DDIM's, Euler's and flow matching's noise levels"
+                )
             if config["use_dynamic_shifting"]:  # the size is fixed, and so is the shift
                 config |= {"shift": self.family.shift(config), "use_dynamic_shifting": False}
             # The same, as those schedulers say it that are not of flow matching alone.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeVar, cast
 
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
@@ -14,13 +14,11 @@ from orchestrator.network import PipelineNetwork
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
-class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
-    """A diffusers UNet as net(x_t, time, cond).
+UNet = TypeVar("UNet", UNet2DConditionModel, UNet2DModel)
 
-    `cond` holds what it is conditioned on: "prompt" [b, tokens, width], with "pooled" [b, width] and "size" [b, 6] for
-    Stable Diffusion XL, or "class" [b, classes], one-hot; and, for a network with a guidance input,
-    "guidance_scale" [b].
-    """
+
+class AnyUNetNetwork(PipelineNetwork[UNet]):
+    """What diffusers' UNets have in common."""
 
     component = "unet"
     # What LCM-LoRA adapts: attention, feed-forward, convolutions of the residual blocks, and the time's projections.
@@ -28,6 +26,38 @@ class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
         *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
         *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
     )
+
+    @property
+    def middle_channels(self) -> int:
+        """Of `middle`."""
+        return self.model.config["block_out_channels"][-1]
+
+    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
+        seen: list[Tensor] = []
+        block = self.model.get_submodule("mid_block")
+        hook = block.register_forward_hook(lambda _, __, output: seen.append(cast(Tensor, output)))
+        self(x_t, time, cond)
+        hook.remove()
+        return seen[0]
+
+
+class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):
+    """A UNet that is told a class or nothing as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """The raw output of the UNet, in its own dtype."""
+        label = cond["class"].argmax(1) if "class" in cond else None
+        return self.model(x_t.to(self.model.dtype), time, label).sample
+
+
+class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
+    """A diffusers UNet as net(x_t, time, cond).
+
+    `cond` holds what it is conditioned on: "prompt" [b, tokens, width], with "pooled" [b, width] and "size" [b, 6] for
+    Stable Diffusion XL, or "class" [b, classes], one-hot; and, for a network with a guidance input,
+    "guidance_scale" [b].
+    """
 
     @property
     def can_be_told_guidance(self) -> bool:
@@ -52,20 +82,6 @@ class UNetNetwork(PipelineNetwork[UNet2DConditionModel]):
             timestep_cond=embedded,
             added_cond_kwargs=added and {name: value.to(self.model.dtype) for name, value in added.items()},
         ).sample
-
-    @property
-    def middle_channels(self) -> int:
-        """Of `middle`."""
-        return self.model.config["block_out_channels"][-1]
-
-    def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
-        seen: list[Tensor] = []
-        block = self.model.get_submodule("mid_block")
-        hook = block.register_forward_hook(lambda _, __, output: seen.append(cast(Tensor, output)))
-        self(x_t, time, cond)
-        hook.remove()
-        return seen[0]
 
     def with_guidance_input(self) -> UNetNetwork:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.

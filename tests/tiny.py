@@ -9,15 +9,24 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from tokenizers import Tokenizer
@@ -278,6 +287,114 @@ def flux_teacher(folder: Path) -> Path:
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         )
     place = folder / "flux"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def pixart_transformer(sample_size: int, **others: object) -> PixArtTransformer2DModel:
+    """One block that answers with noise and variance; `others` are laid over its configuration."""
+    config: dict[str, object] = {
+        "sample_size": sample_size,
+        "num_layers": 1,
+        "patch_size": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 3,
+        "in_channels": LATENT[0],
+        "out_channels": 2 * LATENT[0],
+        "cross_attention_dim": 24,
+        "caption_channels": 2 * WIDTH,
+    }
+    return PixArtTransformer2DModel(**{**config, **others})
+
+
+def pixart_scheduler() -> DPMSolverMultistepScheduler:
+    """PixArt's own."""
+    return DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+
+
+def alpha_teacher(folder: Path) -> Path:
+    """Write a PixArt-alpha pipeline that is told the picture's size to `folder / "alpha"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = PixArtAlphaPipeline(
+            tokenizer=t5_tokenizer(),
+            text_encoder=t5_encoder(),
+            vae=autoencoder(),
+            transformer=pixart_transformer(128, use_additional_conditions=True),
+            scheduler=pixart_scheduler(),
+        )
+    place = folder / "alpha"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def sigma_teacher(folder: Path) -> Path:
+    """Write a PixArt-sigma pipeline to `folder / "sigma"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = PixArtSigmaPipeline(
+            tokenizer=t5_tokenizer(),
+            text_encoder=t5_encoder(),
+            vae=autoencoder(),
+            transformer=pixart_transformer(LATENT[1]),
+            scheduler=pixart_scheduler(),
+        )
+    place = folder / "sigma"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def dit_teacher(folder: Path) -> Path:
+    """Write a DiT pipeline to `folder / "dit"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = DiTTransformer2DModel(
+            sample_size=LATENT[1],
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=LATENT[0],
+            out_channels=2 * LATENT[0],
+        )
+        pipeline = DiTPipeline(transformer, autoencoder(), DDIMScheduler(clip_sample=False))
+    place = folder / "dit"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def plain_unet(**others: object) -> UNet2DModel:
+    """A UNet of two levels that reads no text; `others` are laid over its configuration."""
+    config: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16),
+        "attention_head_dim": 8,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
+    return UNet2DModel(**{**config, **others})
+
+
+def unconditional_teacher(folder: Path) -> Path:
+    """Write a DDPM pipeline of pixels to `folder / "unconditional"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = DDPMPipeline(plain_unet(), DDPMScheduler())
+    place = folder / "unconditional"
+    pipeline.save_pretrained(place)
+    return place
+
+
+def labelled_teacher(folder: Path) -> Path:
+    """Write a UNet2DModel of three classes and none to `folder / "labelled"` and return that."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = ClassConditionalPipeline(plain_unet(num_class_embeds=4), scheduler())
+    place = folder / "labelled"
     pipeline.save_pretrained(place)
     return place
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -26,7 +26,9 @@ class ClassConditionalPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: SchedulerMixin, has_null_class: bool = True) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel | UNet2DModel, scheduler: SchedulerMixin, has_null_class: bool = True
+    ) -> None:
         super().__init__()
         if not unet.config["num_class_embeds"]:
             raise ValueError("unet: num_class_embeds is not set; this pipeline samples by class")
@@ -85,7 +87,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
         times = self.progress_bar(self.scheduler.timesteps)  # pyright: ignore[reportCallIssue] - decorated
         for t in times:  # pyright: ignore[reportGeneralTypeIssues]
             seen = self.scheduler.scale_model_input(torch.cat([x, x]) if is_doubled else x, t)
-            told = self.unet(seen, t, None, class_labels=labels, timestep_cond=embedded).sample
+            told = self._predict(seen, t, labels, embedded)
             if is_doubled:
                 conditional, unconditional = told.chunk(2)
                 told = unconditional + guidance_scale * (conditional - unconditional)
@@ -96,9 +98,14 @@ class ClassConditionalPipeline(DiffusionPipeline):
             return (images,)
         return ImagePipelineOutput(images)  # pyright: ignore[reportArgumentType] - tensors too, as everywhere
 
+    def _predict(self, x: Tensor, t: Tensor, labels: Tensor, embedded: Tensor | None) -> Tensor:
+        if isinstance(self.unet, UNet2DModel):
+            return self.unet(x, t, labels).sample
+        return self.unet(x, t, None, class_labels=labels, timestep_cond=embedded).sample
+
     def _embed_guidance(self, guidance_scale: Tensor) -> Tensor | None:
         """The guidance input of the UNet, as StableDiffusionPipeline has it; None where the UNet has none."""
-        width = self.unet.config["time_cond_proj_dim"]
+        width = None if isinstance(self.unet, UNet2DModel) else self.unet.config["time_cond_proj_dim"]
         if width is None:
             return None
         w = (guidance_scale - 1) * 1000

@@ -154,12 +154,12 @@ def test_a_hub_that_does_not_answer_is_named_in_one_sentence(silent_hub: str, st
 
 
 def test_terms_are_read_from_the_hub_that_the_teacher_is_on(hub: Asked) -> None:
-    found = terms_of(TeacherSpec(hub="them/teacher", revision="main"))
+    found = terms_of(TeacherSpec(hub="them/teacher", revision="0" * 40))
     assert found == Terms({"license": "openrail++", "extra_gated_prompt": "Be kind."}, "manual")
 
 
 def test_terms_that_cannot_be_read_are_said_to_be_unknown(silent_hub: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert terms_of(TeacherSpec(hub="them/teacher", revision="main")) == Terms()
+    assert terms_of(TeacherSpec(hub="them/teacher", revision="0" * 40)) == Terms()
     assert "the licence of them/teacher could not be read" in capfd.readouterr().err
 
 

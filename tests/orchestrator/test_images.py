@@ -196,12 +196,12 @@ def test_a_picture_that_the_metadata_forgets_is_named(folder: Path) -> None:
         open_images(str(folder), "data.images").captions("prompt")
 
 
-def test_a_method_that_reads_what_the_teacher_samples_still_needs_prompts(recipe: Recipe) -> None:
+def test_a_method_that_reads_what_the_teacher_samples_still_needs_samples(recipe: Recipe) -> None:
     check(recipe)
     stored = recipe.method.model_validate({"name": "lcm", "teacher_step": "stored"})
-    with pytest.raises(BadInput, match="trajectories.prompts is missing; lcm learns from what the teacher samples"):
+    with pytest.raises(BadInput, match="trajectories.samples is missing; lcm learns from what the teacher samples"):
         check(recipe.model_copy(update={"method": stored}))
-    with pytest.raises(BadInput, match="trajectories.prompts is missing; consistency"):
+    with pytest.raises(BadInput, match="trajectories.samples is missing; consistency"):
         check(recipe.model_copy(update={"data": recipe.data.model_copy(update={"images": ""})}))
 
 

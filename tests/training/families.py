@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,24 +20,55 @@ from orchestrator.trainee import Job, Trainee
 from tests import tiny
 from tests.conftest import fill, new_ledger
 
-TEACHERS = {"sd": tiny.teacher, "xl": tiny.xl_teacher, "sd3": tiny.sd3_teacher, "flux": tiny.flux_teacher}
-SOLVERS = {"sd": "ddim", "xl": "ddim", "sd3": "flow-match-euler", "flux": "flow-match-euler"}
 PIXELS = 32
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of teacher, and what a recipe has to say for it."""
+
+    teacher: Callable[[Path], Path]
+    prompts: Sequence[str] = tiny.PROMPTS
+    solver: str = "ddim"
+    resolution: int = PIXELS
+    is_guided: bool = True
+
+
+CLASSES = ("0", "1", "2")
+KINDS = {
+    "sd": Kind(tiny.teacher),
+    "xl": Kind(tiny.xl_teacher),
+    "sd3": Kind(tiny.sd3_teacher, solver="flow-match-euler"),
+    "flux": Kind(tiny.flux_teacher, solver="flow-match-euler"),
+    "alpha": Kind(tiny.alpha_teacher),
+    "sigma": Kind(tiny.sigma_teacher),
+    "dit": Kind(tiny.dit_teacher, CLASSES),
+    "labelled": Kind(tiny.labelled_teacher, CLASSES, resolution=0),
+    "unconditional": Kind(tiny.unconditional_teacher, (), resolution=0, is_guided=False),
+}
 METHODS: Mapping[str, Mapping[str, object]] = {
     "lcm-lora": {"name": "lcm-lora", "lora_rank": 2},
     "dmd": {"name": "dmd"},
 }
+UNGUIDED = {"lcm-lora": {"guidance_scale": (1.0, 1.0)}, "dmd": {"guidance_scale": 1.0}}
 
 
 def recipe_of(family: str, method: str, folder: Path) -> Recipe:
     """A recipe of seconds."""
-    data = tiny.recipe_data(folder)
+    data, kind = tiny.recipe_data(folder), KINDS[family]
     sections = {name: dict(section) for name, section in data.items() if isinstance(section, dict)}
-    sections["teacher"] = {"folder": str(TEACHERS[family](folder)), "resolution": PIXELS}
-    sections["trajectories"] |= {"solver": SOLVERS[family], "save": "ends"}
-    sections["evaluation"] |= {"solvers": [SOLVERS[family]]}
+    (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in kind.prompts))
+    prompts = str(folder / "prompts.txt") if kind.prompts else ""
+    sections["teacher"] = {"folder": str(kind.teacher(folder)), "resolution": kind.resolution}
+    sections["trajectories"] |= {"solver": kind.solver, "save": "ends", "prompts": prompts}
+    sections["evaluation"] |= {"solvers": [kind.solver], "prompts": prompts}
     sections["training"] |= {"steps": 2, "log_every": 2}
-    return parse({**sections, "method": METHODS[method], "output": str(folder / f"{family}-{method}")})
+    sections["method"] = {**METHODS[method]}
+    if not kind.is_guided:
+        sections["method"] |= UNGUIDED[method]
+        sections["trajectories"] |= {"guidance_scale": 1.0}
+        sections["evaluation"] |= {"guidance_scale": 1.0}
+    return parse({**sections, "output": str(folder / f"{family}-{method}")})
 
 
 def distill(family: str, method: str, folder: Path) -> None:
@@ -59,7 +91,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=0, world_size=1)
-    for each in TEACHERS:
+    for each in KINDS:
         for way in METHODS:
             distill(each, way, out / each)
     torch.distributed.destroy_process_group()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from tests.training.families import METHODS, PIXELS, TEACHERS
+from tests.training.families import KINDS, METHODS, PIXELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,12 +29,24 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+RAW = {"clean_caption": False, "use_resolution_binning": False}
+SIZE = {"height": PIXELS, "width": PIXELS}
+CALLS: Mapping[str, Mapping[str, object]] = {
+    **dict.fromkeys(("sd", "xl", "sd3", "flux"), {"prompt": "a cat", **SIZE}),
+    **dict.fromkeys(("alpha", "sigma"), {"prompt": "a cat", **SIZE, **RAW}),
+    **dict.fromkeys(("dit", "labelled"), {"class_labels": [2]}),
+    "unconditional": {},
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", TEACHERS)
+@pytest.mark.parametrize("family", KINDS)
 def test_a_student_is_trained_exported_and_sampled_by_stock_diffusers(family: str, method: str, students: Path) -> None:
+    made = students / family / f"{family}-{method}" / "student"
     teacher, student = (
-        DiffusionPipeline.from_pretrained(students / family / place).to("cpu")
-        for place in (TEACHERS[family].__name__.removesuffix("_teacher"), f"{family}-{method}/student")
+        DiffusionPipeline.from_pretrained(place, **options).to("cpu")
+        for place in (students / family / KINDS[family].teacher.__name__.removesuffix("_teacher"), made)
+        for options in ({"custom_pipeline": str(place), "trust_remote_code": True} if family == "labelled" else {},)
     )
     differences = [
         float((after - before).abs().max())
@@ -41,11 +54,12 @@ def test_a_student_is_trained_exported_and_sampled_by_stock_diffusers(family: st
         if before.is_floating_point()
     ]
     assert 0 < max(differences) < 0.1
-    size = {"height": PIXELS, "width": PIXELS}
-    image = student("a cat", **size, num_inference_steps=2, guidance_scale=1.0, output_type="pt").images
-    assert image.shape == (1, 3, 32, 32) and bool(image.isfinite().all())
+    guidance = {"guidance_scale": 1.0} if KINDS[family].is_guided else {}
+    image = torch.as_tensor(student(**CALLS[family], **guidance, num_inference_steps=2, output_type="pt").images)
+    pixels = KINDS[family].resolution or 8
+    assert image.shape == (1, 3, pixels, pixels) and bool(image.isfinite().all())
     if method == "lcm-lora":
-        (students / family / f"{family}-{method}/student/lora/pytorch_lora_weights.safetensors").stat()
+        assert list((made / "lora").glob("*.safetensors"))
 
 
 def model(pipeline: DiffusionPipeline) -> dict[str, torch.Tensor]:

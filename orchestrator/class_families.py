@@ -1,0 +1,255 @@
+"""Teachers that are told a class, or nothing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import DDPMPipeline, DiTPipeline, UNet2DModel
+from torch import Tensor, nn
+
+from methods.base import Sampler
+from orchestrator.dit import DiTNetwork
+from orchestrator.errors import BadInput
+from orchestrator.family import Family, decoded, encoded
+from orchestrator.network import ADAPTER
+from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from orchestrator.unet import PlainUNetNetwork, UNetNetwork
+
+Pipeline = TypeVar("Pipeline", ClassConditionalPipeline, DiTPipeline, DDPMPipeline)
+ClassPipeline = TypeVar("ClassPipeline", ClassConditionalPipeline, DiTPipeline)
+
+
+class OneSize(Family[Pipeline]):
+    """Pictures of the one size that the network was trained on; of pixels, unless it says otherwise."""
+
+    task = "unconditional-image-generation"
+
+    def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
+        super().__init__(pipeline, resolution)
+        if resolution not in (0, self.image_size):
+            raise BadInput(f"teacher.resolution: this teacher paints {self.image_size} pixels; leave resolution out")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels are what they are; grey ones are shown in three channels."""
+        return latents.float().expand(-1, 3, -1, -1)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Pixels are what they are; a grey teacher sees their brightness."""
+        return images if self.latent_shape[0] == images.shape[1] else images.mean(1, keepdim=True)
+
+
+class ByClass(OneSize[ClassPipeline]):
+    """A condition is a class's number."""
+
+    @property
+    @abstractmethod
+    def num_labels(self) -> int:
+        """That the network embeds, that of no class included."""
+
+    @property
+    @abstractmethod
+    def null_class(self) -> int:
+        """The label of no class, or where there is none the one after all classes."""
+
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """Classes as `class` [n, labels], one-hot; the null condition is all zeros where there is no label for it."""
+        labels = torch.tensor([self._label(condition) for condition in conditions], device=self.pipeline.device)
+        known = nn.functional.one_hot(labels, self.null_class + 1)
+        return {"class": known[:, : self.num_labels].float()}
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """Class labels. Raises BadInput for a negative prompt."""
+        if negative:
+            raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to a class-conditional teacher")
+        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+        return {"class_labels": [self._label(condition) for condition in conditions], **told}
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """Stock diffusers."""
+        return {}, f"[{condition}], num_inference_steps={steps}"
+
+    def _label(self, condition: str) -> int:
+        if not condition:
+            return self.null_class
+        if condition.isdigit() and int(condition) < self.null_class:
+            return int(condition)
+        raise BadInput(f"prompts: {condition!r} is no class; write a number from 0 to {self.null_class - 1}")
+
+
+class ClassConditional(ByClass[ClassConditionalPipeline]):
+    """Pixels by class, on a UNet2DModel, or a UNet2DConditionModel without attention to text."""
+
+    pipeline_class = ClassConditionalPipeline
+
+    @property
+    def network(self) -> UNetNetwork | PlainUNetNetwork:
+        """The UNet."""
+        unet = self.pipeline.unet
+        return PlainUNetNetwork(unet) if isinstance(unet, UNet2DModel) else UNetNetwork(unet)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width] of the picture itself."""
+        config = self.pipeline.unet.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    @property
+    def has_null(self) -> bool:
+        """As the pipeline's index says."""
+        return self.pipeline.has_null_class
+
+    @property
+    def num_labels(self) -> int:
+        """Of the UNet."""
+        return self.pipeline.unet.config.num_class_embeds
+
+    @property
+    def null_class(self) -> int:
+        """The last one, where the UNet was trained with it."""
+        return self.pipeline.null_class
+
+    def save_lora(self, folder: Path) -> None:
+        """For the UNet's `load_lora_adapter`, where it has one; the pipeline has no loader of its own."""
+        unet = self.pipeline.unet
+        if isinstance(unet, UNet2DModel):
+            super().save_lora(folder)
+        else:
+            unet.save_lora_adapter(folder, adapter_name=ADAPTER)
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """The folder brings its own pipeline."""
+        return {"custom_pipeline": place, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
+
+
+class DiT(ByClass[DiTPipeline]):
+    """A transformer in an autoencoder's latents, told a class of ImageNet."""
+
+    pipeline_class = DiTPipeline
+
+    @property
+    def network(self) -> DiTNetwork:
+        """The transformer."""
+        return DiTNetwork(self.pipeline.transformer)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width]."""
+        config = self.pipeline.transformer.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    @property
+    def image_size(self) -> int:
+        """The autoencoder's enlargement of the latents."""
+        return self.latent_shape[-1] * 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    @property
+    def has_null(self) -> bool:
+        """Its pipeline can guide it: that takes label 1000 for no class, whatever the transformer has."""
+        return self.null_class == 1000
+
+    @property
+    def num_labels(self) -> int:
+        """The classes, and no class."""
+        return self.null_class + 1
+
+    @property
+    def null_class(self) -> int:
+        """The one after all classes."""
+        return self.pipeline.transformer.config.num_embeds_ada_norm
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Through the autoencoder."""
+        return decoded(self.pipeline.vae, latents)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        return encoded(self.pipeline.vae, images, noise)
+
+    def start(
+        self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
+    ) -> Mapping[str, object]:
+        """Its pipeline draws the noise by itself."""
+        return {"generator": list(starting)}
+
+    def refusal(self, sampler: Sampler) -> str:
+        """Its pipeline takes no eta."""
+        return _without_eta(sampler, "DiTPipeline")
+
+
+class Unconditional(OneSize[DDPMPipeline]):
+    """Pixels, of nothing in particular. There is one condition, the empty one, and no guidance."""
+
+    pipeline_class = DDPMPipeline
+    is_conditional = False
+
+    def __init__(self, pipeline: DDPMPipeline, resolution: int = 0) -> None:
+        config = pipeline.unet.config
+        if config.num_class_embeds:
+            raise BadInput(
+                "teacher: its UNet is told a class, which a DDPMPipeline never tells; save it with fewstep's "
+                "ClassConditionalPipeline(unet, scheduler, has_null_class=...)"
+            )
+        if config.out_channels != config.in_channels:
+            raise BadInput(
+                f"teacher: its UNet answers with {config.out_channels} channels to {config.in_channels}; a learned "
+                "variance beside the noise is known for DiT and PixArt alone"
+            )
+        super().__init__(pipeline, resolution)
+
+    @property
+    def network(self) -> PlainUNetNetwork:
+        """The UNet."""
+        return PlainUNetNetwork(self.pipeline.unet)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width] of the picture itself."""
+        config = self.pipeline.unet.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    @property
+    def has_null(self) -> bool:
+        """There is nothing to guide to."""
+        return False
+
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """`nothing` [n, 1], zeros. Raises BadInput for a condition that is not empty."""
+        return nothing(conditions, self.pipeline.device)
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """How many."""
+        nothing([*conditions, negative], self.pipeline.device)
+        return {"batch_size": len(conditions), "num_inference_steps": steps}
+
+    def start(
+        self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
+    ) -> Mapping[str, object]:
+        """Its pipeline draws the noise by itself, and all else from the same generators."""
+        return {"generator": list(starting)}
+
+    def refusal(self, sampler: Sampler) -> str:
+        """Its pipeline takes no eta."""
+        return _without_eta(sampler, "DDPMPipeline")
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """Stock diffusers."""
+        return {}, f"num_inference_steps={steps}"
+
+
+def nothing(conditions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for any."""
+    for condition in conditions:
+        if condition:
+            raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
+    return {"nothing": torch.zeros(len(conditions), 1, device=device)}
+
+
+def _without_eta(sampler: Sampler, pipeline: str) -> str:
+    return f"{pipeline} takes no eta, which strategic sampling needs" if sampler.kind == "strategic" else ""
