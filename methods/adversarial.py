@@ -21,6 +21,7 @@ from methods.base import (
     Critic,
     Frozen,
     LogUniform,
+    LoRA,
     Losses,
     Nets,
     Range,
@@ -208,6 +209,9 @@ class Adversarial:
     r1_weight: float = 1e-5
     guidance_scale: float = 7.5  # of the teacher; the paper gives none, this is Stable Diffusion's own
     discriminator_lr_scale: float = 1.0
+    lora_rank: int = 0  # 0 trains every weight
+    lora_alpha: float = 0.0  # 0 is the rank
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2311.17042"
     space: ClassVar[Mapping[str, Range]] = {
@@ -220,13 +224,15 @@ class Adversarial:
     def __post_init__(self) -> None:
         require_at_least(1, student_steps=self.student_steps, guidance_scale=self.guidance_scale)
         require_at_least(0, distill_weight=self.distill_weight, r1_weight=self.r1_weight)
+        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
         require_positive(discriminator_lr_scale=self.discriminator_lr_scale)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round; gradients reach the student through the decoder and the features, which stay as they are."""
+        lora = LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
         nets = {
             # Momentum makes two networks that chase each other oscillate: beta_1 is 0 for both.
-            "student": Trained(betas=(0.0, 0.99), prediction="v_prediction", schedule="zero_snr"),
+            "student": Trained(lora, betas=(0.0, 0.99), prediction="v_prediction", schedule="zero_snr"),
             "discriminator": Critic(discriminator_heads, lr_scale=self.discriminator_lr_scale),
             "decoder": Frozen("decoder"),
             "features": Frozen("features"),

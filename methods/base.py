@@ -124,6 +124,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (arXiv:2106.09685), trained in place of the weights that they are added to."""
+
+    rank: int = 0  # 0 is none: every weight is trained
+    alpha: float = 0.0  # what they add is scaled by alpha / rank; 0 is the rank
+    targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's own choice
+
+
+@dataclass(frozen=True)
 class Trained:
     """A denoiser with its own optimizer, starting where its round starts.
 
@@ -132,8 +141,7 @@ class Trained:
     guidance scale one of its inputs, through an embedding that starts at zero.
     """
 
-    lora_rank: int = 0  # 0 trains every weight
-    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's own choice
+    lora: LoRA = LoRA()
     lr_scale: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     prediction: Prediction | Literal[""] = ""

@@ -23,6 +23,7 @@ from methods.base import (
     Draw,
     Frozen,
     LogUniform,
+    LoRA,
     Losses,
     Net,
     Nets,
@@ -147,6 +148,9 @@ class DistributionMatching:
     adversarial_weight: float = 0.0
     student_every: int = 1  # updates of the fake score per update of the student
     fake_lr_scale: float = 1.0
+    lora_rank: int = 0  # 0 trains every weight
+    lora_alpha: float = 0.0  # 0 is the rank
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2311.18828"
     space: ClassVar[Mapping[str, Range]] = {
@@ -166,15 +170,17 @@ class DistributionMatching:
         require(FINE_GRID % self.student_steps == 0, f"student_steps must divide {FINE_GRID}, got {self.student_steps}")
         require_at_least(1, guidance_scale=self.guidance_scale, student_every=self.student_every)
         require_at_least(0, regression_weight=self.regression_weight, adversarial_weight=self.adversarial_weight)
+        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
         require_positive(fake_lr_scale=self.fake_lr_scale)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round of two or three networks; terms without weight need neither nets nor sources."""
         is_adversarial = self.adversarial_weight > 0
         drawn = {"student_steps": self.student_steps}
+        lora = LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
         nets: dict[str, Net] = {
-            "student": Trained(),
-            "fake_score": Trained(init="teacher", lr_scale=self.fake_lr_scale),
+            "student": Trained(lora),
+            "fake_score": Trained(lora, init="teacher", lr_scale=self.fake_lr_scale),
         }
         sources = {"prompts": Source("prompts")}
         updates = [Update("fake_score", partial(fake_score_loss, is_adversarial=is_adversarial, **drawn))]

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Choice, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
-from methods.checks import require_guidance_range, require_halvings, require_positive
+from methods.base import Batch, Choice, LoRA, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
+from methods.checks import require_at_least, require_guidance_range, require_halvings, require_positive
 from methods.diffusion import Estimate, diffuse, guided, with_guidance
 from methods.losses import l2
 from methods.progressive import Weighting, halving, halvings, weight
@@ -65,6 +65,9 @@ class Guided:
     weighting: Weighting = "truncated_snr"
     stochastic: bool = False  # sampling; halvings then train steps of twice the length
     last_rounds_length: float = 2.0  # as in progressive distillation
+    lora_rank: int = 0  # 0 trains every weight
+    lora_alpha: float = 0.0  # 0 is the rank
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2210.03142"
     space: ClassVar[Mapping[str, Range]] = {
@@ -78,11 +81,12 @@ class Guided:
         require_halvings(self.teacher_steps, self.student_steps)
         require_guidance_range(self.guidance_scale)
         require_positive(last_rounds_length=self.last_rounds_length)
+        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """Matching, whose student is the teacher of the first halving."""
         drawn = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
-        student = Trained(guidance_input=True)
+        student = Trained(LoRA(self.lora_rank, self.lora_alpha, self.lora_targets), guidance_input=True)
         matching = Round(
             name="matching",
             updates=(Update("student", partial(matching_loss, **drawn)),),

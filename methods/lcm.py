@@ -18,6 +18,7 @@ from methods.base import (
     Batch,
     Choice,
     LogUniform,
+    LoRA,
     Losses,
     Net,
     Nets,
@@ -136,6 +137,7 @@ class LCMLoRA:
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     lora_rank: int = 64
+    lora_alpha: float = 0.0  # 0 is the rank
     lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is the authors' choice
 
     paper: ClassVar[str] = "2311.05556"
@@ -149,10 +151,11 @@ class LCMLoRA:
     def __post_init__(self) -> None:
         _check(self)
         require_at_least(1, lora_rank=self.lora_rank)
+        require_at_least(0, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round of one network, whose base is the teacher."""
-        nets = {"student": Trained(lora_rank=self.lora_rank, lora_targets=self.lora_targets)}
+        nets = {"student": Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))}
         update = Update("student", _loss(self, target="student", guidance_input=False))
         return (_round(self, "lcm-lora", update, nets, result="student"),)
 

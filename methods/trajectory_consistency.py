@@ -18,6 +18,7 @@ from methods.base import (
     Batch,
     Choice,
     LogUniform,
+    LoRA,
     Losses,
     Nets,
     Range,
@@ -74,6 +75,7 @@ class TrajectoryConsistency:
     huber_c: float = 1e-3
     ema_decay: float = 0.95
     lora_rank: int = 64  # 0 trains every weight
+    lora_alpha: float = 0.0  # 0 is the rank
     lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2402.19159"
@@ -96,11 +98,11 @@ class TrajectoryConsistency:
         require_guidance_range(self.guidance_scale)
         require_positive(huber_c=self.huber_c)
         require_decay(ema_decay=self.ema_decay)
-        require_at_least(0, lora_rank=self.lora_rank)
+        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round, on real data or on stored paths as in `methods/lcm.py`."""
-        student = Trained(lora_rank=self.lora_rank, lora_targets=self.lora_targets)
+        student = Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))
         nets = {"student": student, "target": Averaged(decay=self.ema_decay)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
         found = {

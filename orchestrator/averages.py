@@ -19,11 +19,11 @@ from orchestrator.engine import Engine
 class Average:
     """An average of one engine's network: `module` is callable in losses, `values` hold the truth."""
 
-    def __init__(self, source: nn.Module, decay: float, *, shares_frozen: bool = False) -> None:
-        """Copy the network; call before its engine partitions it. What is not trained may be shared, not copied."""
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        """Copy the network; call before its engine partitions it. What is not trained is shared, not copied."""
         self.decay = decay
         self._moves = [weight.requires_grad for weight in source.parameters()]
-        shared = {id(weight): weight for weight in source.parameters() if shares_frozen and not weight.requires_grad}
+        shared = {id(weight): weight for weight in source.parameters() if not weight.requires_grad}
         self.module = copy.deepcopy(source, shared).requires_grad_(False).eval()
         self.values: list[Tensor] = []
         self._place: Callable[[nn.Parameter], Tensor] = whole

@@ -38,4 +38,4 @@ def _is_lora(round: Round) -> bool:
     net = round.nets[round.result]
     while isinstance(net, Averaged):
         net = round.nets[net.of]
-    return isinstance(net, Trained) and net.lora_rank > 0
+    return isinstance(net, Trained) and net.lora.rank > 0

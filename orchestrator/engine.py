@@ -158,11 +158,11 @@ class DeepSpeedCore(Protocol):
         """Of the last step."""
         ...
 
-    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> None:
-        """Every rank's files."""
+    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool, exclude_frozen_parameters: bool) -> None:
+        """Every rank's files; without what is not trained."""
         ...
 
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]:
+    def load_checkpoint(self, load_dir: str, tag: str, load_module_strict: bool) -> tuple[str | None, object]:
         """From every rank's files."""
         ...
 
@@ -180,6 +180,7 @@ class DeepSpeedEngine:
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
         self._is_full_precision = spec.training.precision == "float32"
+        self._trains_all = all(weight.requires_grad for weight in module.parameters())  # or its base is the teacher's
         self._norm = torch.zeros(())
 
     def backward(self, loss: Tensor) -> None:
@@ -214,11 +215,11 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
-        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
         """From those files, with the same number of ranks. They are pickles: the caller has checked their hashes."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag="engine")
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag="engine", load_module_strict=self._trains_all)
         assert loaded is not None
 
 

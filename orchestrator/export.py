@@ -130,8 +130,8 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     """Build, save, and sample from what was saved; a crash leaves what was there before."""
     family = build(recipe, result)
     fresh = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    if StudentFacts.read(result).lora_rank:
-        save_lora(family, fresh / "lora")
+    if StudentFacts.read(result).lora.rank:
+        merge_lora(family, fresh / "lora")
     family.pipeline.save_pretrained(fresh, safe_serialization=True)
     loaded = load(recipe.teacher.at(fresh))
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
@@ -147,9 +147,10 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
         fresh.rename(out)
 
 
-def save_lora(family: Family, folder: Path) -> None:
-    """Write the adapters, and merge them into the pipeline's own weights."""
-    family.save_lora(folder)
+def merge_lora(family: Family, folder: Path) -> None:
+    """Merge the adapters into the pipeline's own weights; write them too where the teacher's pipeline can load them."""
+    if not family.network.guidance_modules:  # of which stock pipelines know nothing
+        family.save_lora(folder)
     family.network.merge_lora()
 
 

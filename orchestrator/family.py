@@ -170,7 +170,8 @@ class LatentFamily(Family[LatentPipeline]):
         """For `load_lora_weights`."""
         network = self.network
         layers = cast(dict, get_peft_model_state_dict(network.model, adapter_name=ADAPTER))
-        named = {f"{network.component}_lora_layers": layers}
+        told = network.model.peft_config[ADAPTER].to_dict()  # their scale, which weights alone do not show
+        named = {f"{network.component}_lora_layers": layers, f"{network.component}_lora_adapter_metadata": told}
         self.pipeline.save_lora_weights(folder, **named)  # pyright: ignore[reportArgumentType] - named by component
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from itertools import chain
 from typing import ClassVar, Generic, Self, TypeVar
 
 from diffusers import (
@@ -20,6 +20,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from methods.base import LoRA
 from methods.diffusion import Cond
 from orchestrator.errors import BadInput
 
@@ -33,6 +34,11 @@ Model = TypeVar(
     PixArtTransformer2DModel,
     DiTTransformer2DModel,
 )
+
+
+def is_adapter(name: str) -> bool:
+    """Is a weight of this name one of the low-rank adapters?"""
+    return f".{ADAPTER}." in name
 
 
 class PipelineNetwork(nn.Module, ABC, Generic[Model]):
@@ -59,28 +65,38 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the model, in its own dtype."""
 
-    def copy(self) -> Self:
-        """Another of its kind with the same weights."""
-        return copy.deepcopy(self)
+    def copy(self, *, shares_weights: bool = False) -> Self:
+        """Another of its kind with the same weights: copies of them, or these very ones."""
+        kept = chain(self.parameters(), self.buffers()) if shares_weights else ()
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in kept})
 
-    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> Self:
-        """A copy whose trained weights are low-rank adapters that start at zero.
+    def with_lora(self, lora: LoRA) -> Self:
+        """Another of its kind whose trained weights are low-rank adapters; all else is this network's own, not a copy.
 
-        The rest may be this network's own weights, not copies. Raises BadInput where no module has such a name.
+        The adapters are float32 and start at zero, or as copies of those that this network has. Each network keeps its
+        own, so that calling one changes nothing in another. Raises BadInput where no module has such a name.
         """
-        shared = {id(weight): weight for weight in self.parameters()} if shares_base else {}
-        network = copy.deepcopy(self, shared)
-        network.requires_grad_(False)
-        names = list(targets or self.lora_targets)
+        whole = chain(self.named_parameters(), self.named_buffers())
+        network = copy.deepcopy(self, {id(tensor): tensor for name, tensor in whole if not is_adapter(name)})
+        if not any(is_adapter(name) for name, _ in self.named_parameters()):
+            self._add_adapter(network.model, lora)
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(is_adapter(name))
+            if is_adapter(name):
+                weight.data = weight.data.float()
+        return network
+
+    def _add_adapter(self, model: Model, lora: LoRA) -> None:
+        names = [*(lora.targets or self.lora_targets), *self.guidance_modules]
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=names)  # pyright: ignore[reportArgumentType]
         try:
             # As diffusers' own add_adapter, which not all of its models have.
-            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), network.model, ADAPTER)
+            inject_adapter_in_model(config, model, ADAPTER)
         except ValueError as error:
             modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
             known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
             asked = " or ".join(names)
             raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
-        return network
 
     def merge_lora(self) -> None:
         """Add the adapters to the weights that they adapt, and take them away."""
@@ -90,13 +106,18 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         recurse_remove_peft_layers(self.model)
         del self.model.peft_config
 
-    def with_guidance_input(self) -> Self:
+    @property
+    def guidance_modules(self) -> tuple[str, ...]:
+        """What `with_guidance_input` added, which adapters have to train too."""
+        return ()
+
+    def with_guidance_input(self, *, shares_weights: bool = False) -> Self:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
 
-        Raises BadInput for a model that has no place for it.
+        Its other weights may be this network's own. Raises BadInput for a model that has no place for it.
         """
         if self.is_told_guidance:
-            return self.copy()
+            return self.copy(shares_weights=shares_weights)
         raise BadInput(
             f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
             "keeps guidance inside the student, like lcm-lora, dmd or progressive"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -12,7 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor, nn
 
-from methods.base import Averaged, Critic, Frozen, Round, Trained
+from methods.base import Averaged, Critic, Frozen, LoRA, Round, Trained
 from methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
 from orchestrator.averages import Average
 from orchestrator.engine import Engine, EngineSpec, inference_engine
@@ -21,12 +21,12 @@ from orchestrator.engine import Engine, EngineSpec, inference_engine
 class Distillable(Protocol):
     """A network that students can be made of."""
 
-    def with_guidance_input(self) -> nn.Module:
+    def with_guidance_input(self, *, shares_weights: bool = False) -> Distillable:
         """A copy that embeds the guidance scale, and answers as before until it is trained."""
         ...
 
-    def with_lora(self, rank: int, targets: Sequence[str], *, shares_base: bool) -> nn.Module:
-        """A copy that trains low-rank adapters alone."""
+    def with_lora(self, lora: LoRA) -> nn.Module:
+        """Another over the same weights that trains low-rank adapters alone."""
         ...
 
 
@@ -60,12 +60,17 @@ class Networks:
         self._trained[name] = [weight for weight in engine.module.parameters() if weight.requires_grad]
 
 
-def student_network(network: nn.Module, spec: Trained, *, shares_base: bool = False) -> nn.Module:
-    """A copy of a network with the inputs that the method asks for, and its gradients on where it is trained."""
-    if spec.lora_rank:
-        return cast(Distillable, network).with_lora(spec.lora_rank, spec.lora_targets, shares_base=shares_base)
-    copied = cast(Distillable, network).with_guidance_input() if spec.guidance_input else copy.deepcopy(network)
-    return copied.requires_grad_(True)
+def student_network(network: nn.Module, spec: Trained) -> nn.Module:
+    """What a network of a round begins as: with the inputs that the method asks for, its trained weights in float32.
+
+    A copy, or low-rank adapters of its own over the very weights of `network`.
+    """
+    begun = cast(Distillable, network)
+    if spec.lora.rank:
+        begun = begun.with_guidance_input(shares_weights=True) if spec.guidance_input else begun
+        return begun.with_lora(spec.lora)
+    copied = cast(nn.Module, begun.with_guidance_input()) if spec.guidance_input else copy.deepcopy(network)
+    return copied.float().requires_grad_(True)
 
 
 def meaning(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
@@ -122,8 +127,7 @@ def build(
         module.train()
         spec = specs(net)
         followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
-        shares = spec.training.zero_stage < 3
-        averages = {other: Average(module, a.decay, shares_frozen=shares) for other, a in followers.items()}
+        averages = {other: Average(module, a.decay) for other, a in followers.items()}
         engine = make_engine(module, spec)
         networks.add(name, engine, meaning(engine.module, net, base))
         partitioned = any(hasattr(weight, "ds_tensor") for weight in engine.module.parameters())

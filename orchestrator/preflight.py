@@ -80,8 +80,8 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
                 raise BadInput(f"method: {error}") from error
             if net.guidance_input and not teacher.network.can_be_told_guidance:
                 teacher.network.with_guidance_input()  # which says why not
-            if net.lora_rank:
-                student_network(network, net, shares_base=True)
+            if net.lora.rank:
+                student_network(network, net)
         if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
             net.init(network)
         if isinstance(net, Frozen) and net.role != "decoder":

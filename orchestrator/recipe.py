@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from methods import METHODS
-from methods.base import Method
+from methods.base import Method, Trained
 from orchestrator.errors import BadInput, nearest
 from orchestrator.solvers import ODE_SOLVERS, SOLVERS
 from orchestrator.store import check_url
@@ -309,8 +309,18 @@ def parse(data: Mapping[str, object]) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise BadInput(sentence(error)) from None
-    recipe.method.build()
+    _check_adapters(recipe)
     return recipe
+
+
+def _check_adapters(recipe: Recipe) -> None:
+    """Refuse low-rank adapters at ZeRO-3, which would cut up the weights that the teacher shares with them."""
+    nets = (net for round in recipe.method.build().rounds() for net in round.nets.values())
+    if recipe.training.zero_stage == 3 and any(isinstance(net, Trained) and net.lora.rank for net in nets):
+        raise BadInput(
+            "training.zero_stage: 3 cuts up every weight, and low-rank adapters train over the teacher's own, whole "
+            "and one copy for all networks; choose 2, which shards all that adapters add, or method.lora_rank=0"
+        )
 
 
 def _override(data: dict[str, object], override: str) -> None:

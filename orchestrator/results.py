@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from methods.base import Round, Trained
+from methods.base import LoRA, Round, Trained
 from methods.diffusion import Denoiser
 from orchestrator.checkpoint import write_whole
-from orchestrator.network import PipelineNetwork
+from orchestrator.network import PipelineNetwork, is_adapter
 from orchestrator.networks import meaning, trained_of
 from orchestrator.teacher import Teacher
 
@@ -31,18 +32,17 @@ class StudentFacts:
     guidance_input: bool
     prediction: str
     schedule: str
-    lora_rank: int
-    lora_targets: Sequence[str] = ()
+    lora: LoRA = LoRA()
 
     @classmethod
     def of(cls, spec: Trained) -> StudentFacts:
         """As the method declares them."""
-        return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora_rank, spec.lora_targets)
+        return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora)
 
     @classmethod
     def read(cls, result: Path) -> StudentFacts:
         """As a finished round has them."""
-        return cls(**json.loads((result / "student.json").read_text()))
+        return TypeAdapter(cls).validate_json((result / "student.json").read_bytes())
 
 
 def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], round: Round, batches: str) -> None:
@@ -60,12 +60,15 @@ def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], roun
 def read_network(result: Path, base: Teacher, weights: Weights = "result") -> PipelineNetwork:
     """A finished round's network; `base` is the model that the run started from."""
     facts, state = StudentFacts.read(result), load_file(result / f"{weights}.safetensors")
-    if facts.lora_rank:
-        network = base.network.with_lora(facts.lora_rank, facts.lora_targets, shares_base=False)
-    else:
-        network = base.network.with_guidance_input() if facts.guidance_input else base.network.copy()
+    network = base.network
+    if facts.guidance_input:
+        network = network.with_guidance_input(shares_weights=facts.lora.rank > 0)
+    elif not facts.lora.rank:
+        network = network.copy()
+    if facts.lora.rank:
+        network = network.with_lora(facts.lora)
     missing, unknown = network.load_state_dict(state, strict=False)
-    own = () if facts.lora_rank else [name for name, _ in network.named_parameters()]
+    own = [name for name, _ in network.named_parameters() if not facts.lora.rank or is_adapter(name)]
     assert not unknown and not set(missing) & set(own)  # buffers, like a table of positions, are the teacher's
     return network
 

@@ -69,12 +69,11 @@ class Trainee:
             return read_denoiser(Path(job.previous), base, before, weights)
 
         start = cast(nn.Module, model(self.round.start).net)
-        shares_base = self.recipe.training.zero_stage < 3  # which cuts weights up, and the teacher needs them whole
         return build(
             self.round,
             base.denoiser(),
             model(self.round.teacher),
-            start=student_network(start, trained_of(self.round, self.round.result), shares_base=shares_base),
+            start=student_network(start, trained_of(self.round, self.round.result)),
             specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
             make_engine=DeepSpeedEngine,
             frozen=lambda net: frozen_network(net, base, self.recipe.training.features),

@@ -83,20 +83,26 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
             added_cond_kwargs=added and {name: value.to(self.model.dtype) for name, value in added.items()},
         ).sample
 
-    def with_guidance_input(self) -> UNetNetwork:
+    @property
+    def guidance_modules(self) -> tuple[str, ...]:
+        """The projection of the guidance scale's embedding."""
+        return ("cond_proj",) if self.model.config["time_cond_proj_dim"] else ()
+
+    def with_guidance_input(self, *, shares_weights: bool = False) -> UNetNetwork:
         """A copy that also embeds the guidance scale, and answers as this one does until it is trained.
 
         A network that embeds it already is copied as it is. diffusers initialises the embedding at random;
         zero makes the student the teacher at step 0.
         """
         if self.model.config["time_cond_proj_dim"]:
-            return self.copy()
+            return self.copy(shares_weights=shares_weights)
         # diffusers notes in private keys which values were defaults, and would put those back.
         config = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
         config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
         unet = UNet2DConditionModel(**config)
         nn.Module.to(unet, device=self.model.device, dtype=self.model.dtype)
-        missing, unexpected = unet.load_state_dict(self.model.state_dict(), strict=False)
+        state = self.model.state_dict(keep_vars=shares_weights)
+        missing, unexpected = unet.load_state_dict(state, strict=False, assign=shares_weights)
         assert not unexpected and missing == ["time_embedding.cond_proj.weight"]
         assert unet.time_embedding.cond_proj is not None
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)

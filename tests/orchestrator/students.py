@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from methods.base import LoRA
 from orchestrator.export import call_of
 from orchestrator.judge import Judge, Setting
 from orchestrator.recipe import Recipe
@@ -28,7 +29,7 @@ def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> P
     result = folder / RESULT
     result.mkdir(parents=True)
     save_file(network.state_dict(), result / "result.safetensors")
-    facts = {"guidance_input": guidance_input, "prediction": "", "schedule": "", "lora_rank": 0}
+    facts = {"guidance_input": guidance_input, "prediction": "", "schedule": "", "lora": {}}
     (result / "student.json").write_text(json.dumps(facts))
     return result
 
@@ -53,7 +54,7 @@ def teacher_path(
 def stock_with_adapters(recipe: Recipe, folder: Path) -> DiffusionPipeline:
     """The teacher's own pipeline in stock diffusers, which has loaded adapters that were saved to `folder`."""
     teacher = Teacher(recipe.teacher)
-    network = teacher.network.with_lora(2, (), shares_base=False)
+    network = teacher.network.with_lora(LoRA(2))
     teacher.pipeline.register_modules(**{network.component: network.model})
     teacher.family.save_lora(folder)
     stock = type(teacher.pipeline).from_pretrained(recipe.teacher.folder)

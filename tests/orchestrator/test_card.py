@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from methods.base import LoRA
 from orchestrator.card import UNJUDGED, CardFacts, card, write_card
 from orchestrator.export import write
 from orchestrator.families import ClassConditional, StableDiffusion
@@ -119,10 +120,10 @@ def test_adapters_are_used_alone_on_the_teacher(recipe: Recipe, tmp_path: Path) 
     lora = parse(recipe.model_dump(mode="json") | {"method": {"name": "lcm-lora", "lora_rank": 2}})
     result = tmp_path / "result"
     result.mkdir()
-    network = Teacher(lora.teacher).network.with_lora(2, (), shares_base=False)
+    network = Teacher(lora.teacher).network.with_lora(LoRA(2))
     trained = {name: weight.data for name, weight in network.named_parameters() if "lora" in name}
     save_file(trained, result / "result.safetensors")
-    facts = {"guidance_input": False, "prediction": "", "schedule": "", "lora_rank": 2}
+    facts = {"guidance_input": False, "prediction": "", "schedule": "", "lora": {"rank": 2}}
     (result / "student.json").write_text(json.dumps(facts))
     write(lora, result, tmp_path / "student")
     text = card(told(lora), tmp_path / "student", ".")

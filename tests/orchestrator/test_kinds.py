@@ -15,6 +15,7 @@ from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, EDMEulerSch
 from peft import PeftModel
 from torch import Tensor
 
+from methods.base import LoRA
 from methods.diffusion import RectifiedFlow, expand
 from orchestrator.errors import BadInput
 from orchestrator.export import write
@@ -106,7 +107,7 @@ def test_a_student_in_training_forgets_no_class(places: Mapping[str, Place]) -> 
 
 def test_adapters_load_into_the_stock_model_by_peft(places: Mapping[str, Place], tmp_path: Path) -> None:
     teacher = Teacher(places["alpha"].teacher)
-    network = teacher.network.with_lora(2, (), shares_base=False)
+    network = teacher.network.with_lora(LoRA(2))
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     for weight in weights:
         torch.nn.init.normal_(weight, std=0.1)

@@ -37,7 +37,7 @@ def test_a_step_reads_nothing_from_the_device_and_waits_for_no_rank(case: str) -
         round,
         of,
         of,
-        student_network(cast(nn.Module, of.net), trained_of(round, round.result), shares_base=True).to(META),
+        student_network(cast(nn.Module, of.net), trained_of(round, round.result)).to(META),
         lambda net: EngineSpec.of(training, net, place.world_size),
         lambda module, spec: TorchEngine(module.to(META), spec),
         lambda net: parity.frozen(net).to(META),

@@ -22,6 +22,7 @@ from tests.training import parity
 
 ROOT = Path(__file__).parents[2]
 ONE = Place(0, 1, torch.device("cpu"))
+TRAINED = [(case, stage) for case in parity.CASES for stage in parity.STAGES if parity.is_possible(case, stage)]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,10 @@ def start(case: str) -> dict[str, Tensor]:
     return parity.start(case)
 
 
-@pytest.mark.parametrize("stage", parity.STAGES)
-@pytest.mark.parametrize(("case", "accumulation"), [*((case, 1) for case in parity.CASES), ("lcm", 2)])
+@pytest.mark.parametrize(
+    ("case", "stage", "accumulation"),
+    [*((case, stage, 1) for case, stage in TRAINED), *(("lcm", s, 2) for s in range(4))],
+)
 def test_two_ranks_follow_one_process(two_ranks: Path, case: str, accumulation: int, stage: int) -> None:
     log = json.loads((two_ranks / f"{case}-{stage}-{accumulation}.json").read_text())
     weights = load_file(two_ranks / f"{case}-{stage}-{accumulation}.safetensors")
@@ -70,7 +73,8 @@ def test_two_ranks_follow_one_process(two_ranks: Path, case: str, accumulation: 
     for step, (row, wanted) in enumerate(zip(log, expected_log, strict=True)):
         for name, value in wanted.items():
             rel = 1e-5 if name.startswith("loss/") else 1e-3
-            assert row[name] == pytest.approx(value, rel=rel), f"{name} at step {step}"
+            # An adversarial loss is a sum of logits that nearly cancel, hence the absolute part.
+            assert row[name] == pytest.approx(value, rel=rel, abs=1e-5), f"{name} at step {step}"
     assert weights.keys() == expected.keys()
     # Adam moves a weight whose gradient is nearly zero by a whole step one way or the other, so single weights
     # may differ; all together they must not, measured against how far training moved them.
@@ -103,8 +107,7 @@ def test_an_update_touches_its_own_network_alone_in_plain_torch(case: str) -> No
     assert parity.routes(case, parity.settings(0), ONE, TorchEngine) == own(case)
 
 
-@pytest.mark.parametrize("stage", parity.STAGES)
-@pytest.mark.parametrize("case", parity.SEVERAL)
+@pytest.mark.parametrize(("case", "stage"), [trained for trained in TRAINED if trained[0] in parity.SEVERAL])
 def test_an_update_touches_its_own_network_alone_at_every_zero_stage(two_ranks: Path, case: str, stage: int) -> None:
     assert json.loads((two_ranks / f"{case}-{stage}-routes.json").read_text()) == own(case)
 
