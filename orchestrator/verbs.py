@@ -36,6 +36,8 @@ from orchestrator.supply import plan_supply, supply
 from orchestrator.terms import terms_of
 from orchestrator.train import train_rounds
 
+NOT_JUDGED = "its samples are no pictures, so that nothing is judged"
+
 
 def run(recipe: Recipe) -> Json:
     """Everything, in order; what is done is not done again."""
@@ -46,10 +48,11 @@ def run(recipe: Recipe) -> Json:
         if any(part.quarantined for part in made.values()):
             say("some shards were set aside; the student is trained on the others")
         _train(opened, made)
-        _export(opened)
-        facts = _evaluate(opened)
+        exported = _export(opened)
+        facts = _evaluate(opened) if _has_pictures(opened) else exported
     folder = Path(recipe.output).resolve()
-    say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
+    shown = f"[bold]{folder / 'report.html'}[/bold] shows the result" if facts is not exported else NOT_JUDGED
+    say(f"\ndone: {shown}, {folder / 'student'} is the student")
     return {**facts, "quarantined": _quarantined(made.values())}
 
 
@@ -117,6 +120,8 @@ def evaluate(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _export(opened)
+        if not _has_pictures(opened):
+            raise BadInput(f"teacher.factory: {NOT_JUDGED}; give its OwnModel a `decode`")
         return _evaluate(opened)
 
 
@@ -206,9 +211,8 @@ def _push(opened: Run, hub_id: str, *, private: bool) -> str:
 
 def _card_facts(opened: Run, findings: Findings) -> CardFacts:
     """What a run knows of its student."""
-    recipe, facts = opened.recipe, opened.facts
+    recipe, facts, teacher = opened.recipe, opened.facts, _teacher_card(opened)
     manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
-    teacher = open_ledger(str(next(iter(manifests.values()))["path"])).plan.teacher
     lineage = {
         "teacher revision": str(teacher["revision"]),
         **{
@@ -218,6 +222,16 @@ def _card_facts(opened: Run, findings: Findings) -> CardFacts:
     }
     prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
     return CardFacts(recipe, FAMILIES[str(teacher["pipeline"])], findings, prompt, terms_of(recipe.teacher), lineage)
+
+
+def _teacher_card(opened: Run) -> Json:
+    """What the run's data knows of its teacher."""
+    manifests = cast(Mapping[str, Json], opened.facts["manifests"])
+    return open_ledger(str(next(iter(manifests.values()))["path"])).plan.teacher
+
+
+def _has_pictures(opened: Run) -> bool:
+    return bool(_teacher_card(opened).get("has_pictures", True))
 
 
 def _evaluate(opened: Run) -> Json:
