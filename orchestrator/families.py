@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.class_families import ClassConditional, DiT, Unconditional
 from orchestrator.downloads import use_fast_downloads
@@ -121,7 +121,8 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     """A pipeline on a device. Raises BadInput where there is none of a known family."""
     if spec.factory:
         own = made_by(spec.factory)
-        return Own(own.to(device, DTYPES[spec.dtype]), spec.resolution)
+        nn.Module.to(own.network, device, DTYPES[spec.dtype])
+        return Own(own, spec.resolution)
     place, arguments = spec.place, cast(dict, {"revision": spec.revision} if spec.revision else {})
     use_fast_downloads()
     try:

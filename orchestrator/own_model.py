@@ -13,7 +13,7 @@ from orchestrator.errors import BadInput
 
 
 def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
-    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for one that says more."""
+    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
     for condition in conditions:
         if condition:
             raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
