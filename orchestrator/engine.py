@@ -242,7 +242,7 @@ def configuration(spec: EngineSpec) -> Json:
         "train_micro_batch_size_per_gpu": spec.micro_batch_size,
         "gradient_accumulation_steps": training.accumulation,
         "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": {"stage": training.zero_stage, **_offloads(training)},
         "bf16": {"enabled": training.precision == "bfloat16"},
         "fp16": {"enabled": training.precision == "float16"},
         # The optimizer is torch's AdamW: DeepSpeed's own CPU and fused ones are compiled at first use.
@@ -251,6 +251,13 @@ def configuration(spec: EngineSpec) -> Json:
         "steps_per_print": 10**9,
     }
     return merged(ours, training.deepspeed)
+
+
+def _offloads(training: Training) -> Json:
+    """DeepSpeed's sections for what is kept in the host's memory."""
+    cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    sections = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
+    return dict.fromkeys(sections[training.offload], cpu)
 
 
 def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:

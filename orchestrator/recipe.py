@@ -179,8 +179,31 @@ class Training(Section):
     keep_checkpoints: int = Field(default=2, gt=1)
     log_every: int = Field(default=20, gt=0)  # steps
     features: str = "mobilenetv2"  # the feature network of perceptual and adversarial losses
+    gradient_checkpointing: bool = False  # compute activations again on the way back instead of keeping them
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "all"] = "none"  # to the host's memory; all is the weights too, at ZeRO-3
+    placement: Literal["auto", "replicate", "shard", "offload"] = "auto"  # of the teacher; auto shards it at ZeRO-3
     deepspeed: Json = {}  # merged over the configuration that fewstep writes
+
+    @model_validator(mode="after")
+    def _staged(self) -> Training:
+        if self.precision != "float32" and not self.zero_stage:
+            raise ValueError(
+                f"precision {self.precision} needs zero_stage 1, 2 or 3, which keep the float32 weights that averages "
+                "and optimizer steps are made of; set zero_stage to 1"
+            )
+        if self.offload != "none" and not self.zero_stage:
+            raise ValueError("offload needs zero_stage 1, 2 or 3; set zero_stage to 1")
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError("offload of all, the weights too, needs zero_stage 3; set that, or offload the optimizer")
+        return self
+
+    @property
+    def teacher_placement(self) -> Literal["replicate", "shard", "offload"]:
+        """Where the teacher is kept."""
+        if self.placement == "auto":
+            return "shard" if self.zero_stage == 3 else "replicate"
+        return self.placement
 
 
 class Evaluation(Section):
@@ -316,7 +339,14 @@ def parse(data: Mapping[str, object]) -> Recipe:
 def _check_adapters(recipe: Recipe) -> None:
     """Refuse low-rank adapters at ZeRO-3, which would cut up the weights that the teacher shares with them."""
     nets = (net for round in recipe.method.build().rounds() for net in round.nets.values())
-    if recipe.training.zero_stage == 3 and any(isinstance(net, Trained) and net.lora.rank for net in nets):
+    if not any(isinstance(net, Trained) and net.lora.rank for net in nets):
+        return
+    if recipe.training.placement in ("shard", "offload"):
+        raise BadInput(
+            f"training.placement: {recipe.training.placement} would take the teacher's weights away from the adapters "
+            "that train over them; leave it out: all networks share one copy"
+        )
+    if recipe.training.zero_stage == 3:
         raise BadInput(
             "training.zero_stage: 3 cuts up every weight, and low-rank adapters train over the teacher's own, whole "
             "and one copy for all networks; choose 2, which shards all that adapters add, or method.lora_rank=0"

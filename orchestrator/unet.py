@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from diffusers import UNet2DConditionModel, UNet2DModel
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from methods.diffusion import Cond
 from orchestrator.network import PipelineNetwork
 
+TOKENS = 77  # that CLIP reads
+SIZES = 6  # numbers that tell Stable Diffusion XL of the picture's size
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
@@ -63,6 +66,19 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
     def can_be_told_guidance(self) -> bool:
         """By one more projection beside that of the time."""
         return True
+
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """As its configuration says."""
+        config, shapes = self.model.config, dict[str, tuple[int, ...]]()
+        if any("CrossAttn" in block for block in config["down_block_types"]):
+            shapes["prompt"] = (TOKENS, config["cross_attention_dim"])
+        if config["addition_embed_type"] == "text_time":
+            told = SIZES * config["addition_time_embed_dim"]
+            shapes |= {"pooled": (config["projection_class_embeddings_input_dim"] - told,), "size": (SIZES,)}
+        if config["num_class_embeds"]:
+            shapes["class"] = (config["num_class_embeds"],)
+        return shapes
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
