@@ -48,6 +48,12 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):
     """A UNet that is told a class or nothing as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
 
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """A class, or nothing."""
+        classes = self.model.config["num_class_embeds"]
+        return {"class": (classes,)} if classes else {}
+
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
         label = cond["class"].argmax(1) if "class" in cond else None

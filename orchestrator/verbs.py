@@ -12,7 +12,7 @@ from rich.table import Table
 from orchestrator import metrics
 from orchestrator.baselines import present_teacher
 from orchestrator.card import UNJUDGED, CardFacts, card, snippet, teacher_name, write_card
-from orchestrator.cluster import bundle, connect, require
+from orchestrator.cluster import ask, bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
 from orchestrator.durations import seconds_of
@@ -21,6 +21,7 @@ from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
+from orchestrator.forecast import forecast, memory_facts, memory_of
 from orchestrator.generate import SINGLE_WRITER, Generated
 from orchestrator.generate import repair as repair_data
 from orchestrator.hub import check_push, push
@@ -53,11 +54,18 @@ def run(recipe: Recipe) -> Json:
     return {**facts, "quarantined": _quarantined(made.values())}
 
 
-def plan(recipe: Recipe, price: float) -> Json:
-    """What would be generated, and what that takes; `price` is of one device's hour."""
+def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
+    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
+
+    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
+    """
     check(recipe)
     warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
-    facts = {**plan_supply(recipe, price), **warning}
+    if offline:
+        facts = {**forecast(recipe), **warning}
+    else:
+        supplied = plan_supply(recipe, price)
+        facts = {**supplied, **memory_facts(ask(memory_of, recipe.resources, recipe)), **warning}
     print_facts(facts)
     return facts
 
