@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import LoraBaseMixin
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from methods.base import Trained
 from orchestrator.errors import BadInput
@@ -53,23 +56,32 @@ def _whole(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
 def _adapted(place: Path, recipe: Recipe, *, merged: bool) -> dict[str, Tensor]:
     """Adapters that diffusers loads: their own weights at scale 1, or the teacher's with them merged."""
     teacher = Teacher(recipe.teacher)
-    pipeline, model = teacher.pipeline, teacher.network.model
+    model = teacher.network.model
     try:
-        if isinstance(pipeline, LoraBaseMixin):
-            pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)
+        if (place / "adapter_config.json").is_file():
+            _load_as_peft(model, place)
+        elif isinstance(teacher.pipeline, LoraBaseMixin):
+            teacher.pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)
         else:
-            model.load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=None)
+            cast(UNet2DConditionModel, model).load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=None)
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
     if merged:
-        model.fuse_lora(adapter_names=[ADAPTER])
-        model.unload_lora()
+        teacher.network.merge_lora()
         return teacher.network.state_dict()
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
-            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER])
+            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(float(layer.scaling[ADAPTER]))
     return {name: value for name, value in teacher.network.state_dict().items() if "lora" in name}
+
+
+def _load_as_peft(model: nn.Module, place: Path) -> None:
+    """As peft writes them, for models whose pipelines load none."""
+    state = load_file(place / "adapter_model.safetensors")
+    named = {name.removeprefix("base_model.model."): value for name, value in state.items()}
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(place)), model, ADAPTER)
+    set_peft_model_state_dict(model, named, adapter_name=ADAPTER)
 
 
 def _mend(spec: Trained) -> str:

@@ -100,6 +100,23 @@ def test_adapters_go_on_as_adapters_and_merged_into_a_whole_student(
     assert not torch.equal(answer(merged, teacher), answer(teacher.network, teacher))
 
 
+def test_adapters_that_peft_alone_loads_go_on_too(data: dict, tmp_path: Path) -> None:
+    folder = str(tiny.sigma_teacher(tmp_path))
+    teacher = Teacher(parse({**data, "teacher": {"folder": folder}}).teacher)
+    network = teacher.network.with_lora(2, (), shares_base=False)
+    for name, weight in network.named_parameters():
+        weight.data += 0.1 * ("lora_B" in name)
+    loaded = Teacher(teacher.spec).family
+    loaded.pipeline.register_modules(transformer=network.model)
+    (tmp_path / "lora").mkdir()
+    loaded.save_lora(tmp_path / "lora")
+    told, student = Trained(lora_rank=2), teacher.network.with_lora(2, (), shares_base=False)
+    warm_start(student, going_on(data, tmp_path / "lora", teacher={"folder": folder}), told)
+    trained = dict(network.named_parameters())
+    assert all(torch.equal(weight, trained[name]) for name, weight in student.named_parameters())
+    assert any(weight.any() for name, weight in student.named_parameters() if "lora_B" in name)
+
+
 def test_adapters_with_an_alpha_of_their_own_go_on_at_its_scale(
     teacher: Teacher, data: dict, adapters: Path, tmp_path: Path
 ) -> None:
