@@ -31,14 +31,14 @@ def warm_start(student: PipelineNetwork, recipe: Recipe, spec: Trained) -> None:
     """
     place = Path(recipe.training.init_from)
     is_whole = (place / "model_index.json").is_file()
-    if spec.lora_rank and is_whole:
+    if spec.lora.rank and is_whole:
         if not (place / "lora").is_dir():
             raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
         place, is_whole = place / "lora", False
-    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, merged=not spec.lora_rank)
+    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, spec)
     own = student.state_dict()
     unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
-    missing = [name for name in own if name not in state and ("lora" in name or not spec.lora_rank)]
+    missing = [name for name in own if name not in state and ("lora" in name or not spec.lora.rank)]
     if odd := [*unknown, *(name for name in missing if "cond_proj" not in name)]:
         raise BadInput(f"{FIELD}: {place} does not fit the student, which differs in {odd[0]}; {_mend(spec)}")
     student.load_state_dict(state, strict=False)
@@ -53,8 +53,8 @@ def _whole(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
     return other.network.state_dict()
 
 
-def _adapted(place: Path, recipe: Recipe, *, merged: bool) -> dict[str, Tensor]:
-    """Adapters that diffusers loads: their own weights at scale 1, or the teacher's with them merged."""
+def _adapted(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
+    """Adapters that diffusers loads: their own weights at the student's scale, or the teacher's with them merged."""
     teacher = Teacher(recipe.teacher)
     model = teacher.network.model
     try:
@@ -67,12 +67,13 @@ def _adapted(place: Path, recipe: Recipe, *, merged: bool) -> dict[str, Tensor]:
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
-    if merged:
+    if not spec.lora.rank:
         teacher.network.merge_lora()
         return teacher.network.state_dict()
+    scale = (spec.lora.alpha or spec.lora.rank) / spec.lora.rank
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
-            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(float(layer.scaling[ADAPTER]))
+            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER] / scale)
     return {name: value for name, value in teacher.network.state_dict().items() if "lora" in name}
 
 
@@ -85,6 +86,6 @@ def _load_as_peft(model: nn.Module, place: Path) -> None:
 
 
 def _mend(spec: Trained) -> str:
-    if spec.lora_rank:
-        return f"adapters of rank {spec.lora_rank} on the same modules do (method.lora_rank, method.lora_targets)"
+    if spec.lora.rank:
+        return f"adapters of rank {spec.lora.rank} on the same modules do (method.lora_rank, method.lora_targets)"
     return "a student of the same teacher does, with a guidance input only if this one has it"

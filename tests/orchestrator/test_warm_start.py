@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods.base import Trained
+from methods.base import LoRA, Trained
 from orchestrator.errors import BadInput
 from orchestrator.export import write
 from orchestrator.network import PipelineNetwork
@@ -37,7 +37,7 @@ def teacher(data: dict) -> Teacher:
 @pytest.fixture(scope="module")
 def adapters(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of rank 2 and some effect, as diffusers writes them."""
-    network = teacher.network.with_lora(2, (), shares_base=False)
+    network = teacher.network.with_lora(LoRA(2))
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if "lora_B" in name:
@@ -64,7 +64,7 @@ def exported(data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(teacher: Teacher, data: dict, place: Path, **spec: object) -> PipelineNetwork:
     """A student with this specification that goes on from a place."""
     told = Trained(**spec)  # pyright: ignore[reportArgumentType]
-    student = student_network(teacher.network, told, shares_base=True)
+    student = student_network(teacher.network, told)
     assert isinstance(student, PipelineNetwork)
     warm_start(student, going_on(data, place), told)
     return student
@@ -92,7 +92,7 @@ def test_adapters_go_on_as_adapters_and_merged_into_a_whole_student(
 ) -> None:
     there = with_adapters(teacher, adapters)
     assert not torch.allclose(there, answer(teacher.network, teacher), atol=1e-3)
-    low_rank = started(teacher, data, adapters, lora_rank=2)
+    low_rank = started(teacher, data, adapters, lora=LoRA(2))
     assert torch.equal(answer(low_rank, teacher), there)
     assert [name for name, weight in low_rank.named_parameters() if weight.requires_grad and "lora" not in name] == []
     merged = started(teacher, data, adapters)
@@ -103,14 +103,14 @@ def test_adapters_go_on_as_adapters_and_merged_into_a_whole_student(
 def test_adapters_that_peft_alone_loads_go_on_too(data: dict, tmp_path: Path) -> None:
     folder = str(tiny.sigma_teacher(tmp_path))
     teacher = Teacher(parse({**data, "teacher": {"folder": folder}}).teacher)
-    network = teacher.network.with_lora(2, (), shares_base=False)
+    network = teacher.network.with_lora(LoRA(2))
     for name, weight in network.named_parameters():
         weight.data += 0.1 * ("lora_B" in name)
     loaded = Teacher(teacher.spec).family
     loaded.pipeline.register_modules(transformer=network.model)
     (tmp_path / "lora").mkdir()
     loaded.save_lora(tmp_path / "lora")
-    told, student = Trained(lora_rank=2), teacher.network.with_lora(2, (), shares_base=False)
+    told, student = Trained(lora=LoRA(2)), teacher.network.with_lora(LoRA(2))
     warm_start(student, going_on(data, tmp_path / "lora", teacher={"folder": folder}), told)
     trained = dict(network.named_parameters())
     assert all(torch.equal(weight, trained[name]) for name, weight in student.named_parameters())
@@ -126,7 +126,9 @@ def test_adapters_with_an_alpha_of_their_own_go_on_at_its_scale(
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=half)
     there = with_adapters(teacher, tmp_path)
     assert not torch.allclose(there, with_adapters(teacher, adapters), atol=1e-3)
-    torch.testing.assert_close(answer(started(teacher, data, tmp_path, lora_rank=2), teacher), there)
+    for alpha in (0, 1, 4):  # of the student, 0 being its rank
+        student = started(teacher, data, tmp_path, lora=LoRA(2, alpha))
+        torch.testing.assert_close(answer(student, teacher), there)
 
 
 def test_a_whole_student_goes_on_with_or_without_its_guidance_input(
@@ -144,9 +146,9 @@ def test_a_whole_student_goes_on_with_or_without_its_guidance_input(
 
 def test_what_does_not_fit_is_refused(teacher: Teacher, data: dict, adapters: Path, exported: Path) -> None:
     with pytest.raises(BadInput, match="adapters of rank 4 on the same modules do"):
-        started(teacher, data, adapters, lora_rank=4)
+        started(teacher, data, adapters, lora=LoRA(4))
     with pytest.raises(BadInput, match="is a whole pipeline, and lcm trains adapters; give some"):
-        started(teacher, data, exported, lora_rank=2)
+        started(teacher, data, exported, lora=LoRA(2))
     with pytest.raises(BadInput, match="answers with v_prediction, and this student with flow"):
         started(teacher, data, exported, guidance_input=True, prediction="flow", schedule="flow")
     with pytest.raises(BadInput, match="is neither a student's folder nor adapters of this teacher"):
