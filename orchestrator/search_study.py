@@ -115,7 +115,7 @@ def trials_of(study: optuna.Study, recipe: Recipe, space: Space) -> list[Trial]:
             number=frozen.number,
             state=STATES[frozen.state],
             changes=changes_of(frozen.params, space),
-            values=dict(zip(objectives_of(recipe), frozen.values or (), strict=False)),
+            values=dict(zip(objectives_of(recipe), frozen.values, strict=True)) if _has_values(frozen) else {},
             curve=evaluations(recipe, frozen.number),
             device_hours=hours_of(recipe, frozen.number),
             why=str(read_outcome(trial_folder(recipe, frozen.number)).get("why", _silent(frozen.state))),
@@ -163,6 +163,11 @@ def _sampler(recipe: Recipe, begun: int) -> BaseSampler:
     if recipe.search.searcher == "optuna":
         return TPESampler(seed=seed, n_startup_trials=FIRST_AT_RANDOM)
     return RandomSampler(seed=seed)
+
+
+def _has_values(frozen: FrozenTrial) -> bool:
+    """Optuna takes the last report of a stopped trial for its value."""
+    return frozen.state == TrialState.COMPLETE
 
 
 def _silent(state: TrialState) -> str:
