@@ -146,3 +146,15 @@ def test_a_gain_needs_the_interval_and_every_seed(
     found = Confirmation(4, (low + high) / 2, low, high, by_seed, 0.1, 0.1, 2000)
     assert found.verdict == verdict
     assert found.sentence().endswith(f"That is {verdict}.")
+
+
+def test_a_trial_that_was_stopped_is_worth_nothing(folder: Path, tmp_path: Path) -> None:
+    recipe = load(str(folder / "recipe.yaml"), [f"output={tmp_path}"])
+    space, study = space_of(recipe), opened(recipe)
+    trial = ask(study, recipe, space)
+    rows = trial_folder(recipe, trial.number) / "rounds/1-lcm/metrics.jsonl"
+    write_whole(rows, '{"step": 2, "quality/kid@2": 0.3}\n')
+    abandon(trial_folder(recipe, trial.number))
+    settle(study, trial, recipe)
+    (found,) = trials_of(study, recipe, space)
+    assert (found.state, found.values, found.curve) == ("stopped early", {}, [(2, 0.3)])
