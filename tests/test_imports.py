@@ -14,6 +14,7 @@ from methods import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 METHOD_FILES = sorted((ROOT / "methods").glob("*.py"))
 ORCHESTRATOR_FILES = sorted((ROOT / "orchestrator").glob("*.py"))
+CLUSTER_FILES = sorted((ROOT / "clusters").glob("*.py"))
 ALLOWED = {"torch", "methods", *sys.stdlib_module_names}
 
 
@@ -40,6 +41,11 @@ def imported(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", METHOD_FILES, ids=lambda file: file.name)
 def test_methods_import_only_torch_and_the_standard_library(file: Path) -> None:
     assert set(imported(file)) <= ALLOWED
+
+
+@pytest.mark.parametrize("file", CLUSTER_FILES, ids=lambda file: file.name)
+def test_clusters_import_nothing_of_ours_but_their_own(file: Path) -> None:
+    assert not set(imported(file)) & {"methods", "orchestrator", "dashboards", "recipes"}
 
 
 @pytest.mark.parametrize("file", ORCHESTRATOR_FILES, ids=lambda file: file.name)
