@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import tempfile
+import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
@@ -22,7 +23,8 @@ from ray.job_submission import JobSubmissionClient
 from clusters.schema import Cluster, ClusterError, Found, Job
 
 ANSWERS_S = 4.0  # a dashboard that says nothing for so long is not there
-CARRIES = 500 * 1024**2  # bytes that Ray hands to the nodes for one job
+READY_S = 60.0
+CARRIES = 100 * 1024**2  # bytes that a dashboard takes for one job
 RAY_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray lets them win over an address that it is told
 
 
@@ -61,7 +63,7 @@ class JobsCluster(Cluster):
         """Raises ClusterError for files that Ray would not carry."""
         if job.bundle.size > CARRIES:
             raise ClusterError(
-                f"the recipe's files are {job.bundle.size / 1024**2:.0f} MiB and Ray carries {CARRIES // 1024**2}; "
+                f"the recipe's files are {job.bundle.size / 1024**2:.0f} MiB and Ray takes {CARRIES // 1024**2}; "
                 "name the teacher by `hub` and `revision`, or prompts and images by a smaller file"
             )
 
@@ -72,11 +74,7 @@ class JobsCluster(Cluster):
             job.bundle.write(Path(folder))
             env = told.pop("runtime_env")
             assert isinstance(env, dict)
-            try:
-                client.submit_job(**told, runtime_env=env | {"working_dir": folder})  # type: ignore[arg-type]
-            except RuntimeError as error:
-                if not _found(client, job):  # else another command was faster with the same job
-                    raise ClusterError(f"Ray refused the job: {error}") from None
+            _send(client, job, told | {"runtime_env": env | {"working_dir": folder}})
 
     def find(self, job: Job) -> Found | None:
         """Ask the dashboard."""
@@ -127,6 +125,21 @@ def connect(
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # what a person should know is said by fewstep
     return JobSubmissionClient(address, headers=headers)
+
+
+def _send(client: JobSubmissionClient, job: Job, request: dict) -> None:
+    """Submit; a head that has only just started is given time to be ready."""
+    ends = time.monotonic() + READY_S
+    while True:
+        try:
+            client.submit_job(**request)
+            return
+        except RuntimeError as error:
+            if _found(client, job):  # another command was faster with the same job
+                return
+            if "No available agent" not in str(error) or time.monotonic() > ends:
+                raise ClusterError(f"Ray refused the job: {error}") from None
+            time.sleep(1.0)
 
 
 def _get(url: str, headers: dict[str, str]) -> requests.Response:

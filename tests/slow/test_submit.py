@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 
+from clusters import ClusterError
+from clusters.jobs_api import connect
 from orchestrator.parcel import parcel
 from orchestrator.recipe import load
 from tests import tiny
@@ -42,16 +45,39 @@ def cluster_file(place: Path, **told: object) -> Path:
 
 
 def test_a_local_cluster_does_the_whole_job(place: Path) -> None:
-    file = cluster_file(place, kind="local", port=free_port(), num_cpus=2, temp_dir=str(place / "r"))
-    done = facts("submit", "run", place / "tiny.yaml", "--cluster", file)
+    with tempfile.TemporaryDirectory() as short:  # sockets lie under it
+        file = cluster_file(place, kind="local", port=free_port(), num_cpus=2, temp_dir=short)
+        done = facts("submit", "run", place / "tiny.yaml", "--cluster", file)
     assert done["status"] == "SUCCEEDED" and done["report"] == str(place / "out/report.html")
     assert (place / "out/student/model_index.json").exists()
     assert not list((place / "state/fewstep").glob("local-*.pid"))
 
 
 @pytest.fixture
+def open_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A head that asks nobody for a token: the port of its dashboard."""
+    ray.shutdown()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    Config.initialize("")
+    port = free_port()
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield port
+    cluster.shutdown()
+    monkeypatch.undo()
+    Config.initialize("")
+
+
+def test_a_dashboard_that_others_can_reach_and_that_asks_for_no_token_is_refused(open_head: int) -> None:
+    with pytest.raises(ClusterError, match="asks for no token"):
+        connect(f"http://0.0.0.0:{open_head}", "")
+    assert connect(f"http://0.0.0.0:{open_head}", "", allow_unauthenticated=True).list_jobs() == []
+    assert connect(f"http://127.0.0.1:{open_head}", "").list_jobs() == []
+
+
+@pytest.fixture
 def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
-    """A head that computes nothing and two nodes of one CPU; how its dashboard is reached."""
+    """A head that computes nothing and two nodes of one CPU: the file of the cluster."""
     ray.shutdown()
     port, token = free_port(), tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
