@@ -69,10 +69,12 @@ ALERTS = (
 
 def configuration(discovery: str = DISCOVERY, rules: str = "alerts.yml", interval: str = INTERVAL) -> str:
     """prometheus.yml."""
+    # Prometheus cannot follow a file whose folder is not there yet, so it looks again and again.
+    found = {"files": [discovery], "refresh_interval": interval}
     told = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [rules],
-        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [discovery]}]}],
+        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [found]}],
     }
     return yaml.safe_dump(told, sort_keys=False)
 

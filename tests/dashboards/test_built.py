@@ -16,7 +16,9 @@ from dashboards.__main__ import BUILT, files
 from dashboards.panels import ROWS, SELECTED
 from orchestrator.metrics import REGISTRY
 
-promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is absent")
+promtool = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is absent"
+)
 
 
 def check(*arguments: str | Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -33,11 +34,20 @@ RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
 PROMETHEUS_OWN = {"__name__", "instance", "job", "ray_io_cluster"}
 
 
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_raylet_start_wait_time_s": "180",  # on a busy machine
+}
+
+
 @contextmanager
 def started(*command: str | Path, log: Path) -> Iterator[None]:
     """A process, while it is needed."""
     with log.open("w") as stream:
-        process = subprocess.Popen([str(part) for part in command], stdout=stream, stderr=stream, cwd=ROOT)
+        words = [str(part) for part in command]
+        process = subprocess.Popen(words, stdout=stream, stderr=stream, cwd=ROOT, env=ENVIRONMENT)
         try:
             yield
         finally:
@@ -112,7 +122,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
             data["resources"] = {"address": f"127.0.0.1:{ports[0]}"}
             (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(data))))
             command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "recipe.yaml")]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-3000:]
             time.sleep(5)
             yield prometheus, began
