@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,18 +24,14 @@ from pydantic import (
 from methods import METHODS
 from methods.base import Method, Trained
 from orchestrator.errors import BadInput, nearest
+from orchestrator.search_spec import Search
+from orchestrator.section import Section
 from orchestrator.solvers import ODE_SOLVERS, SOLVERS
 from orchestrator.store import check_url
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 Precision = Literal["float32", "bfloat16", "float16"]
 Json = Mapping[str, object]
-
-
-class Section(BaseModel):
-    """A part of the recipe. Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TeacherSpec(Section):
@@ -268,6 +265,7 @@ class Recipe(Section):
     training: Training
     evaluation: Evaluation
     resources: Resources = Resources()
+    search: Search = Search()
     output: str
 
     @model_validator(mode="after")
@@ -336,46 +334,65 @@ def _override(data: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise BadInput(f"override {override!r} has no value; write it as training.steps=100")
+    _set(data, key, yaml.safe_load(value))
+
+
+def _set(data: dict[str, object], key: str, value: object) -> None:
     *parents, last = key.split(".")
     place = data
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise BadInput(f"override {override!r}: {parent} is not a section")
+            raise BadInput(f"{key}: {parent} is not a section")
         place = inner
-    place[last] = yaml.safe_load(value)
+    place[last] = value
+
+
+def vary(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """The recipe with other values in some fields, like {"method.skip": 40}. Raises BadInput as `load` does."""
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    for key, value in changes.items():
+        _set(data, key, value)
+    return parse(data)
 
 
 def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Input paths are relative to the recipe's folder (outputs to where the command runs), and must exist."""
 
-    def absolute(field: str, path: str, *, must_exist: bool = True) -> str:
-        if not path:
-            return path
+    def absolute(field: str, path: str) -> str:
         full = (folder / path).resolve()
-        if must_exist and not full.exists():
+        if field != "evaluation.baselines" and not full.exists():
             raise BadInput(f"{field}: there is nothing at {full}")
         return str(full)
 
-    teacher = recipe.teacher
-    if teacher.folder:
-        teacher = teacher.model_copy(update={"folder": absolute("teacher.folder", teacher.folder)})
-        if not (Path(teacher.folder) / "model_index.json").is_file():
-            raise BadInput(f"teacher.folder: {teacher.folder} is no diffusers pipeline, it has no model_index.json")
-    data = recipe.trajectories
-    judge = recipe.evaluation
+    found = _with_each_path(recipe, absolute)
+    if found.teacher.folder and not (Path(found.teacher.folder) / "model_index.json").is_file():
+        raise BadInput(f"teacher.folder: {found.teacher.folder} is no diffusers pipeline, it has no model_index.json")
+    return found
+
+
+def relative_to(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe as a file in this folder would say it."""
+    return _with_each_path(recipe, lambda field, path: os.path.relpath(path, folder))
+
+
+def _with_each_path(recipe: Recipe, change: Callable[[str, str], str]) -> Recipe:
+    """With other input paths, where there are any; `change` is told the field and the path."""
+
+    def changed(name: str, *fields: str) -> Section:
+        section = getattr(recipe, name)
+        paths = {field: getattr(section, field) for field in fields}
+        return section.model_copy(
+            update={field: change(f"{name}.{field}", path) for field, path in paths.items() if path}
+        )
+
     return recipe.model_copy(
         update={
-            "teacher": teacher,
-            "trajectories": data.model_copy(update={"prompts": absolute("trajectories.prompts", data.prompts)}),
-            "data": recipe.data.model_copy(update={"images": absolute("data.images", recipe.data.images)}),
-            "evaluation": judge.model_copy(
-                update={
-                    "prompts": absolute("evaluation.prompts", judge.prompts),
-                    "images": absolute("evaluation.images", judge.images),
-                    "baselines": absolute("evaluation.baselines", judge.baselines, must_exist=False),
-                }
-            ),
+            "teacher": changed("teacher", "folder"),
+            "trajectories": changed("trajectories", "prompts"),
+            "data": changed("data", "images"),
+            "evaluation": changed("evaluation", "prompts", "images", "baselines"),
+            "search": changed("search", "prompts"),
         }
     )
 

@@ -52,17 +52,22 @@ def page(facts: ReportFacts) -> str:
     recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
     sections = [
         _header(facts, title),
-        _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
-        _section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
-        _section("Every system", _table(facts.findings), _table_note(facts.findings)),
-        _section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
-        _section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
-        _section("Training", _losses(facts.losses), "Each point is the mean of its stretch of steps."),
-        _section("Time", _timings(facts.stages_s), ""),
-        _section("Where things are", _list(facts.places), ""),
-        _section("Made from", _list(facts.lineage), ""),
+        section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
+        section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
+        section("Every system", _table(facts.findings), _table_note(facts.findings)),
+        section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+        section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
+        section("Training", _losses(facts.losses), "Each point is the mean of its stretch of steps."),
+        section("Time", _timings(facts.stages_s), ""),
+        section("Where things are", _list(facts.places), ""),
+        section("Made from", _list(facts.lineage), ""),
         f"<details><summary>The whole recipe</summary>{_code(recipe)}</details>",
     ]
+    return document(title, sections)
+
+
+def document(title: str, sections: Sequence[str]) -> str:
+    """The HTML of a page of its own."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -101,7 +106,8 @@ def _header(facts: ReportFacts, title: str) -> str:
     )
 
 
-def _section(title: str, body: str, note: str) -> str:
+def section(title: str, body: str, note: str) -> str:
+    """A part of a page, with a note under its title where there is one."""
     said = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return f"<section><h2>{html.escape(title)}</h2>{said}{body}</section>"
 

@@ -23,6 +23,7 @@ from orchestrator.errors import BadInput
 from orchestrator.recipe import Json, Recipe
 
 BEAT_S = 5.0
+ABANDONED = "abandoned"
 SILENT_S = 60.0  # after which a driver on another machine counts as dead
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
 
@@ -111,6 +112,16 @@ class Run:
         write_whole(self._file, json.dumps(facts, indent=1))
 
 
+def abandon(folder: Path) -> None:
+    """Ask a run's training to end soon, without a result. It stays so."""
+    write_whole(folder / ABANDONED, "")
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the run in a folder was told to end."""
+    return (folder / ABANDONED).exists()
+
+
 def _refuse_second(file: Path) -> None:
     if not file.exists():
         return
@@ -125,7 +136,7 @@ def _refuse_second(file: Path) -> None:
 
 def identity(resolved: Mapping[str, object]) -> Json:
     """The part of a recipe that makes a run what it is; the same run may continue on other resources."""
-    return {key: value for key, value in resolved.items() if key not in ("resources", "output")}
+    return {key: value for key, value in resolved.items() if key not in ("resources", "search", "output")}
 
 
 def recipe_hash(recipe: Recipe) -> str:
