@@ -105,7 +105,7 @@ def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryvi
     ) as writer:
         writer.write_table(table, row_group_size=rows_per_group)
         writer.add_key_value_metadata({_KEY: told})
-    data = memoryview(held)[: sink.tell()]
+    data = held.data[: sink.tell()]
     return data, _record(data, content_digest(columns))
 
 
