@@ -93,7 +93,7 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
         if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
             net.init(network)
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
-            raise BadInput(f"method: {recipe.method.name} looks at pictures, and this teacher's samples are none")
+            raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder":
             features = feature_network(recipe.training.features, section="training")
             if not features.channels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -73,3 +74,12 @@ def video() -> OwnModel:
 
 def nonsense() -> nn.Module:
     return Points()
+
+
+def seen_points() -> OwnModel:
+    """With one row of pixels as their picture."""
+    return replace(points(), decode=lambda x: x[:, None, None, :].expand(-1, 3, 2, -1))
+
+
+def flat() -> OwnModel:
+    return replace(points(), encode=lambda prompts: {"side": torch.zeros(len(prompts))})

@@ -14,10 +14,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import torch
-from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
+from diffusers import (
+    ConfigMixin,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    ImagePipelineOutput,
+    ModelMixin,
+    SchedulerMixin,
+)
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -102,7 +110,7 @@ class OwnPipeline(DiffusionPipeline):
         if latents is None:
             shape = (len(conditions), *self.model.shape)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self._set_times(num_inference_steps)
         x, cond = latents.to(device, dtype), self._encode(conditions)
         if guidance_scale > 1:
             null = self._encode([negative] * len(conditions))
@@ -121,6 +129,14 @@ class OwnPipeline(DiffusionPipeline):
         if self.model.decode is not None and output_type != "latent":
             x = (self.model.decode(x).float() / 2 + 0.5).clamp(0, 1)
         return ImagePipelineOutput(x) if return_dict else (x,)  # pyright: ignore[reportArgumentType] - as everywhere
+
+    def _set_times(self, steps: int) -> None:
+        scheduler, device = cast(SchedulerMixin, self.scheduler), self._execution_device
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler):
+            # By themselves they spend the last step on what little is left a thousandth before clean data.
+            scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
+        else:
+            self.scheduler.set_timesteps(steps, device=device)
 
     def _encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         device, dtype = self._execution_device, self.network.dtype

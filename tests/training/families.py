@@ -52,6 +52,7 @@ METHODS: Mapping[str, Mapping[str, object]] = {
     "lcm-lora": {"name": "lcm-lora", "lora_rank": 2},
     "dmd": {"name": "dmd"},
 }
+UNSEEN: Mapping[str, Mapping[str, object]] = {"lcm-lora": {}, "dmd": {"regression_weight": 0.0}}  # without pictures
 UNGUIDED = {"lcm-lora": {"guidance_scale": (1.0, 1.0)}, "dmd": {"guidance_scale": 1.0}}
 
 
@@ -67,6 +68,8 @@ def recipe_of(family: str, method: str, folder: Path) -> Recipe:
     sections["evaluation"] |= {"solvers": [kind.solver], "prompts": prompts}
     sections["training"] |= {"steps": 2, "log_every": 2}
     sections["method"] = {**METHODS[method]}
+    if isinstance(kind.teacher, str):
+        sections["method"] |= UNSEEN[method]
     if not kind.is_guided:
         sections["method"] |= UNGUIDED[method]
         sections["trajectories"] |= {"guidance_scale": 1.0}
