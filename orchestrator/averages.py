@@ -33,6 +33,8 @@ class Average:
         self._engine = engine
         self._place = shard if partitioned else whole
         self.values = [engine.master(weight).float().clone() for weight in self._sources()]
+        for kept, source in zip(self._kept(), self._sources(), strict=True):
+            kept.data = kept.data.to(source.dtype)  # what losses call computes as the network does
 
     @torch.no_grad()
     def update(self) -> None:

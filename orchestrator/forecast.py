@@ -30,8 +30,7 @@ def memory_of(recipe: Recipe) -> Memory:
     """What a training worker will hold, by the teacher's configuration; a hub's is downloaded."""
     told = recipe.teacher
     if told.hub:
-        revision = {"revision": told.revision} if told.revision else {}
-        told = told.at(snapshot_download(told.hub, allow_patterns="*.json", **revision))
+        told = told.at(snapshot_download(told.hub, revision=told.revision or None, allow_patterns="*.json"))
     return estimate(recipe, Teacher(told, load=skeleton))
 
 

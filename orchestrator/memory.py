@@ -22,6 +22,7 @@ from orchestrator.recipe import Recipe, Training
 from orchestrator.teacher import Teacher
 
 MASTER, MOMENTS = 4, 8  # bytes a weight: its float32 copy, and Adam's two moments
+BUCKET = 500_000_000  # gradients that DeepSpeed reduces together
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def estimate(recipe: Recipe, teacher: Teacher) -> Memory:
 
 
 def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> Memory:
-    """What one worker holds in a round, without buffers for communication and what an allocator loses."""
+    """What one worker holds in a round, without what an allocator loses."""
     training, ranks = recipe.training, recipe.resources.workers
     width = DTYPES[training.precision].itemsize
     nets = {

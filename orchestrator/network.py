@@ -105,6 +105,10 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
             asked = " or ".join(names)
             raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
 
+    def recompute(self) -> None:
+        """Keep the inputs of blocks alone while it is trained, and compute the rest again on the way back."""
+        self.model.enable_gradient_checkpointing()
+
     def merge_lora(self) -> None:
         """Add the adapters to the weights that they adapt, and take them away."""
         for module in self.model.modules():

@@ -29,6 +29,10 @@ class Distillable(Protocol):
         """Another over the same weights that trains low-rank adapters alone."""
         ...
 
+    def recompute(self) -> None:
+        """Keep the inputs of blocks alone, and compute the rest again on the way back."""
+        ...
+
 
 @dataclass
 class Networks:
@@ -126,6 +130,8 @@ def build(
         module = start if net.init == "student" else student_network(cast(nn.Module, teacher.net), net)
         module.train()
         spec = specs(net)
+        if spec.training.gradient_checkpointing:
+            cast(Distillable, module).recompute()
         followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
         averages = {other: Average(module, a.decay) for other, a in followers.items()}
         engine = make_engine(module, spec)
