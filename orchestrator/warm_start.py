@@ -61,9 +61,10 @@ def _adapted(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
         if (place / "adapter_config.json").is_file():
             _load_as_peft(model, place)
         elif isinstance(teacher.pipeline, LoraBaseMixin):
-            teacher.pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)
+            teacher.pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)  # pyright: ignore[reportCallIssue]
         else:
-            cast(UNet2DConditionModel, model).load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=None)
+            unet, whole = cast(UNet2DConditionModel, model), cast(str, None)  # no prefix, which is annotated as text
+            unet.load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=whole)
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
