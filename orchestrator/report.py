@@ -13,6 +13,7 @@ import yaml
 
 from orchestrator.chart import Band, Series, line_chart
 from orchestrator.checkpoint import write_whole
+from orchestrator.durations import words
 from orchestrator.evaluate import Row
 from orchestrator.findings import Findings, caution
 from orchestrator.recipe import Json
@@ -237,10 +238,10 @@ def _timings(stages: Mapping[str, float]) -> str:
     longest = max(stages.values(), default=1.0)
     bars = "".join(
         f"<dt>{html.escape(name)}</dt>"
-        f'<dd><i style="width:{100 * seconds / longest:.1f}%"></i><span>{_duration(seconds)}</span></dd>'
+        f'<dd><i style="width:{100 * seconds / longest:.1f}%"></i><span>{words(seconds)}</span></dd>'
         for name, seconds in stages.items()
     )
-    return f'<dl class="bars">{bars}<dt>all</dt><dd><span>{_duration(sum(stages.values()))}</span></dd></dl>'
+    return f'<dl class="bars">{bars}<dt>all</dt><dd><span>{words(sum(stages.values()))}</span></dd></dl>'
 
 
 def _list(facts: Mapping[str, str]) -> str:
@@ -265,10 +266,3 @@ def _range(row: Row) -> str:
 def _number(value: float) -> str:
     places = 4 if abs(value) < 1 else 2
     return f"{round(value, places) + 0.0:.{places}f}"  # adding 0 turns -0 into 0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

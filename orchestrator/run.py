@@ -57,7 +57,7 @@ class Run:
 
     def round_folder(self, number: int, round: Round) -> Path:
         """Where a round keeps its checkpoints, metrics and student; rounds count from 1."""
-        return self.folder / "rounds" / f"{number}-{round.name}"
+        return round_folder(self.folder, number, round)
 
     def record(self, section: str, key: str, value: object) -> None:
         """Note a fact, like what a stage took."""
@@ -114,10 +114,19 @@ class Run:
 
 def reopen(folder: Path) -> Run:
     """The run that is in a directory. Raises BadInput where there is none."""
+    return Run(recipe_of(folder).model_copy(update={"output": str(folder)}))
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of the run that is in a directory. Raises BadInput where there is none."""
     if not (folder / "run.json").exists():
         raise BadInput(f"RUN: {folder} is no run of fewstep, it has no run.json; give the output of one")
-    told = yaml.safe_load((folder / "recipe.yaml").read_text())
-    return Run(parse(told | {"output": str(folder)}))
+    return parse(yaml.safe_load((folder / "recipe.yaml").read_text()))
+
+
+def round_folder(folder: Path, number: int, round: Round) -> Path:
+    """Where a round of the run in a directory is; rounds count from 1."""
+    return folder / "rounds" / f"{number}-{round.name}"
 
 
 def driver_of(folder: Path) -> str:
