@@ -59,20 +59,20 @@ def choose(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -
     name, steps = candidates[0].name, candidates[0].steps
     if len(candidates) == 1:
         return replace(candidates[0], noise="judged")
-    target, key = _target(evaluation), _choice_key(bench, evaluation, candidates)
+    reference, key = target(evaluation), _choice_key(bench, evaluation, candidates)
     known = bench.files.recall(key)
     if not known:
         count = evaluation.selection_samples
-        parts = bench.measure([target, *candidates], count, f"choosing the {name}'s best at {steps} steps")
-        kids = _kids(parts, units_of(count, len(bench.setting.prompts)))
-        order = np.argsort(kids, kind="stable")
+        parts = bench.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
+        found = kids(parts, units_of(count, len(bench.setting.prompts)))
+        order = np.argsort(found, kind="stable")
         tried = [{"sampler": c.sampler, "guidance_scale": c.guidance_scale} for c in candidates]
-        known = {**tried[order[0]], "tried": [{**tried[i], "kid": kids[i]} for i in order]}
+        known = {**tried[order[0]], "tried": [{**tried[i], "kid": found[i]} for i in order]}
         bench.files.decide(key, known)
     return System(name, str(known["sampler"]), steps, float(str(known["guidance_scale"])))
 
 
-def _target(evaluation: Evaluation) -> System:
+def target(evaluation: Evaluation) -> System:
     """What a choice is made by."""
     reference, _ = many_steps(evaluation)
     return replace(reference, noise="selection reference")
@@ -89,17 +89,17 @@ def _teachers(bench: Bench, evaluation: Evaluation, steps: int) -> list[System]:
 
 
 def _choice_key(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> Key:
-    stems = [bench.key(system).stem for system in (_target(evaluation), *candidates)]
+    stems = [bench.key(system).stem for system in (target(evaluation), *candidates)]
     whose = "" if candidates[0].name == "teacher" else "student-"
     facts = {"samples": evaluation.selection_samples, "systems": stems}
     return Key(f"best-{whose}{candidates[0].steps}-steps", facts)
 
 
-def _kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
+def kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
     """KID of each part but the first against the first."""
     sets = {str(place): Features(part.features, units) for place, part in enumerate(parts)}
-    kids = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
-    return [kids.between(str(place), "0").value for place in range(1, len(parts))]
+    distances = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
+    return [distances.between(str(place), "0").value for place in range(1, len(parts))]
 
 
 def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[Measured]]:
@@ -113,7 +113,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSyste
         systems = teacher_systems(bench, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
         parts = bench.measure(judged, evaluation.samples, "measuring the teacher")
-        for system in (*judged, _target(evaluation)):
+        for system in (*judged, target(evaluation)):
             bench.files.ship(bench.key(system), out)
         for steps in evaluation.steps:
             bench.files.ship(_choice_key(bench, evaluation, _teachers(bench, evaluation, steps)), out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -30,6 +31,10 @@ def new_folder(root: Path, step: int, attempt: str = "") -> Path:
     return root / f"step-{step:08d}-{attempt or uuid.uuid4().hex[:8]}"
 
 
+def _step(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
+
+
 def seal(folder: Path, step: int, facts: Json) -> None:
     """Make what lies in the folder a checkpoint. Called once, after every rank has written."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -40,12 +45,12 @@ def seal(folder: Path, step: int, facts: Json) -> None:
     write_whole(folder / RECORD, json.dumps({"step": step, "facts": facts, "files": hashes}, indent=1))
 
 
-def newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose hashes hold; says which ones it had to pass over."""
+def newest(root: Path, until: float = math.inf) -> Checkpoint | None:
+    """The newest checkpoint up to a step whose hashes hold; says which ones it had to pass over."""
     if not root.exists():
         return None
     for folder in sorted(root.iterdir(), reverse=True):
-        if not (folder / RECORD).exists():
+        if not (folder / RECORD).exists() or _step(folder) > until:
             continue
         wrong = broken(folder)
         if not wrong:
@@ -69,12 +74,13 @@ def broken(folder: Path) -> str:
     return ""
 
 
-def prune(root: Path, keep: int) -> None:
-    """Leave the newest `keep` sealed checkpoints, and nothing unsealed from before them."""
+def prune(root: Path, keep: int, best: int = 0) -> None:
+    """Leave the newest `keep` sealed checkpoints and that of step `best`, and nothing unsealed from before them."""
     sealed = sorted(folder for folder in root.iterdir() if (folder / RECORD).exists())
     kept = sealed[-keep:]
+    spared = [folder for folder in sealed if _step(folder) == best]
     for folder in root.iterdir():
-        if kept and folder.name < kept[0].name:
+        if kept and folder.name < kept[0].name and folder not in spared:
             shutil.rmtree(folder)
 
 

@@ -176,13 +176,16 @@ def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, whi
 
 def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
     """Run a verb; print its facts where asked; end with the exit code that says how it went."""
-    from orchestrator.errors import BadInput
+    from orchestrator.errors import BadInput, Diverged
 
     try:
         facts = verb()
     except BadInput as error:
         sys.stderr.write(f"fewstep: {error}\n")
         raise typer.Exit(BAD_INPUT) from None
+    except Diverged as error:
+        sys.stderr.write(f"fewstep: {error}\n")
+        raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         sys.stderr.write("fewstep: interrupted; the same command continues\n")
         raise typer.Exit(FAILED) from None

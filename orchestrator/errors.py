@@ -10,6 +10,10 @@ class BadInput(ValueError):
     """The user's input cannot be used: one sentence naming the field, the value and the mend. Exit code 2."""
 
 
+class Diverged(RuntimeError):
+    """Training went wrong: one sentence with the reason and the last good checkpoint. Exit code 1."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint for a mistyped word, like " (did you mean 'lcm'?)", or nothing."""
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from orchestrator.errors import BadInput
 from orchestrator.families import load
 from orchestrator.family import Family
 from orchestrator.judge import Call
+from orchestrator.network import PipelineNetwork
 from orchestrator.pipelines.overshooting import OvershootingScheduler
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts, read_network
@@ -120,10 +122,15 @@ def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> 
 def build(recipe: Recipe, result: Path) -> Family:
     """The teacher's pipeline with a finished round's student in its place."""
     teacher = Teacher(recipe.teacher)
-    teacher.pipeline.scheduler = check(recipe, teacher.scheduler, StudentFacts.read(result))
-    network = read_network(result, teacher)
-    teacher.pipeline.register_modules(**{network.component: network.model})
-    return teacher.family
+    return dress(recipe, teacher, read_network(result, teacher), StudentFacts.read(result))
+
+
+def dress(recipe: Recipe, teacher: Teacher, network: PipelineNetwork, facts: StudentFacts) -> Family:
+    """A student in a pipeline that shares all else with the teacher's, under the scheduler that it is exported with."""
+    pipeline = copy.copy(teacher.pipeline)
+    scheduler = check(recipe, teacher.scheduler, facts)
+    pipeline.register_modules(**{network.component: network.model, "scheduler": scheduler})
+    return type(teacher.family)(pipeline, teacher.spec.resolution)
 
 
 def write(recipe: Recipe, result: Path, out: Path) -> None:

@@ -103,23 +103,22 @@ class Judge:
         self._warm: set[tuple[str, bool]] = set()
 
     @cached_property
-    def _teacher(self) -> Teacher:
+    def teacher(self) -> Teacher:
+        """Loaded when it is first asked for, unless it is set."""
         return Teacher(self.setting.teacher, self.setting.device)
 
     @cached_property
     def _denoiser(self) -> Denoiser:
-        return self._teacher.denoiser()
+        return self.teacher.denoiser()
 
     @cached_property
     def _uncond(self) -> dict[str, Tensor]:
-        return self._teacher.encode([self.setting.negative_prompt])
+        return self.teacher.encode([self.setting.negative_prompt])
 
     @cached_property
-    def _student(self) -> Family:
-        family = load(self.setting.teacher.at(self.setting.student), self.setting.device)
-        if "safety_checker" in family.pipeline.components:  # the teacher's pictures are not blacked out either
-            family.pipeline.register_modules(safety_checker=None)
-        return family
+    def student(self) -> Family:
+        """Loaded when it is first asked for, unless it is set."""
+        return unchecked(load(self.setting.teacher.at(self.setting.student), self.setting.device))
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -127,18 +126,18 @@ class Judge:
 
     def revisions(self) -> dict[str, str]:
         """Hashes of what is judged. Raises BadInput where the teacher is told something and nobody says what."""
-        if self._teacher.family.is_conditional and self.setting.prompts == ("",):
+        if self.teacher.family.is_conditional and self.setting.prompts == ("",):
             raise BadInput("evaluation.prompts is missing; the teacher is judged on them")
         student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
-        return {"teacher": self._teacher.card.revision, **student}
+        return {"teacher": self.teacher.card.revision, **student}
 
     def refusal(self, solver: str, evaluations: int) -> str:
         """Why a solver cannot sample the teacher, or nothing."""
-        return refusal(solver, self._steps(solver, evaluations), self._teacher.prediction, self._teacher.scheduler)
+        return refusal(solver, self._steps(solver, evaluations), self.teacher.prediction, self.teacher.scheduler)
 
     def _steps(self, solver: str, evaluations: int) -> int:
         """In the solver's own count."""
-        times = int(str(self._teacher.scheduler["num_train_timesteps"]))
+        times = int(str(self.teacher.scheduler["num_train_timesteps"]))
         return SOLVERS[solver].steps_within(evaluations, times)
 
     @torch.inference_mode()
@@ -149,7 +148,7 @@ class Judge:
             samples = range(start, min(start + size, CALIBRATION))
             guided = self._guided(guidance_scale, [self.setting.prompt(i) for i in samples])
             noise, other = (self._noise(role, samples) for role in ("calibration", "calibration noise"))
-            states, _ = sample_path(heun, self._teacher.scheduler, guided, noise, CALIBRATION_STEPS)
+            states, _ = sample_path(heun, self.teacher.scheduler, guided, noise, CALIBRATION_STEPS)
             tables.append(len(samples) / CALIBRATION * analytic_dpm.calibrate(guided, states[:, -1], other))
         return sum(tables[1:], tables[0]).tolist()
 
@@ -167,13 +166,13 @@ class Judge:
         return self._sample_teacher(system, prompts, noise, samples, variances).float().cpu()
 
     def _noise(self, role: str, samples: range) -> Tensor:
-        shape = self._teacher.family.latent_shape
+        shape = self.teacher.family.latent_shape
         drawn = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
         return torch.stack(drawn).to(self.setting.device)
 
     def _guided(self, guidance_scale: float, prompts: list[str]) -> GuidedTeacher:
         scale = torch.full((len(prompts),), guidance_scale, device=self.setting.device)
-        return GuidedTeacher(self._denoiser, self._teacher.encode(prompts), self._uncond, scale)
+        return GuidedTeacher(self._denoiser, self.teacher.encode(prompts), self._uncond, scale)
 
     def _sample_teacher(
         self, system: System, prompts: list[str], noise: Tensor, samples: range, variances: Sequence[float]
@@ -183,20 +182,20 @@ class Judge:
             generators = [self.setting.generator(f"{system.noise} steps", i) for i in samples]
             solver = replace(solver, options={"variances": variances, "generators": generators})
         guided, steps = self._guided(system.guidance_scale, prompts), self._steps(system.sampler, system.steps)
-        states, _ = sample_path(solver, self._teacher.scheduler, guided, noise, steps)
-        return self._teacher.decode(states[:, -1])
+        states, _ = sample_path(solver, self.teacher.scheduler, guided, noise, steps)
+        return self.teacher.decode(states[:, -1])
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
         """As a user would: the exported pipeline with its own scheduler."""
-        pipeline, roles = self._student.pipeline, (system.noise, f"{system.noise} steps")
+        pipeline, roles = self.student.pipeline, (system.noise, f"{system.noise} steps")
         starting, stepping = ([self.setting.generator(role, i) for i in samples] for role in roles)
         eta = {"eta": self.setting.call.eta} if self.setting.call.eta else {}
         with torch.random.fork_rng():
             # Not every pipeline hands its generators on to its scheduler.
             torch.manual_seed(stepping[0].initial_seed())
             sampled = pipeline(
-                **self._student.call(prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale),
-                **self._student.start(noise, starting, stepping),
+                **self.student.call(prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale),
+                **self.student.start(noise, starting, stepping),
                 **eta,
                 output_type="pt",
             )
@@ -216,17 +215,24 @@ class Judge:
     def measure_images(self, file: str, samples: range) -> Measured:
         """Real images, cut square and brought to the teacher's size, so that size makes no difference."""
         images = open_images(file, "evaluation.images")
-        return self._look(images.pixels(samples, self._teacher.family.image_size), samples)
+        return self._look(images.pixels(samples, self.teacher.family.image_size), samples)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of each prompt [prompts, d], where the network reads text and the teacher paints it."""
-        if not self._features.reads or self._teacher.family.task != "text-to-image":
+        if not self._features.reads or self.teacher.family.task != "text-to-image":
             return None
         return self._features.read(self.setting.prompts).numpy()
 
     def _look(self, images: Tensor, samples: range) -> Measured:
         features = self._features(images).half().cpu().numpy()
         return Measured(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))
+
+
+def unchecked(family: Family) -> Family:
+    """A family whose pipeline blacks out none of its pictures: the teacher's are not blacked out either."""
+    if "safety_checker" in family.pipeline.components:
+        family.pipeline.register_modules(safety_checker=None)
+    return family
 
 
 def _thumbnails(images: Tensor) -> NDArray[np.uint8]:

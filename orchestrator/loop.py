@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from methods.base import Batch, Critic, Draw, Round, Rows, Trained
 from orchestrator.clock import Clock
 from orchestrator.networks import Networks
 from orchestrator.recipe import Training
+
+Fact = TypeVar("Fact")
 
 
 @dataclass
@@ -29,6 +32,12 @@ class Place:
         """This rank's rows of the global batch."""
         each = batch_size // self.world_size
         return range(self.rank * each, (self.rank + 1) * each)
+
+    def told(self, value: Fact) -> Fact:
+        """What rank 0 says; every rank calls it."""
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        return box[0]
 
 
 class Progress:
@@ -88,9 +97,9 @@ def train(
     steps: int,
     start: int = 0,
     progress: Progress | None = None,
-    after: Callable[[int, Progress], None] = lambda step, progress: None,
+    after: Callable[[int, Progress], bool] = lambda step, progress: False,
 ) -> None:
-    """Train from step `start` to `steps`; `after(steps done, progress)` follows each step.
+    """Train from step `start` to `steps`; `after(steps done, progress)` follows each step, and says whether to stop.
 
     `batches[source](start)` yields this rank's rows of each global batch.
     """
@@ -127,4 +136,5 @@ def train(
                     average.update()
             clock.mark("time/update_s")
         progress.steps += 1
-        after(step + 1, progress)
+        if after(step + 1, progress):
+            return

@@ -178,9 +178,18 @@ class Training(Section):
     checkpoint_every: int = Field(default=500, gt=0)  # steps
     keep_checkpoints: int = Field(default=2, gt=1)
     log_every: int = Field(default=20, gt=0)  # steps
+    evaluate_every: int = Field(default=0, ge=0)  # steps of the last round, whose best becomes its result; 0 is never
+    evaluate_at: int = Field(default=0, ge=0)  # steps of the student; 0 is as many as the method is made for
+    patience: int = Field(default=0, ge=0)  # evaluations without a better one, then training stops; 0 goes on
     features: str = "mobilenetv2"  # the feature network of perceptual and adversarial losses
     zero_stage: Literal[0, 1, 2, 3] = 0
     deepspeed: Json = {}  # merged over the configuration that fewstep writes
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> Training:
+        if self.patience and not self.evaluate_every:
+            raise ValueError(f"patience={self.patience} counts evaluations, and there are none; set evaluate_every")
+        return self
 
 
 class Evaluation(Section):
@@ -194,7 +203,7 @@ class Evaluation(Section):
     guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
     guidance_scale: float = Field(default=3.0, ge=1)  # of the reference
     student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's
-    selection_samples: int = Field(default=256, gt=1)  # for choosing the best candidates, on seeds of their own
+    selection_samples: int = Field(default=256, gt=1)  # for choosing, and while training, on seeds of their own
     images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
     features: str = "mobilenetv2"
     seed: int = 1_000_000

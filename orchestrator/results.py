@@ -59,7 +59,11 @@ def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], roun
 
 def read_network(result: Path, base: Teacher, weights: Weights = "result") -> PipelineNetwork:
     """A finished round's network; `base` is the model that the run started from."""
-    facts, state = StudentFacts.read(result), load_file(result / f"{weights}.safetensors")
+    return network_of(StudentFacts.read(result), load_file(result / f"{weights}.safetensors"), base)
+
+
+def network_of(facts: StudentFacts, state: Mapping[str, Tensor], base: Teacher) -> PipelineNetwork:
+    """A network of its own with what was trained of it, as `full_state` gathers that."""
     network = base.network
     if facts.guidance_input:
         network = network.with_guidance_input(shares_weights=facts.lora.rank > 0)

@@ -69,6 +69,11 @@ def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
     return recipe.trajectories.model_copy(update=asked)
 
 
+def clean(stored: Columns) -> Tensor:
+    """The clean latents [rows, *latent] of stored rows, whatever they are of."""
+    return (stored["path"][:, -1] if "path" in stored else stored["x0"]).float()
+
+
 def columns_of(kind: str, stock: Stock, dataset: Dataset) -> Callable[[Columns], Columns]:
     """How stored rows become the columns that a source of this kind promises."""
     if stock == "images":

@@ -19,7 +19,8 @@ from orchestrator import metrics
 from orchestrator.cluster import bundle, require
 from orchestrator.console import progress, say
 from orchestrator.dataset import Dataset
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Diverged
+from orchestrator.exam import prepare
 from orchestrator.loop import Place
 from orchestrator.recipe import Recipe, parse
 from orchestrator.results import RESULT
@@ -49,7 +50,9 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stoc
         resolved = recipe.model_dump(mode="json")
         previous = run.round_folder(number, rounds[number - 1]) / RESULT if number else ""
         datasets = {name: (dataset.place, dataset.version) for name, dataset in sources.items()}
-        job = Job(resolved, number, str(folder), str(previous), datasets)
+        is_judged = number == len(rounds) - 1 and recipe.training.evaluate_every
+        exam = prepare(recipe, run.folder / "evaluation") if is_judged else None
+        job = Job(resolved, number, str(folder), str(previous), datasets, exam)
         with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
 
@@ -73,11 +76,13 @@ def fit(recipe: Recipe, job: Job) -> None:
         ),
     )
     try:
-        trainer.fit()
+        why = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
         raise cause(error) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+    if why:
+        raise Diverged(why)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -91,15 +96,19 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def train_worker(config: Mapping[str, dict[str, object]]) -> None:
-    """One rank of one round."""
+def train_worker(config: Mapping[str, dict[str, object]]) -> str:
+    """One rank of one round. Returns how training went wrong, which Ray would take for a failure to recover from."""
     job = Job(**config["job"])  # pyright: ignore[reportArgumentType]
     recipe = parse(job.recipe)
     context = ray.train.get_context()
     device = get_device()
     torch.set_num_threads(recipe.resources.threads_per_worker)
     place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
-    Trainee(recipe, job, place).train()
+    try:
+        Trainee(recipe, job, place).train()
+    except Diverged as error:
+        return str(error)
+    return ""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,16 +17,19 @@ from methods.base import Round, Start
 from methods.diffusion import Denoiser
 from orchestrator import checkpoint, metrics
 from orchestrator.cache import cache_for
+from orchestrator.console import say
 from orchestrator.dataset import Dataset
 from orchestrator.engine import DeepSpeedEngine, EngineSpec
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Diverged
+from orchestrator.exam import Exam, Examiner, Scores, metric_of, moments, sums
 from orchestrator.frozen import frozen_network
+from orchestrator.guard import Fault, Guard
 from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, learning_rate, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Recipe
-from orchestrator.results import RESULT, Weights, read_denoiser, write_result
-from orchestrator.sources import columns_of, stocks_of
+from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
+from orchestrator.sources import clean, columns_of, stocks_of
 from orchestrator.teacher import Teacher
 
 KIB = 1024  # bytes
@@ -40,6 +44,7 @@ class Job:
     folder: str  # of the round
     previous: str  # result of the round before
     datasets: dict[str, tuple[str, int]]  # place and version, for each source
+    exam: Exam | None = None  # where the student is judged while it is trained
 
 
 def length(round: Round, recipe: Recipe) -> int:
@@ -54,13 +59,23 @@ class Trainee:
         self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
-        self.networks = self._networks(job)
+        base = Teacher(recipe.teacher, place.device)
+        self.networks = self._networks(job, base)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", Path(recipe.output).name, recipe.method.name)
-        self._datasets = job.datasets
+        self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
+        self._guard = Guard(self.round, is_scaled=recipe.training.precision == "float16")
+        self._exam, self._scores = job.exam, Scores()
+        if job.exam:
+            facts = StudentFacts.of(trained_of(self.round, self.round.result))
+            self._examiner = Examiner(job.exam, recipe, base, facts, place)
+            stored = next(iter(self._datasets.values())).row_groups().read(0)
+            self._teacher_latents = moments(sums(clean(stored)))
 
-    def _networks(self, job: Job) -> Networks:
-        base = Teacher(self.recipe.teacher, self.place.device)
+    def _open(self, place: str, version: int) -> Dataset:
+        resources = self.recipe.resources
+        return Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
 
+    def _networks(self, job: Job, base: Teacher) -> Networks:
         def model(which: Start) -> Denoiser:
             if which == "base":
                 return base.denoiser()
@@ -80,7 +95,7 @@ class Trainee:
         )
 
     def train(self) -> None:
-        """From the newest checkpoint to the end of the round."""
+        """From the newest checkpoint to the end of the round. Raises Diverged, on every rank."""
         start, seen = self._resume()
         if self.place.rank == 0:
             self._begin(start)
@@ -100,9 +115,7 @@ class Trainee:
         self._finish(progress)
 
     def _loader(self, name: str) -> Loader:
-        place, version = self._datasets[name]
-        resources = self.recipe.resources
-        dataset = Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
+        dataset = self._datasets[name]
         conditions = dataset.conditions()
         return Loader(
             dataset.row_groups(),
@@ -121,46 +134,76 @@ class Trainee:
         standing = {"train/steps": self.steps, "train/recoveries": before + 1, "train/saved_unix_s": time.time()}
         self.recorder.record(start, {"train/step": start, **standing})
 
-    def _after(self, step: int, progress: Progress) -> None:
-        training = self.recipe.training
-        if step % training.log_every == 0 or step == self.steps:
-            values = progress.report(self.place, training.batch_size)
-            for name, engine in self.networks.engines.items():
-                values[f"grad_norm/{name}"] = engine.grad_norm()
-                values[f"learning_rate/{name}"] = learning_rate(self.round, training, name, step - 1, self.steps)
-            if self.place.rank == 0:
-                values["train/peak_memory"] = peak_memory(self.place.device)
-                self.recorder.record(step, values | {"train/step": step})
-        if step % training.checkpoint_every == 0 and step < self.steps:
+    def _after(self, step: int, progress: Progress) -> bool:
+        training, is_last = self.recipe.training, step == self.steps
+        is_judged = self._exam is not None and (is_last or step % training.evaluate_every == 0)
+        is_saved = not is_last and (is_judged or step % training.checkpoint_every == 0)
+        if is_last or is_saved or step % training.log_every == 0:
+            self._report(step, progress)
+        if is_judged:
+            self._judge(step)
+        if stops := 0 < training.patience <= self._scores.since_best:
+            return stops
+        if is_saved:
             self._save(step, progress.batches)
+        return False
+
+    def _report(self, step: int, progress: Progress) -> None:
+        training = self.recipe.training
+        values = progress.report(self.place, training.batch_size)
+        for name, engine in self.networks.engines.items():
+            values[f"grad_norm/{name}"] = engine.grad_norm()
+            values[f"learning_rate/{name}"] = learning_rate(self.round, training, name, step - 1, self.steps)
+        if self.place.rank == 0:
+            values["train/peak_memory"] = peak_memory(self.place.device)
+            self.recorder.record(step, values | {"train/step": step})
+        self._stop_on(step, self._guard.report(step, values))
+
+    def _judge(self, step: int) -> None:
+        sampled = self._examiner.sample(full_state(self.networks, self.round.result))
+        if self.place.rank == 0:
+            self.recorder.record(step, {metric_of(self.recipe): sampled.kid})
+        self._stop_on(step, self._guard.samples(step, sampled.latents, self._teacher_latents))
+        self._scores.add(step, sampled.kid)
+
+    def _stop_on(self, step: int, fault: Fault | None) -> None:
+        """Raise Diverged where rank 0 sees a fault."""
+        why = ""
+        if fault and self.place.rank == 0:
+            good = checkpoint.newest(self.folder / "checkpoints", fault.good)
+            left = f"the last good checkpoint is {good.folder}" if good else "no checkpoint is from before that"
+            why = f"training went wrong at step {step} of {self.round.name}: {fault.why}; {left}"
+        if why := self.place.told(why):
+            raise Diverged(why)
 
     def _save(self, step: int, seen: str) -> None:
         started = time.perf_counter()
         root = self.folder / "checkpoints"
-        named: list[str] = [str(checkpoint.new_folder(root, step))]
-        torch.distributed.broadcast_object_list(named)
-        folder = Path(named[0])
+        folder = self.place.told(checkpoint.new_folder(root, step))
         for name, engine in self.networks.engines.items():
             engine.save(folder / name)
         for name, average in self.networks.averages.items():
             save_file(average.state(), folder / f"{name}-rank{self.place.rank}.safetensors")
         torch.distributed.barrier()
         if self.place.rank == 0:
-            checkpoint.seal(folder, step, {"world_size": self.place.world_size, "batches": seen})
-            checkpoint.prune(root, self.recipe.training.keep_checkpoints)
+            facts = {"world_size": self.place.world_size, "batches": seen, "scores": self._scores.found}
+            checkpoint.seal(folder, step, facts)
+            checkpoint.prune(root, self.recipe.training.keep_checkpoints, self._scores.best)
             took = {"time/checkpoint_s": time.perf_counter() - started, "train/saved_unix_s": time.time()}
             self.recorder.record(step, took)
         torch.distributed.barrier()
 
     def _resume(self) -> tuple[int, str]:
         """Where to go on, and the digest of the batches before; rank 0 looks and tells the others."""
-        found: list[checkpoint.Checkpoint | None] = [None]
-        if self.place.rank == 0:
-            found = [checkpoint.newest(self.folder / "checkpoints")]
-        torch.distributed.broadcast_object_list(found)
-        last = found[0]
+        root = self.folder / "checkpoints"
+        last = self.place.told(checkpoint.newest(root) if self.place.rank == 0 else None)
         if last is None:
             return 0, ""
+        self._load(last)
+        self._scores = Scores(cast(Sequence[tuple[int, float]], last.facts["scores"]))
+        return last.step, str(last.facts["batches"])
+
+    def _load(self, last: checkpoint.Checkpoint) -> None:
         if last.facts["world_size"] != self.place.world_size and self.recipe.training.zero_stage:
             raise BadInput(
                 f"resources.workers: the checkpoint {last.folder.name} was written by {last.facts['world_size']} "
@@ -171,10 +214,17 @@ class Trainee:
         for name, average in self.networks.averages.items():
             rank = self.place.rank if self.recipe.training.zero_stage == 3 else 0
             average.restore(load_file(last.folder / f"{name}-rank{rank}.safetensors"))
-        return last.step, str(last.facts["batches"])
 
     def _finish(self, progress: Progress) -> None:
-        """Write the result, whole or not at all."""
+        """Write the result, the best where the student was judged, whole or not at all."""
+        if self._scores.since_best:
+            root = self.folder / "checkpoints"
+            best = self.place.told(checkpoint.newest(root, self._scores.best) if self.place.rank == 0 else None)
+            if best and best.step == self._scores.best:
+                self._load(best)
+                progress.batches = str(best.facts["batches"])
+            elif self.place.rank == 0:
+                say(f"the best checkpoint, of step {self._scores.best}, is gone: the last weights are the result")
         states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
         if self.round.result != "student":
             states["student"] = full_state(self.networks, "student")  # a next round may go on from it

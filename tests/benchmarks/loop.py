@@ -84,10 +84,11 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
     )
 
     def ours() -> None:
-        def after(step: int, progress: Progress) -> None:
+        def after(step: int, progress: Progress) -> bool:
             if step == steps:
                 progress.report(place, batch_size)
                 networks.engines["student"].grad_norm()
+            return False
 
         train(round, networks, {"pairs": loader.batches}, training, place, steps=steps, after=after)
 

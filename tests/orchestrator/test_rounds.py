@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from orchestrator import verbs
+from orchestrator import metrics, verbs
 from orchestrator.ledger import open_ledger
 from orchestrator.recipe import parse
 from tests import tiny
@@ -37,13 +37,16 @@ def picture(pipeline: DiffusionPipeline, steps: int) -> torch.Tensor:
 
 @pytest.mark.usefixtures("cluster")
 def test_each_reflow_learns_from_pairs_of_the_one_before(data: dict, tmp_path: Path) -> None:
-    student = train(data, tmp_path, name="instaflow", num_inference_steps=4, lpips_after=2)
+    judged = data | {"training": data["training"] | {"evaluate_every": 2}}
+    student = train(judged, tmp_path, name="instaflow", num_inference_steps=4, lpips_after=2)
     facts = json.loads((student.parent / "run.json").read_text())["manifests"]
     assert list(facts) == ["reflow-1", "distillation"]
     assert facts["reflow-1"]["content_hash"] != facts["distillation"]["content_hash"]
     plans = [open_ledger(fact["path"]).plan for fact in facts.values()]
     assert [plan.solver for plan in plans] == ["ddim", "flow-euler"]
     assert [plan.guidance_scale for plan in plans] == [(6.0, 6.0), (1.5, 1.5)]
+    found = [metrics.read(folder / "metrics.jsonl") for folder in sorted((student.parent / "rounds").iterdir())]
+    assert [[row["step"] for row in rows if "quality/kid@1" in row] for rows in found] == [[], [2, 4]]
     assert picture(DiffusionPipeline.from_pretrained(student), 1).isfinite().all()
 
 

@@ -6,8 +6,6 @@ python parity.py RANK WORLD_SIZE PORT FOLDER
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,7 @@ from orchestrator.recipe import Training
 from orchestrator.teacher import schedule_of
 from orchestrator.unet import UNetNetwork
 from tests import tiny
+from tests.training.pair import joined
 
 STEPS = 3
 BATCH = 8
@@ -203,10 +202,11 @@ def run(case: str, training: Training, place: Place, engine: type) -> tuple[list
     log: list[dict[str, float]] = []
     round, built = CASES[case], networks(case, training, place, engine)
 
-    def after(step: int, progress: Progress) -> None:
+    def after(step: int, progress: Progress) -> bool:
         values = progress.report(place, BATCH)
         losses = {name: value for name, value in values.items() if name.startswith("loss/")}
         log.append(losses | {f"norm/{name}": trained.grad_norm() for name, trained in built.engines.items()})
+        return False
 
     train(round, built, dict.fromkeys(round.sources, batches(place)), training, place, steps=STEPS, after=after)
     return log, states(built, (*built.engines, *built.averages))
@@ -232,30 +232,21 @@ def routes(case: str, training: Training, place: Place, engine: type) -> dict[st
     return found
 
 
-def main(rank: int, world_size: int, port: int, folder: Path) -> None:
-    """Join the other rank, train every case at each stage, and let rank 0 write the results."""
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)  # as Ray Train sets it
-    rendezvous = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
-    place = Place(rank, world_size, torch.device("cpu"))
+def main(place: Place, folder: Path) -> None:
+    """Train every case at each stage, and let rank 0 write the results."""
     for stage in STAGES:
         for case in (case for case in CASES if is_possible(case, stage)):
             for accumulation in (1, 2) if case == "lcm" else (1,):
                 log, weights = run(case, settings(stage, accumulation), place, DeepSpeedEngine)
-                if rank == 0:
+                if place.rank == 0:
                     save_file(weights, folder / f"{case}-{stage}-{accumulation}.safetensors")
                     (folder / f"{case}-{stage}-{accumulation}.json").write_text(json.dumps(log))
         for case in (case for case in SEVERAL if is_possible(case, stage)):
             found = routes(case, settings(stage), place, DeepSpeedEngine)
-            if rank == 0:
+            if place.rank == 0:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    # Not through C++'s teardown: DeepSpeed keeps its process groups past this line, and a rank was once ended by
-    # std::terminate, as happens where a thread still runs then.
-    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    with joined() as (place, folder):
+        main(place, folder)

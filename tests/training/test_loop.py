@@ -54,9 +54,10 @@ def test_the_parts_of_a_step_are_all_of_it() -> None:
     round, networks = parity.CASES["reflow"], parity.networks("reflow", training, place, TorchEngine)
     reports: list[dict[str, float]] = []
 
-    def after(step: int, progress: Progress) -> None:
+    def after(step: int, progress: Progress) -> bool:
         if step == parity.STEPS:
             reports.append(progress.report(place, parity.BATCH))
+        return False
 
     train(
         round,

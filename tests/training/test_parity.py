@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +14,8 @@ from torch import Tensor
 from methods.base import Averaged
 from orchestrator.engine import TorchEngine
 from orchestrator.loop import Place
-from tests.training import parity
+from tests.training import pair, parity
 
-ROOT = Path(__file__).parents[2]
 ONE = Place(0, 1, torch.device("cpu"))
 TRAINED = [(case, stage) for case in parity.CASES for stage in parity.STAGES if parity.is_possible(case, stage)]
 
@@ -29,23 +24,7 @@ TRAINED = [(case, stage) for case in parity.CASES for stage in parity.STAGES if 
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one pair of processes that trained every case at every stage."""
     folder = tmp_path_factory.mktemp("parity")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.training.parity", str(rank), "2", str(port), str(folder)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
-    for rank, output in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, output[-3000:]
+    pair.run("tests.training.parity", folder)
     return folder
 
 

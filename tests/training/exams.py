@@ -1,0 +1,76 @@
+"""One rank of a pair that trains tiny students which are judged meanwhile: well, past their best, and into ruin.
+
+python exams.py RANK WORLD_SIZE PORT FOLDER
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from orchestrator.baselines import target
+from orchestrator.bench import judged_prompts
+from orchestrator.errors import Diverged
+from orchestrator.exam import Exam, steps_of
+from orchestrator.export import call_of
+from orchestrator.judge import Judge, Setting, System
+from orchestrator.loop import Place
+from orchestrator.recipe import Recipe, parse
+from orchestrator.trainee import Job, Trainee
+from tests import tiny
+from tests.conftest import fill, new_ledger
+from tests.training.pair import joined
+
+JOBS = "jobs"
+CASES: dict[str, dict[str, object]] = {
+    "judged": {"steps": 5, "evaluate_every": 2, "zero_stage": 1},
+    "past its best": {"steps": 12, "evaluate_every": 1, "patience": 3, "learning_rate": 0.01, "keep_checkpoints": 2},
+    "ruined": {"steps": 50, "evaluate_every": 4, "learning_rate": 10.0},
+}
+
+
+def recipe_of(case: str, folder: Path) -> Recipe:
+    """The tiny recipe, judged in two steps."""
+    data = tiny.recipe_data(folder)
+    sections = {name: dict(section) for name, section in data.items() if isinstance(section, dict)}
+    sections["training"] |= CASES[case]
+    sections["method"] |= {"sampling_ema_decay": 0.5}
+    return parse({**sections, "resources": {"workers": 2}, "output": str(folder / case)})
+
+
+def exam_of(recipe: Recipe) -> Exam:
+    """As the driver prepares it, in this process."""
+    told = recipe.evaluation
+    prompts = tuple(judged_prompts(told))
+    setting = Setting(recipe.teacher, "", call_of(recipe), "", prompts, told.features, told.seed, 4, "cpu", 1)
+    reference = Judge(setting).measure(target(told), range(told.selection_samples))
+    return Exam(setting, System("student", "", steps_of(recipe), told.guidance_scale, "selection"), reference)
+
+
+def prepare(folder: Path) -> None:
+    """Write down what both ranks are told."""
+    jobs = {}
+    for case in CASES:
+        recipe = recipe_of(case, folder)
+        (round,) = recipe.method.build().rounds()
+        ledger = new_ledger(recipe, folder / "store")
+        fill(ledger)
+        place, datasets = str(folder / case), dict.fromkeys(round.sources, (ledger.url, 1))
+        jobs[case] = Job(recipe.model_dump(mode="json"), 0, place, "", datasets, exam_of(recipe))
+    (folder / JOBS).write_bytes(pickle.dumps(jobs))
+
+
+def train(job: Job, place: Place) -> str:
+    """How training went wrong, where it did."""
+    try:
+        Trainee(parse(job.recipe), job, place).train()
+    except Diverged as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    with joined() as (place, folder):
+        for case, job in pickle.loads((folder / JOBS).read_bytes()).items():
+            why = train(job, place)
+            (folder / case / f"{place.rank}.txt").write_text(why)
