@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.store import Data
+
 
 class Cache(Protocol):
     """Where a block of bytes may be nearer than in its store."""
 
-    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+    def get(self, sha256: str, fetch: Callable[[], Data]) -> Data:
         """The block with this hash, kept or else fetched, in which case the caller has yet to check it."""
         ...
 
@@ -26,7 +28,7 @@ def cache_for(store: str, folder: str, limit_gb: float) -> Cache:
 class Uncached:
     """Every block comes from its store."""
 
-    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+    def get(self, sha256: str, fetch: Callable[[], Data]) -> Data:
         """Fetch it."""
         return fetch()
 
@@ -38,7 +40,7 @@ class BlockCache:
         self._folder, self._limit_bytes = folder, limit_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+    def get(self, sha256: str, fetch: Callable[[], Data]) -> Data:
         """The block, read from here where it is whole."""
         path = self._folder / sha256
         try:
@@ -53,7 +55,7 @@ class BlockCache:
             self._keep(path, data)
         return data
 
-    def _keep(self, path: Path, data: bytes) -> None:
+    def _keep(self, path: Path, data: Data) -> None:
         """Write the block, after the least recently used ones have made room."""
         held = [(found.st_mtime, found.st_size, file) for file in self._folder.iterdir() if (found := _stat(file))]
         excess = sum(size for _, size, _ in held) + len(data) - self._limit_bytes

@@ -107,8 +107,14 @@ class Ledger:
             data = self.store.read(key)
         except FileNotFoundError:
             raise BadInput(f"{self.url} has no version {version}; finish it with `fewstep generate`") from None
-        record = unseal(data, self._complaint(f"version {version}"))
-        return _MANIFESTS.validate_python(record)
+        complaint = self._complaint(f"version {version}")
+        found = _MANIFESTS.validate_python(unseal(data, complaint))
+        if (found.version, found.plan) != (version, self.plan.hash):
+            raise complaint(f"is version {found.version} of {found.plan[:8]}, put in its place")
+        for commit in found.shards:
+            if wrong := commit.file.wrong_rows(self.plan.row_bytes):
+                raise self._complaint(commit.what)(wrong)
+        return found
 
     def as_published(self) -> Ledger:
         """With as many samples as the last version that can be read has, if there is one."""
@@ -211,7 +217,11 @@ class Ledger:
         return self._unsealed(key, self.store.read(key))
 
     def _unsealed(self, key: str, data: bytes) -> Commit:
-        return _COMMITS.validate_python(unseal(data, self._complaint(key)))
+        complaint = self._complaint(key)
+        commit = _COMMITS.validate_python(unseal(data, complaint))
+        if commit.key != key:
+            raise complaint(f"is that of {commit.what}, put in its place")
+        return commit
 
     def _complaint(self, what: str) -> Complaint:
         return functools.partial(Damaged, f"{what} of {self.url}", f"mend it with `fewstep repair {self.url}`")

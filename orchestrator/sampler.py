@@ -78,7 +78,7 @@ class ShardMaker(ABC):
     def make(self, name: str, revision: int) -> Commit:
         """Make a shard and commit it. Called from two threads, the next is made while this one is written.
 
-        At most three shards are in memory: one being made, one written, and that one's file.
+        At most three shards are in memory, and a few row groups: one being made, one written, and that one's file.
         """
         with self._sampling:
             if self.ledger.has(name, revision):  # another driver was first
@@ -117,10 +117,13 @@ class ShardSampler(ShardMaker):
 
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
-        batches = [self._sample_batch(ids) for ids in self.plan.batches(shard)]
-        path = torch.cat([path for path, _ in batches])
-        check_finite(path, shard)
-        return {**scalars(self.plan, shard.samples), "path": path}, batches[0][1].tolist()
+        plan, times = self.plan, torch.empty(0)
+        path = torch.empty(len(shard.samples), *plan.path_shape, dtype=DTYPES[plan.dtype])
+        for ids, room in zip(plan.batches(shard), path.split(plan.batch_size), strict=True):
+            states, times = self._sample_batch(ids)
+            room.copy_(states)
+            check_finite(room, ids)
+        return {**scalars(plan, shard.samples), "path": path}, times.tolist()
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
         """Solve a batch. One that is cut short is filled up, so that its rows have the bits of a whole one."""
@@ -153,8 +156,10 @@ class ImageEncoder(ShardMaker):
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Latents. Raises BadInput with the first image that cannot be read."""
-        x0 = torch.cat([self._encode_batch(ids) for ids in self.plan.batches(shard)])
-        check_finite(x0, shard)
+        x0 = torch.empty(len(shard.samples), *self.plan.latent_shape, dtype=DTYPES[self.plan.dtype])
+        for ids, room in zip(self.plan.batches(shard), x0.split(self.plan.batch_size), strict=True):
+            room.copy_(self._encode_batch(ids))
+            check_finite(room, ids)
         conditions = [self._conditions[i] for i in shard.samples]
         return {"sample_id": torch.tensor(shard.samples), "condition_id": torch.tensor(conditions), "x0": x0}, {}
 
@@ -172,11 +177,11 @@ def maker_of(ledger: Ledger, device: str, threads: int) -> ShardMaker:
     return make(ledger, device, threads)
 
 
-def check_finite(rows: Tensor, shard: Shard) -> None:
+def check_finite(rows: Tensor, ids: Sequence[int]) -> None:
     """Raises ValueError with the first sample that is not."""
     finite = rows.flatten(1).isfinite().all(1)
     if not finite.all():
-        worst = shard.samples[int(finite.logical_not().nonzero()[0])]
+        worst = ids[int(finite.logical_not().nonzero()[0])]
         raise ValueError(f"sample {worst} has numbers that {str(rows.dtype).removeprefix('torch.')} cannot hold")
 
 

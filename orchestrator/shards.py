@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +16,18 @@ from torch import Tensor
 from orchestrator.cache import Cache
 from orchestrator.recipe import Json
 from orchestrator.records import Complaint
-from orchestrator.store import Store
+from orchestrator.store import Data, Store
 
 Columns = dict[str, Tensor]  # each [rows, ...]; the first is the rows' id, ascending
 DTYPES = {"int64": torch.int64, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SCALARS = {torch.int64: pa.int64(), torch.float32: pa.float32()}
+_PHYSICAL = {"INT64": torch.int64, "FLOAT": torch.float32}  # Parquet's words for those
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _KEY = b"fewstep"  # of our part of the schema's metadata
 _PIECE = 1 << 24
+_HEADER = 40  # bytes of a column's only page before its values, at most; two pages take more
+_OVERHEAD = 4096  # bytes of a column in a row group beside its values, or in the schema, at most
+_PAGE = (1 << 31) - 1  # bytes of a page, at most
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Block:
     length: int
     rows: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column as the footer describes it."""
+
+    shape: tuple[int, ...]  # of a row
+    dtype: torch.dtype
+
+    @property
+    def width(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -54,25 +69,43 @@ class FileRecord:
         word = "is truncated" if size < self.bytes else "has grown"
         return "" if size == self.bytes else f"{word}: {size} bytes where its commit says {self.bytes}"
 
+    def wrong_rows(self, row_bytes: int) -> str:
+        """What is wrong with a file whose rows take so many bytes at least, or nothing."""
+        groups = self.row_groups
+        fits = all(0 < group.rows * row_bytes <= group.length <= self.bytes for group in groups)
+        is_whole = self.rows == sum(group.rows for group in groups)
+        return "" if fits and is_whole else f"claims {self.rows} rows of {row_bytes} bytes in {self.bytes} bytes"
+
 
 def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryview, FileRecord]:
     """A Parquet file in memory, and its record. `about` goes into the schema's metadata.
 
-    A column of one number per row is stored as that, any other as the bytes of its tensors.
+    A column of one number per row is stored as that, any other as the bytes of its tensors; either way as one plain
+    page per row group, so that its values lie there as they do in memory.
     """
     tensors = {
         name: {"shape": list(value.shape[1:]), "dtype": _NAMES[value.dtype]}
         for name, value in columns.items()
         if value.ndim > 1
     }
+    told = json.dumps({**about, "tensors": tensors}, sort_keys=True)
     table = pa.table({name: _array(value) for name, value in columns.items()})
-    sink = pa.BufferOutputStream()
-    # Without the Arrow schema in the file there is nothing for a reader to deserialise but Parquet itself.
-    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
-    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+    groups = math.ceil(table.num_rows / rows_per_group)
+    held = np.empty(table.nbytes + _OVERHEAD * table.num_columns * (groups + 1) + len(told), np.uint8)  # never grown
+    sink = pa.FixedSizeBufferWriter(pa.py_buffer(held))
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,  # so that there is nothing for a reader to deserialise but Parquet itself
+        data_page_size=_PAGE,
+        max_rows_per_page=rows_per_group,
+    ) as writer:
         writer.write_table(table, row_group_size=rows_per_group)
-        writer.add_key_value_metadata({_KEY: json.dumps({**about, "tensors": tensors}, sort_keys=True)})
-    data = memoryview(sink.getvalue())
+        writer.add_key_value_metadata({_KEY: told})
+    data = held.data[: sink.tell()]
     return data, _record(data, content_digest(columns))
 
 
@@ -80,7 +113,7 @@ def content_digest(columns: Columns) -> str:
     """SHA-256 over (id, tensor bytes) of each row in order."""
     whole = hashlib.sha256()
     ids, *_ = columns.values()
-    tensors = [_bytes(value) for value in columns.values() if value.ndim > 1]
+    tensors = [as_bytes(value) for value in columns.values() if value.ndim > 1]
     for row, id in enumerate(ids.tolist()):
         whole.update(id.to_bytes(8, "little", signed=True))
         for tensor in tensors:
@@ -88,24 +121,30 @@ def content_digest(columns: Columns) -> str:
     return whole.hexdigest()
 
 
+def as_bytes(rows: Tensor) -> np.ndarray:
+    """The bytes of each row, [rows, bytes], without a copy of contiguous ones."""
+    return rows.contiguous().view(len(rows), -1).view(torch.uint8).numpy()
+
+
 class ShardReader:
     """Reads row groups of a committed file; what is read is checked against the commit before it is parsed.
 
-    Raises the complaint, from the start or from any read, where the file is not what was committed.
+    Raises the complaint, from the start or from any read, where the file is not what was committed, or was made to
+    claim more rows than it has bytes for.
     """
 
     def __init__(self, store: Store, key: str, record: FileRecord, complaint: Complaint, cache: Cache) -> None:
         self._store, self._key, self.record, self._complaint, self._cache = store, key, record, complaint, cache
         self._check_size()
-        # Parquet finds its footer from a file's end, so the footer alone reads like a whole file.
-        self._metadata = pq.read_metadata(pa.BufferReader(self._block(record.footer, check=True)))
-        if [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)] != [
-            group.rows for group in record.row_groups
-        ]:
-            raise self._complaint(f"holds {self._metadata.num_rows} rows in groups other than its commit's")
-        schema = self._metadata.schema.to_arrow_schema()
+        try:  # Parquet finds its footer from a file's end, so the footer alone reads like a whole file.
+            self._metadata = pq.read_metadata(pa.BufferReader(self._block(record.footer, check=True)))
+        except pa.ArrowException as error:
+            raise complaint(f"has a footer that Parquet cannot read ({error})") from None
         self.about: Json = json.loads((self._metadata.metadata or {}).get(_KEY, b"{}"))
-        self._tensors = _checked_tensors(schema, self.about)
+        self._fields = {name: self._field(place) for place, name in enumerate(self._metadata.schema.names)}
+        if self._metadata.num_row_groups != len(record.row_groups):
+            raise complaint(f"holds {self._metadata.num_row_groups} row groups, not those of its commit")
+        self._starts = [self._starts_of(index) for index in range(len(record.row_groups))]
 
     @property
     def num_row_groups(self) -> int:
@@ -113,12 +152,13 @@ class ShardReader:
         return len(self.record.row_groups)
 
     def row_group(self, index: int, *, check: bool = True) -> Columns:
-        """The rows of one row group. `check=False` trusts bytes that this process has checked before."""
+        """The rows of one row group, as views of what was read: any alignment, and not to be written to.
+
+        `check=False` trusts bytes that this process has checked before.
+        """
         block = self.record.row_groups[index]
-        window = _Window({block.offset: self._block(block, check=check)}, self.record.bytes)
-        with pq.ParquetFile(pa.PythonFile(window, mode="r"), metadata=self._metadata, pre_buffer=False) as file:
-            table = file.read_row_group(index, use_threads=False)
-        return {name: self._column(name, table.column(name)) for name in table.column_names}
+        data, starts = pa.py_buffer(self._block(block, check=check)), self._starts[index]
+        return {name: _view(data, starts[name], block.rows, field) for name, field in self._fields.items()}
 
     def read(self) -> Columns:
         """All rows."""
@@ -140,8 +180,13 @@ class ShardReader:
             raise self._complaint("is gone") from None
         if wrong := self.record.wrong_size(size):
             raise self._complaint(wrong)
+        for block in (*self.record.row_groups, self.record.footer):
+            if not 0 <= block.offset <= block.offset + block.length <= size:
+                raise self._complaint(
+                    f"has {size} bytes, where its commit claims {block.length} from {block.offset} on"
+                )
 
-    def _block(self, block: Block, *, check: bool) -> bytes:
+    def _block(self, block: Block, *, check: bool) -> Data:
         try:
             data = self._cache.get(block.sha256, lambda: self._store.read_range(self._key, block.offset, block.length))
         except FileNotFoundError:
@@ -153,54 +198,31 @@ class ShardReader:
             raise self._complaint(f"has changed since it was written, within bytes {block.offset} to {end}")
         return data
 
-    def _column(self, name: str, column: pa.ChunkedArray) -> Tensor:
-        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one
-        if name not in self._tensors:
-            return torch.from_numpy(array.to_numpy(zero_copy_only=False).copy())
-        shape, dtype = self._tensors[name]
-        width = math.prod(shape) * dtype.itemsize
-        held = pa.UInt8Array.from_buffers(pa.uint8(), len(array) * width, array.buffers(), offset=array.offset * width)
-        return torch.from_dlpack(held).view(dtype).view(len(array), *shape)  # without a copy
+    def _field(self, place: int) -> Field:
+        """Shape and dtype of a column, as the metadata says and the column's width confirms."""
+        column, told = self._metadata.schema.column(place), self.about.get("tensors")
+        if column.physical_type in _PHYSICAL:
+            return Field((), _PHYSICAL[column.physical_type])
+        if not (isinstance(told, dict) and column.name in told and column.physical_type == "FIXED_LEN_BYTE_ARRAY"):
+            kind = column.physical_type
+            raise self._complaint(f"has a column {column.name!r} of type {kind}, which fewstep never writes")
+        field = Field(tuple(told[column.name]["shape"]), DTYPES[told[column.name]["dtype"]])
+        if field.width != column.length:
+            raise self._complaint(f"has a column {column.name!r} whose width is not that of its shape {field.shape}")
+        return field
 
-
-class _Window(io.RawIOBase):
-    """A file of which only some parts are at hand; Parquet is told no others."""
-
-    def __init__(self, parts: Mapping[int, bytes], size: int) -> None:
-        self._parts = {offset: memoryview(data) for offset, data in parts.items()}
-        self._size, self._at = size, 0
-
-    def size(self) -> int:
-        """Of the whole file."""
-        return self._size
-
-    def seekable(self) -> bool:
-        """As Python's files say it."""
-        return True
-
-    def readable(self) -> bool:
-        """As Python's files say it."""
-        return True
-
-    def tell(self) -> int:
-        """As Python's files say it."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As Python's files do it."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]
-        """Bytes that are at hand, without a copy. Raises ValueError where the footer points elsewhere."""
-        for offset, part in self._parts.items():
-            if offset <= self._at < offset + len(part):
-                start = self._at - offset
-                found = part[start:] if size < 0 else part[start : start + size]
-                self._at += len(found)
-                return found
-        raise ValueError(f"a shard points outside of its row group, to byte {self._at}")
+    def _starts_of(self, index: int) -> dict[str, int]:
+        """Where each column's values begin in a row group: they end its one page, as it is neither coded nor packed."""
+        group, block, starts = self._metadata.row_group(index), self.record.row_groups[index], {}
+        for place, (name, field) in enumerate(self._fields.items()):
+            chunk, size = group.column(place), block.rows * field.width
+            header = chunk.total_compressed_size - size
+            starts[name] = chunk.data_page_offset - block.offset + header
+            is_within = 0 <= starts[name] <= block.length - size
+            if not (group.num_rows == chunk.num_values == block.rows and 0 < header <= _HEADER and is_within):
+                claim = f"{group.num_rows} rows of {field.width} bytes in {chunk.total_compressed_size} bytes"
+                raise self._complaint(f"claims {claim} for column {name!r} of row group {index}, which cannot be")
+        return starts
 
 
 def _record(data: memoryview, content: str) -> FileRecord:
@@ -227,29 +249,14 @@ def _block(data: memoryview, offset: int, length: int, rows: int) -> Block:
     return Block(offset, length, rows, hashlib.sha256(data[offset : offset + length]).hexdigest())
 
 
-def _bytes(value: Tensor) -> np.ndarray:
-    """The bytes of a column, [rows, bytes of a row], without a copy."""
-    return value.contiguous().flatten(1).view(torch.uint8).numpy()
+def _view(data: pa.Buffer, start: int, rows: int, field: Field) -> Tensor:
+    """Rows of a column within a buffer, without a copy."""
+    held = pa.UInt8Array.from_buffers(pa.uint8(), rows * field.width, [None, data], offset=start)
+    return torch.from_dlpack(held).view(field.dtype).view(rows, *field.shape)
 
 
 def _array(value: Tensor) -> pa.Array:
     if value.ndim == 1:
         return pa.array(value.numpy(), _SCALARS[value.dtype])
-    held = _bytes(value)
+    held = as_bytes(value)
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
-
-
-def _checked_tensors(schema: pa.Schema, about: Json) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of each tensor column, as the metadata says and the column's width confirms."""
-    tensors = {}
-    told = about.get("tensors")
-    for field in schema:
-        if field.type in _SCALARS.values():
-            continue
-        if not (isinstance(told, dict) and field.name in told and pa.types.is_fixed_size_binary(field.type)):
-            raise ValueError(f"a shard has a column {field.name!r} of type {field.type}, which fewstep never writes")
-        shape, dtype = tuple(told[field.name]["shape"]), DTYPES[told[field.name]["dtype"]]
-        if math.prod(shape) * dtype.itemsize != field.type.byte_width:
-            raise ValueError(f"a shard has a column {field.name!r} whose width is not that of its shape {shape}")
-        tensors[field.name] = (shape, dtype)
-    return tensors

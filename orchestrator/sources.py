@@ -91,7 +91,7 @@ def _of_image(kind: str, stored: Columns) -> Columns:
 def _of_path(kind: str, times: Tensor, stored: Columns) -> Columns:
     path = stored["path"].float()
     ends = {"noise": path[:, 0], "x0": path[:, -1]}
-    whole = {"path": path, "times": times.expand(len(path), -1)}
+    whole = {"path": path, "times": times.to(path.device).expand(len(path), -1)}
     chosen = {
         "path": ends | whole,
         "pairs": ends,

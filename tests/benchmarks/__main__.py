@@ -13,7 +13,7 @@ if __name__ == "__main__":
     rows = itertools.chain(
         loop.main(steps=20, batch_size=32, repeats=5),
         factory.main(teacher=str(loop.EMOJI), shards=4, repeats=3),
-        loader.main(samples=512, repeats=5),
+        loader.main(samples=2048, repeats=9),
         overlap.main(shards=12, repeats=3),
         commits.main(shards=10_000),
     )

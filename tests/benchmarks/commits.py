@@ -14,23 +14,29 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from orchestrator.ledger import create_ledger
+from orchestrator.ledger import Ledger, create_ledger
 from orchestrator.plan import Shard
 from orchestrator.records import seal
 from tests.benchmarks.ratio import Row, rate, show
 from tests.faults.work import PLAN, TEACHER, commit, opened
 
 
+def synthetic(folder: Path, shards: int) -> Ledger:
+    """A data set of so many commits that name one shard's bytes; unsynced, as only readers are timed."""
+    plan = PLAN.model_copy(update={"samples": shards * PLAN.shard_size})
+    ledger = create_ledger(str(folder), plan, [str(i) for i in range(plan.num_prompts)], TEACHER)
+    first = commit(ledger, plan.shards()[0].name)
+    for shard in plan.shards()[1:]:
+        other = replace(first, name=shard.name)
+        (Path(ledger.url) / other.key).write_bytes(seal(asdict(other)))
+    return ledger
+
+
 def scan_s(shards: int) -> float:
     """Seconds to plan a data set of so many committed shards and to find that nothing is missing."""
-    plan = PLAN.model_copy(update={"samples": shards * PLAN.shard_size})
     with tempfile.TemporaryDirectory() as folder:
-        prompts = [str(i) for i in range(plan.num_prompts)]
-        ledger = create_ledger(folder, plan, prompts, TEACHER)
-        first = commit(ledger, plan.shards()[0].name)
-        for start in range(plan.shard_size, plan.samples, plan.shard_size):
-            other = replace(first, name=Shard(range(start, start + plan.shard_size)).name)
-            (Path(folder) / plan.hash / other.key).write_bytes(seal(asdict(other)))  # unsynced: only the scan is timed
+        ledger = synthetic(Path(folder), shards)
+        plan, prompts = ledger.plan, ledger.prompts()
         started = time.perf_counter()
         commits, broken = create_ledger(folder, plan, prompts, TEACHER).commits()
         missing = [shard for shard in plan.shards() if shard.name not in commits]

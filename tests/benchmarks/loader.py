@@ -1,15 +1,20 @@
-"""The loader against a bare pyarrow loop over the same files, hashing as much.
+"""The loader against a bare pyarrow loop over the same files, hashing as much, and against reading their bytes raw.
 
-    python -m tests.benchmarks.loader [--samples 512] [--repeats 5]
+    python -m tests.benchmarks.loader [--samples 2048] [--repeats 9]
 
-The first epoch, where both hash what they read, and a later one, where neither does. Then what a start in the middle
-of an epoch costs against one at the beginning: the first batch of a loader that has read nothing.
+The first epoch, where both hash what they read, and later ones, where neither does: the loader shuffles, the bare
+loop hands out slices of a row group, and raw is `read_bytes` of each file and nothing else. All files are in the
+page cache, so that memory is what is measured; raw reads are measured with a cold cache as well, of a loader that
+has just been started. Then what a start in the middle of an epoch costs against one at the beginning: the first
+batch of a loader that has read nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,39 +23,32 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from orchestrator.commits import CONDITIONS
 from orchestrator.dataset import Dataset, RowGroups
 from orchestrator.ledger import create_ledger
 from orchestrator.loader import Loader
-from orchestrator.plan import make_plan
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Recipe
-from orchestrator.sampler import ShardSampler, commit_conditions
-from orchestrator.teacher import Teacher
-from tests import tiny
+from orchestrator.sampler import scalars
 from tests.benchmarks.ratio import Row, paired, show
+from tests.faults.work import COMPUTE, PLAN, TEACHER
 
 BATCH = 32
 
 
 def new_dataset(folder: Path, samples: int) -> Dataset:
-    """Trajectories of the tiny teacher, 50 steps long."""
-    data = tiny.recipe_data(folder)
-    told = {"samples": samples, "num_inference_steps": 50, "batch_size": 32, "shard_size": 128, "dtype": "float32"}
-    data["trajectories"] = {"prompts": str(tiny.prompts(folder)), **told}
-    recipe = Recipe.model_validate(data)
-    prompts = read_prompts(recipe.trajectories.prompts)
-    ledger = create_ledger(
-        str(folder / "store"), make_plan(recipe, Teacher(recipe.teacher).card, prompts, 32), prompts, recipe.teacher
-    )
-    commit_conditions(ledger, 0, ledger.plan.num_conditions, "cpu", 1)
-    sampler = ShardSampler(ledger, "cpu", 1)
-    for shard in ledger.plan.shards():
-        sampler.make(shard.name, 0)
+    """Random paths of 50 steps, 52 kB each."""
+    shape = {"latent_shape": (4, 8, 8), "saved_points": tuple(range(51)), "dtype": "float32"}
+    plan = PLAN.model_copy(update={"samples": samples, "shard_size": 128, **shape})
+    ledger = create_ledger(str(folder), plan, [str(i) for i in range(plan.num_prompts)], TEACHER)
+    conditions = {"condition_id": torch.arange(-1, plan.num_conditions), "prompt": torch.randn(8, 12, 16)}
+    ledger.commit(CONDITIONS, 0, conditions, {}, COMPUTE)
+    for shard in plan.shards():
+        rows = {**scalars(plan, shard.samples), "path": torch.randn(len(shard.samples), *plan.path_shape)}
+        ledger.commit(shard.name, 0, rows, {}, COMPUTE)
     return Dataset.open(ledger.url, ledger.publish(ledger.commits()[0]).version)
 
 
 def bare(files: list[Path], shape: tuple[int, ...], *, hashes: bool) -> None:
-    """Every row group of every file as a float32 tensor."""
+    """Every row group of every file as a float32 tensor, in slices of a batch."""
     for file in files:
         if hashes:
             hashlib.sha256(file.read_bytes()).digest()
@@ -58,7 +56,21 @@ def bare(files: list[Path], shape: tuple[int, ...], *, hashes: bool) -> None:
         for group in range(parquet.num_row_groups):
             for chunk in parquet.read_row_group(group).column("path").chunks:
                 values = np.frombuffer(chunk.buffers()[1], dtype=np.float32)
-                torch.from_numpy(values.copy()).view(-1, *shape)
+                list(torch.from_numpy(values.copy()).view(-1, *shape).split(BATCH))
+
+
+def raw(files: list[Path]) -> None:
+    """Their bytes."""
+    for file in files:
+        file.read_bytes()
+
+
+def cooled(files: list[Path]) -> None:
+    """Out of the page cache."""
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main(samples: int, repeats: int) -> Iterator[Row]:
@@ -67,7 +79,6 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
         files = sorted((Path(dataset.place) / "shards").rglob("*.parquet"))
-        files = [file for file in files if "path" in pq.read_schema(file).names]
         conditions = dataset.conditions()
 
         def loader(groups: RowGroups) -> Loader:
@@ -82,29 +93,43 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
                 columns=dict,
             )
 
+        batches = samples // BATCH
+
         def epoch(groups: RowGroups) -> None:
-            mine = loader(groups)
-            for step in range(samples // BATCH):
-                mine.batch(step)
+            for _ in itertools.islice(loader(groups).batches(0), batches):
+                pass
 
         def begin(step: int) -> None:
             loader(dataset.row_groups()).batch(step)
 
-        warm = dataset.row_groups()
+        warm, shape = dataset.row_groups(), dataset.plan.path_shape
         epoch(warm)
-        shape = dataset.plan.path_shape
-        first = paired(lambda: bare(files, shape, hashes=True), lambda: epoch(dataset.row_groups()), samples, repeats)
-        later = paired(lambda: bare(files, shape, hashes=False), lambda: epoch(warm), samples, repeats)
-        start = paired(lambda: begin(0), lambda: begin(samples // BATCH // 2), BATCH, repeats)
-    size = {"bytes": dataset.plan.total_bytes}
-    yield {"benchmark": "loader, verified", **first, **size}
-    yield {"benchmark": "loader, later epochs", **later, **size}
-    yield {"benchmark": "loader, start in the middle of an epoch", **start, **size}
+        endless = loader(warm).batches(0)
+
+        def later() -> None:
+            for _ in itertools.islice(endless, batches):
+                pass
+
+        later()
+        results = {
+            "verified": paired(
+                lambda: bare(files, shape, hashes=True), lambda: epoch(dataset.row_groups()), samples, repeats
+            ),
+            "later epochs": paired(lambda: bare(files, shape, hashes=False), later, samples, repeats),
+            "later epochs, against raw reads": paired(lambda: raw(files), later, samples, repeats),
+            "later epochs, against raw reads, cold": paired(
+                lambda: raw(files), lambda: epoch(warm), samples, repeats, before=lambda: cooled(files)
+            ),
+            "start in the middle of an epoch": paired(lambda: begin(0), lambda: begin(batches // 2), BATCH, repeats),
+        }
+        size = {"bytes": dataset.plan.total_bytes, "batch_size": BATCH, "row_groups": len(warm.sizes)}
+    for name, result in results.items():
+        yield {"benchmark": f"loader, {name}", **result, **size}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
     show(main(args.samples, args.repeats))

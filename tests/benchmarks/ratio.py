@@ -10,9 +10,23 @@ from collections.abc import Callable, Iterable
 Row = dict[str, object]
 
 
-def paired(bare: Callable[[], None], ours: Callable[[], None], work: int, repeats: int) -> Row:
-    """Work per second of ours over that of the bare twin: the median of the repeats, and all of them."""
-    rates = [(rate(bare, work), rate(ours, work)) for _ in range(repeats)]
+def paired(
+    bare: Callable[[], None],
+    ours: Callable[[], None],
+    work: int,
+    repeats: int,
+    before: Callable[[], None] = lambda: None,
+) -> Row:
+    """Work per second of ours over that of the bare twin: the median of the repeats, and all of them.
+
+    `before` prepares each of them, and is not timed.
+    """
+
+    def timed(act: Callable[[], None]) -> float:
+        before()
+        return rate(act, work)
+
+    rates = [(timed(bare), timed(ours)) for _ in range(repeats)]
     ratios = [mine / plain for plain, mine in rates]
     return {
         "ratio": round(statistics.median(ratios), 3),

@@ -13,7 +13,7 @@ from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.records import Damaged
+from orchestrator.records import Damaged, seal
 from orchestrator.sampler import ShardSampler, scalars
 from orchestrator.shards import Columns
 from orchestrator.store import LocalStore
@@ -154,6 +154,27 @@ def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: Ledger) -> None:
     flip(Path(copy.url) / "manifest/0001.json", 400)
     assert {broken.shard for broken in copy.verify().broken} == {"00000016-00000020", "version 1"}
     with pytest.raises(Damaged, match="version 1 of .* `fewstep repair"):
+        Dataset.open(copy.url, 1)
+
+
+def test_records_that_were_swapped_are_named(copy: Ledger) -> None:
+    first, second = (Path(copy.url) / f"commits/{shard}.json" for shard in ("00000000-00000008", "00000008-00000016"))
+    texts = first.read_bytes(), second.read_bytes()
+    first.write_bytes(texts[1])
+    second.write_bytes(texts[0])
+    _, broken = copy.commits()
+    assert {record.shard for record in broken} == {"00000000-00000008", "00000008-00000016"}
+    assert "is that of shard 00000008-00000016, put in its place" in broken[0].why
+
+
+def test_a_version_that_claims_absurd_rows_is_refused_when_it_is_opened(copy: Ledger) -> None:
+    before = copy.newest()
+    commit = before.shards[1]
+    groups = tuple(dataclasses.replace(group, rows=10**15) for group in commit.file.row_groups)
+    claim = dataclasses.replace(commit, file=dataclasses.replace(commit.file, rows=10**15, row_groups=groups))
+    forged = dataclasses.replace(before, shards=(before.shards[0], claim, before.shards[2]))
+    (Path(copy.url) / "manifest/0001.json").write_bytes(seal(dataclasses.asdict(forged)))
+    with pytest.raises(BadInput, match="shard 00000008-00000016 of .* claims 1000000000000000 rows .* `fewstep repair"):
         Dataset.open(copy.url, 1)
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from orchestrator.cache import Uncached
 from orchestrator.records import Damaged, seal, unseal
-from orchestrator.shards import Columns, FileRecord, ShardReader, content_digest, encode
+from orchestrator.shards import Columns, FileRecord, ShardReader, as_bytes, content_digest, encode
 from orchestrator.store import LocalStore
 
 COMPLAINT = functools.partial(Damaged, "the shard", "mend it")
@@ -95,6 +98,46 @@ def test_a_missing_file_is_noticed(columns: Columns, tmp_path: Path) -> None:
     store.delete(KEY)
     with pytest.raises(Damaged, match="is gone"):
         reader_of(store, record)
+
+
+def test_a_claim_of_more_rows_than_there_are_bytes_for_is_refused_before_anything_is_read(
+    columns: Columns, tmp_path: Path
+) -> None:
+    """The hashes are right: a file that somebody made to exhaust its readers."""
+    many, record = encode(
+        {name: value.repeat(400, *[1] * (value.ndim - 1)) for name, value in columns.items()}, 4000, {}
+    )
+    footer, (group,) = bytes(many[record.footer.offset :]), record.row_groups
+    small = bytes(many[:1000]) + footer
+    LocalStore(tmp_path).write(KEY, small)
+
+    def claimed(length: int) -> FileRecord:
+        block = dataclasses.replace(group, length=length, sha256=hashlib.sha256(small[4 : 4 + length]).hexdigest())
+        end = dataclasses.replace(record.footer, offset=1000)
+        return dataclasses.replace(record, bytes=len(small), row_groups=(block,), footer=end)
+
+    with pytest.raises(Damaged, match=r"claims 4000 rows of \d+ bytes in \d+ bytes for column .*, which cannot be"):
+        reader_of(LocalStore(tmp_path), claimed(996))
+    with pytest.raises(Damaged, match=f"has {len(small)} bytes, where its commit claims {group.length} from 4 on"):
+        reader_of(LocalStore(tmp_path), claimed(group.length))
+    assert record.wrong_rows(sum(value[0].nbytes for value in columns.values())) == ""
+    assert claimed(996).wrong_rows(1588) == f"claims 4000 rows of 1588 bytes in {len(small)} bytes"
+
+
+def test_a_footer_that_is_none_is_refused(columns: Columns, tmp_path: Path) -> None:
+    store, record = written(columns, tmp_path)
+    (tmp_path / KEY).write_bytes(bytes(record.bytes))
+    footer = dataclasses.replace(record.footer, sha256=hashlib.sha256(bytes(record.footer.length)).hexdigest())
+    with pytest.raises(Damaged, match="a footer that Parquet cannot read"):
+        reader_of(store, dataclasses.replace(record, footer=footer))
+
+
+def test_any_reader_of_parquet_reads_the_same_rows(columns: Columns, tmp_path: Path) -> None:
+    store, record = written(columns, tmp_path)
+    table, rows = pq.read_table(tmp_path / KEY), reader_of(store, record).read()
+    for name, value in rows.items():
+        stored = table.column(name).to_pylist()
+        assert stored == (value.tolist() if value.ndim == 1 else [row.tobytes() for row in as_bytes(value)])
 
 
 def test_a_sealed_record_with_any_flipped_bit_is_refused() -> None:

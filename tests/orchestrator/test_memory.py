@@ -1,0 +1,50 @@
+"""What an actor holds in memory, measured on the sampler that it runs, in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from orchestrator.ledger import open_ledger
+from orchestrator.plan import ROW_GROUP_BYTES
+from orchestrator.pool import IN_FLIGHT
+from orchestrator.sampler import ShardSampler
+from tests.conftest import MakeRecipe, new_ledger
+
+
+class Instant(ShardSampler):
+    """Samples batches without asking the teacher, which it has loaded all the same."""
+
+    def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
+        return torch.full((len(ids), *self.plan.path_shape), ids[0] % 99), torch.zeros(len(self.plan.saved_points))
+
+
+def peak() -> int:
+    """Bytes that this process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def grown(url: str) -> int:
+    """By how much the peak rises while shards are made, once the teacher is loaded and has made a small one."""
+    sampler = Instant(open_ledger(url), "cpu", 1)
+    names = [shard.name for shard in sampler.plan.shards()]
+    sampler.make(names[-1], 0)
+    before = peak()
+    with ThreadPoolExecutor(IN_FLIGHT) as actor:
+        list(actor.map(lambda name: sampler.make(name, 0), names[:-1]))
+    return peak() - before
+
+
+def test_an_actor_holds_three_shards_at_most_beside_its_teacher(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    told = {"samples": 4 * 16384 + 32, "shard_size": 16384, "batch_size": 32, "num_inference_steps": 7}
+    ledger = new_ledger(make_recipe(**told, save="all"), tmp_path)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        held = process.submit(grown, ledger.url).result()
+    shard = ledger.plan.row_bytes * ledger.plan.shard_size
+    assert shard > 64 * 1024**2
+    assert held < 3 * shard + 16 * ROW_GROUP_BYTES, f"{held / shard:.2f} shards"  # Parquet's writer has some, too
