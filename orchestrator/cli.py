@@ -23,6 +23,7 @@ app = typer.Typer(
 trajectories = typer.Typer(help="Look into a data set of trajectories.", no_args_is_help=True)
 app.add_typer(trajectories, name="trajectories")
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with fewstep.")]
+RunArgument = Annotated[str, typer.Argument(help="The output of a run: its directory.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Fields to change, like method.student_steps=2.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 DataSet = Annotated[str, typer.Argument(help="The place of a data set, named by its plan's hash.")]
@@ -91,6 +92,26 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
     from orchestrator import verbs
 
     _answer(as_json, lambda: verbs.evaluate(_load(recipe, overrides)))
+
+
+@app.command()
+def watch(
+    run: RunArgument,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands now, and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a run stands, until it ends: stages, rates, losses, quality, how old the last checkpoint is."""
+    from orchestrator.watch import watch
+
+    _answer(as_json, lambda: watch(Path(run), once=once))
+
+
+@app.command()
+def report(run: RunArgument, as_json: AsJson = False) -> None:
+    """Write report.html again, from what a run has so far."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.report(run))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ import yaml
 
 from orchestrator.chart import Band, Series, line_chart
 from orchestrator.checkpoint import write_whole
+from orchestrator.durations import words
 from orchestrator.evaluate import Row
 from orchestrator.findings import Findings, caution
 from orchestrator.recipe import Json
 
 STYLE = Path(__file__).with_name("report.css")
 LOSS_POINTS = 200  # of a curve, each the mean of its stretch
-INKS_OF_LOSSES = ("student", "teacher", "third", "fourth")
-Losses = Sequence[Mapping[str, float]]
+INKS_OF_CURVES = ("student", "teacher", "third", "fourth")
+Rows = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class ReportFacts:
     method: str
     paper: str  # arXiv id
     student_steps: int  # what the student was made for
-    findings: Findings
+    findings: Findings  # without rows before the student is judged, and then there is no picture
     grid: Path  # PNG
-    losses: Mapping[str, Losses]  # by round: rows of metrics.jsonl, with "step" and "loss/..." keys
+    training: Mapping[str, Rows]  # by round: those of metrics.jsonl, with "step", "loss/..." and "quality/..." keys
     stages_s: Mapping[str, float]  # what each stage of the run took
-    snippet: str  # Python that samples the student
+    snippet: str  # Python that samples the student, or nothing before there is one
     lineage: Mapping[str, str]  # what it was made from and with: revisions, hashes, versions
     places: Mapping[str, str]  # what lies where
     recipe: Json  # resolved
@@ -52,12 +54,10 @@ def page(facts: ReportFacts) -> str:
     recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
     sections = [
         _header(facts, title),
-        _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
-        _section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
-        _section("Every system", _table(facts.findings), _table_note(facts.findings)),
-        _section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+        *(_judged(facts) if facts.findings.rows else []),
         _section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
-        _section("Training", _losses(facts.losses), "Each point is the mean of its stretch of steps."),
+        _section("Training", _curves(facts.training, "loss/"), "Each point is the mean of its stretch of steps."),
+        _section("Quality while it was trained", _curves(facts.training, "quality/"), "On samples of its own."),
         _section("Time", _timings(facts.stages_s), ""),
         _section("Where things are", _list(facts.places), ""),
         _section("Made from", _list(facts.lineage), ""),
@@ -67,11 +67,31 @@ def page(facts: ReportFacts) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)} - fewstep</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+        "<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n</body>\n</html>\n"
     )
 
 
+def _judged(facts: ReportFacts) -> list[str]:
+    """What the evaluation shows."""
+    return [
+        _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
+        _section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
+        _section("Every system", _table(facts.findings), _table_note(facts.findings)),
+        _section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+    ]
+
+
 def _header(facts: ReportFacts, title: str) -> str:
+    paper = f'<a href="https://arxiv.org/abs/{facts.paper}">arXiv:{facts.paper}</a>'
+    lead = facts.findings.headline(facts.student_steps) if facts.findings.rows else "Not judged yet."
+    return (
+        f'<header><p class="eyebrow">{html.escape(facts.run)} &middot; {html.escape(facts.method)} &middot; {paper}</p>'
+        f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
+        f"{_tiles(facts) if facts.findings.rows else ''}</header>"
+    )
+
+
+def _tiles(facts: ReportFacts) -> str:
     found = facts.findings
     steps = found.judged_steps(facts.student_steps)
     student, teacher = (found.find(system, steps, "KID") for system in ("student", "teacher"))
@@ -93,15 +113,13 @@ def _header(facts: ReportFacts, title: str) -> str:
         f"<small>{html.escape(more)}</small></div>"
         for css, value, name, more in tiles
     )
-    paper = f'<a href="https://arxiv.org/abs/{facts.paper}">arXiv:{facts.paper}</a>'
-    return (
-        f'<header><p class="eyebrow">{html.escape(facts.run)} &middot; {html.escape(facts.method)} &middot; {paper}</p>'
-        f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(found.headline(facts.student_steps))}</p>'
-        f'<div class="tiles">{boxes}</div></header>'
-    )
+    return f'<div class="tiles">{boxes}</div>'
 
 
 def _section(title: str, body: str, note: str) -> str:
+    """A part of the page; nothing where there is nothing to show."""
+    if not body:
+        return ""
     said = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return f"<section><h2>{html.escape(title)}</h2>{said}{body}</section>"
 
@@ -194,46 +212,50 @@ def _claims_note(found: Findings) -> str:
     return note if first.is_claim else f"{note} {caution(first.samples)}"
 
 
-def _losses(rounds: Mapping[str, Losses]) -> str:
+def _curves(rounds: Mapping[str, Rows], family: str) -> str:
+    """A chart for each round, of the numbers whose names begin so; nothing where there are none."""
     charts = []
     for name, rows in rounds.items():
-        keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss/")))
+        keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(family)))
+        points = {key: curve for key in keys if (curve := _smoothed(rows, key))}
         series = [
-            Series(key.removeprefix("loss/"), INKS_OF_LOSSES[place % len(INKS_OF_LOSSES)], _smoothed(rows, key))
-            for place, key in enumerate(keys)
+            Series(key.removeprefix(family), INKS_OF_CURVES[place % len(INKS_OF_CURVES)], curve)
+            for place, (key, curve) in enumerate(points.items())
         ]
-        if series:
-            chart = line_chart(series, "step", "loss", log_x=False)
+        if any(value > 0 for curve in points.values() for _, value in curve):
+            chart = line_chart(series, "step", family.rstrip("/"), log_x=False)
             charts.append(f"<figure><figcaption>{html.escape(name)}</figcaption>{chart}</figure>")
-    return f'<div class="charts">{"".join(charts)}</div>'
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
-def _smoothed(rows: Losses, key: str) -> list[tuple[float, float]]:
-    points = [(row["step"], row[key]) for row in rows if key in row]
+def _smoothed(rows: Rows, key: str) -> list[tuple[float, float]]:
+    points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
     size = max(1, len(points) // LOSS_POINTS)
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
 
 
 def _timings(stages: Mapping[str, float]) -> str:
-    longest = max(stages.values(), default=1.0)
+    if not stages:
+        return ""
+    longest = max(stages.values())
     bars = "".join(
         f"<dt>{html.escape(name)}</dt>"
-        f'<dd><i style="width:{100 * seconds / longest:.1f}%"></i><span>{_duration(seconds)}</span></dd>'
+        f'<dd><i style="width:{100 * seconds / longest:.1f}%"></i><span>{words(seconds)}</span></dd>'
         for name, seconds in stages.items()
     )
-    return f'<dl class="bars">{bars}<dt>all</dt><dd><span>{_duration(sum(stages.values()))}</span></dd></dl>'
+    return f'<dl class="bars">{bars}<dt>all</dt><dd><span>{words(sum(stages.values()))}</span></dd></dl>'
 
 
 def _list(facts: Mapping[str, str]) -> str:
     items = "".join(
         f"<dt>{html.escape(name)}</dt><dd><code>{html.escape(value)}</code></dd>" for name, value in facts.items()
     )
-    return f'<dl class="facts">{items}</dl>'
+    return f'<dl class="facts">{items}</dl>' if items else ""
 
 
 def _code(text: str) -> str:
-    return f"<pre><code>{html.escape(text)}</code></pre>"
+    return f"<pre><code>{html.escape(text)}</code></pre>" if text else ""
 
 
 def _steps(count: int) -> str:
@@ -247,10 +269,3 @@ def _range(row: Row) -> str:
 def _number(value: float) -> str:
     places = 4 if abs(value) < 1 else 2
     return f"{round(value, places) + 0.0:.{places}f}"  # adding 0 turns -0 into 0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -20,7 +20,7 @@ import yaml
 from methods.base import Round
 from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Json, Recipe
+from orchestrator.recipe import Json, Recipe, parse
 
 BEAT_S = 5.0
 SILENT_S = 60.0  # after which a driver on another machine counts as dead
@@ -57,7 +57,7 @@ class Run:
 
     def round_folder(self, number: int, round: Round) -> Path:
         """Where a round keeps its checkpoints, metrics and student; rounds count from 1."""
-        return self.folder / "rounds" / f"{number}-{round.name}"
+        return round_folder(self.folder, number, round)
 
     def record(self, section: str, key: str, value: object) -> None:
         """Note a fact, like what a stage took."""
@@ -86,7 +86,8 @@ class Run:
     def driven(self) -> Iterator[None]:
         """Be the one live driver of this directory. Raises BadInput if there is another."""
         file = self.folder / "driver.json"
-        _refuse_second(file)
+        if other := driver_of(self.folder):
+            raise BadInput(f"output: {other} is already working in {self.folder}")
         stop = threading.Event()
 
         def write() -> None:
@@ -111,16 +112,34 @@ class Run:
         write_whole(self._file, json.dumps(facts, indent=1))
 
 
-def _refuse_second(file: Path) -> None:
-    if not file.exists():
-        return
-    other = json.loads(file.read_text())
-    if other["host"] == socket.gethostname():
-        alive = psutil.pid_exists(other["pid"]) and psutil.Process(other["pid"]).create_time() == other["born"]
-    else:
-        alive = time.time() - other["beat"] < SILENT_S
-    if alive:
-        raise BadInput(f"output: process {other['pid']} on {other['host']} is already working in {file.parent}")
+def reopen(folder: Path) -> Run:
+    """The run that is in a directory. Raises BadInput where there is none."""
+    return Run(recipe_of(folder).model_copy(update={"output": str(folder.resolve())}))
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of the run that is in a directory. Raises BadInput where there is none."""
+    if not (folder / "run.json").exists():
+        raise BadInput(f"RUN: {folder} is no run of fewstep, it has no run.json; give the output of one")
+    return parse(yaml.safe_load((folder / "recipe.yaml").read_text()))
+
+
+def round_folder(folder: Path, number: int, round: Round) -> Path:
+    """Where a round of the run in a directory is; rounds count from 1."""
+    return folder / "rounds" / f"{number}-{round.name}"
+
+
+def driver_of(folder: Path) -> str:
+    """Who works in a directory now, or nothing."""
+    try:
+        driver = json.loads((folder / "driver.json").read_text())
+        if driver["host"] != socket.gethostname():
+            alive = time.time() - driver["beat"] < SILENT_S
+        else:
+            alive = psutil.Process(driver["pid"]).create_time() == driver["born"]
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return ""
+    return f"process {driver['pid']} on {driver['host']}" if alive else ""
 
 
 def identity(resolved: Mapping[str, object]) -> Json:

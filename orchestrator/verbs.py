@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
 
 from rich.table import Table
 
 from orchestrator import metrics
 from orchestrator.baselines import present_teacher
-from orchestrator.card import UNJUDGED, CardFacts, card, snippet, teacher_name, write_card
+from orchestrator.card import UNJUDGED, card, write_card
 from orchestrator.cluster import bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
@@ -19,21 +18,19 @@ from orchestrator.durations import seconds_of
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
-from orchestrator.families import FAMILIES
+from orchestrator.facts import card_facts, findings_of, report_facts
 from orchestrator.findings import Findings
 from orchestrator.generate import SINGLE_WRITER, Generated
 from orchestrator.generate import repair as repair_data
 from orchestrator.hub import check_push, push
 from orchestrator.ledger import open_ledger
-from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Json, Recipe, Resources
-from orchestrator.report import ReportFacts, write_report
+from orchestrator.report import write_report
 from orchestrator.results import RESULT
-from orchestrator.run import Run
+from orchestrator.run import Run, reopen
 from orchestrator.show import describe_dataset, draw_dataset
 from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
-from orchestrator.terms import terms_of
 from orchestrator.train import train_rounds
 
 
@@ -120,6 +117,15 @@ def evaluate(recipe: Recipe) -> Json:
         return _evaluate(opened)
 
 
+def report(folder: str) -> Json:
+    """The page, of what a run has so far."""
+    opened = reopen(Path(folder))
+    page = opened.folder / "report.html"
+    write_report(report_facts(opened, findings_of(opened)), page)
+    say(f"report: {page}")
+    return {"report": str(page)}
+
+
 def teacher(recipe: Recipe, prompt: str) -> Json:
     """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
     out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
@@ -191,33 +197,16 @@ def _export(opened: Run) -> Json:
     if not out.exists():
         with opened.stage("export"):
             write_student(recipe, result, out)
-        write_card(_card_facts(opened, UNJUDGED), out, opened.folder / "evaluation")
+        write_card(card_facts(opened, UNJUDGED), out, opened.folder / "evaluation")
     say(f"student: {out}")
     return {"student": str(out)}
 
 
 def _push(opened: Run, hub_id: str, *, private: bool) -> str:
     """To a model hub, with a card that says what was measured so far."""
-    student, evaluation = opened.folder / "student", opened.folder / "evaluation"
-    findings = Findings.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
-    facts = _card_facts(opened, findings)
+    student = opened.folder / "student"
+    facts = card_facts(opened, findings_of(opened))
     return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
-
-
-def _card_facts(opened: Run, findings: Findings) -> CardFacts:
-    """What a run knows of its student."""
-    recipe, facts = opened.recipe, opened.facts
-    manifests, versions = (cast(Mapping[str, Json], facts[name]) for name in ("manifests", "versions"))
-    teacher = open_ledger(str(next(iter(manifests.values()))["path"])).plan.teacher
-    lineage = {
-        "teacher revision": str(teacher["revision"]),
-        **{
-            f"data of {name}": f"{made['content_hash']} (version {made['version']})" for name, made in manifests.items()
-        },
-        **{name: str(version) for name, version in versions.items()},
-    }
-    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
-    return CardFacts(recipe, FAMILIES[str(teacher["pipeline"])], findings, prompt, terms_of(recipe.teacher), lineage)
 
 
 def _evaluate(opened: Run) -> Json:
@@ -232,31 +221,9 @@ def _evaluate(opened: Run) -> Json:
 
 def _report(opened: Run, findings: Findings) -> None:
     """Write the student's card and the page, and say what was found."""
-    recipe, folder = opened.recipe, opened.folder
-    method, told = recipe.method.build(), _card_facts(opened, findings)
-    student, evaluation = folder / "student", folder / "evaluation"
-    write_card(told, student, evaluation)
-    rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
-    manifests = cast(Mapping[str, Json], opened.facts["manifests"])
-    stores = {f"data of {name}": str(made["path"]) for name, made in manifests.items()}
-    places = {"student": student, **stores, "metrics": evaluation / "metrics.json"}
-    report = ReportFacts(
-        run=folder.name,
-        teacher=teacher_name(recipe.teacher),
-        method=recipe.method.name,
-        paper=method.paper,
-        student_steps=method.student_steps,
-        findings=findings,
-        grid=evaluation / "grid.png",
-        losses={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
-        stages_s=cast(Mapping[str, float], opened.facts["stages"]),
-        snippet=snippet(recipe, told.family, findings, str(student), told.prompt),
-        lineage=told.lineage,
-        places={name: str(place) for name, place in places.items()},
-        recipe=recipe.resolved(),
-    )
-    write_report(report, folder / "report.html")
-    say(findings.headline(method.student_steps))
+    write_card(card_facts(opened, findings), opened.folder / "student", opened.folder / "evaluation")
+    write_report(report_facts(opened, findings), opened.folder / "report.html")
+    say(findings.headline(opened.recipe.method.build().student_steps))
 
 
 def _result(recipe: Recipe) -> Path:

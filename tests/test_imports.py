@@ -14,6 +14,7 @@ from methods import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 METHOD_FILES = sorted((ROOT / "methods").glob("*.py"))
 ORCHESTRATOR_FILES = sorted((ROOT / "orchestrator").glob("*.py"))
+DASHBOARD_FILES = sorted((ROOT / "dashboards").glob("*.py"))
 ALLOWED = {"torch", "methods", *sys.stdlib_module_names}
 
 
@@ -40,6 +41,14 @@ def imported(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", METHOD_FILES, ids=lambda file: file.name)
 def test_methods_import_only_torch_and_the_standard_library(file: Path) -> None:
     assert set(imported(file)) <= ALLOWED
+
+
+@pytest.mark.parametrize("file", DASHBOARD_FILES, ids=lambda file: file.name)
+def test_dashboards_know_the_metrics_registry_alone(file: Path) -> None:
+    nodes = [node for node in ast.walk(tree(file)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    modules = {name for node in nodes for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert {name for name in modules if name.startswith(("orchestrator", "methods"))} <= {"orchestrator.metrics"}
 
 
 @pytest.mark.parametrize("file", ORCHESTRATOR_FILES, ids=lambda file: file.name)

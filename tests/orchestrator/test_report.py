@@ -73,7 +73,7 @@ def facts(folder: Path, found: Findings) -> ReportFacts:
         student_steps=4,
         findings=found,
         grid=folder / "grid.png",
-        losses={"1-lcm": losses},
+        training={"1-lcm": losses},
         stages_s={"generate": 140.2, "train": 212.0, "export": 4.1, "evaluate": 96.3},
         snippet="from diffusers import DiffusionPipeline\nprint('<b>')",
         lineage={"teacher revision": "ab" * 32, "trajectories": "cd" * 32, "torch": "2.13.0"},

@@ -1,0 +1,71 @@
+"""What a run directory knows so far, as its student's card and its report tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from orchestrator import metrics
+from orchestrator.card import UNJUDGED, CardFacts, snippet, teacher_name
+from orchestrator.families import FAMILIES
+from orchestrator.findings import Findings
+from orchestrator.ledger import open_ledger
+from orchestrator.prompts import read_prompts
+from orchestrator.recipe import Json
+from orchestrator.report import ReportFacts
+from orchestrator.run import Run
+from orchestrator.terms import terms_of
+
+
+def findings_of(opened: Run) -> Findings:
+    """What was found of its student, if it was judged."""
+    evaluation = opened.folder / "evaluation"
+    return Findings.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
+
+
+def card_facts(opened: Run, findings: Findings) -> CardFacts:
+    """What a run knows of its student, which there is."""
+    recipe = opened.recipe
+    teacher = open_ledger(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
+    lineage = {"teacher revision": str(teacher["revision"]), **_lineage(opened)}
+    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
+    return CardFacts(recipe, FAMILIES[str(teacher["pipeline"])], findings, prompt, terms_of(recipe.teacher), lineage)
+
+
+def report_facts(opened: Run, findings: Findings) -> ReportFacts:
+    """What a run knows of itself, at any time."""
+    recipe, folder = opened.recipe, opened.folder
+    method, student, evaluation = recipe.method.build(), folder / "student", folder / "evaluation"
+    told = card_facts(opened, findings) if student.exists() else None
+    rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
+    stores = {f"data of {name}": str(made["path"]) for name, made in _manifests(opened).items()}
+    files = {"student": student, "metrics": evaluation / "metrics.json"}
+    return ReportFacts(
+        run=folder.name,
+        teacher=teacher_name(recipe.teacher),
+        method=recipe.method.name,
+        paper=method.paper,
+        student_steps=method.student_steps,
+        findings=findings,
+        grid=evaluation / "grid.png",
+        training={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
+        stages_s=cast(Mapping[str, float], opened.facts["stages"]),
+        snippet=snippet(recipe, told.family, findings, str(student), told.prompt) if told else "",
+        lineage=told.lineage if told else _lineage(opened),
+        places=stores | {name: str(place) for name, place in files.items() if place.exists()},
+        recipe=recipe.resolved(),
+    )
+
+
+def _manifests(opened: Run) -> Mapping[str, Json]:
+    return cast(Mapping[str, Json], opened.facts.get("manifests", {}))
+
+
+def _lineage(opened: Run) -> dict[str, str]:
+    """Its data, and the versions of what made it."""
+    data = {
+        f"data of {name}": f"{made['content_hash']} (version {made['version']})"
+        for name, made in _manifests(opened).items()
+    }
+    versions = cast(Mapping[str, Json], opened.facts["versions"])
+    return data | {name: str(version) for name, version in versions.items()}
