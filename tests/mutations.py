@@ -280,7 +280,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_guided.py::test_halving_is_progressive_distillation_with_w_in_the_condition",
     ),
     Mutation(
-        "guided.py", "Trained(guidance_input=True)", "Trained()", "test_guided.py::test_the_rounds_match_and_then_halve"
+        "guided.py",
+        "self.lora_targets), guidance_input=True)",
+        "self.lora_targets))",
+        "test_guided.py::test_the_rounds_match_and_then_halve",
     ),
     Mutation(
         "guided.py",
