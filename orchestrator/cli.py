@@ -141,6 +141,25 @@ def compare(
 
 
 @app.command()
+def sample(
+    student: Annotated[str, typer.Argument(help="An exported student, or the output of its run.")],
+    prompts: Annotated[list[str], typer.Argument(help="What to paint, one picture each.")],
+    steps: Annotated[int, typer.Option(min=0, help="0 is what the student was made for.")] = 0,
+    guidance_scale: Annotated[float, typer.Option(min=0, help="0 is the recipe's.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the noise that both start from.")] = 0,
+    teacher: Annotated[str, typer.Option(help="Its folder, where it is no longer where the student was made.")] = "",
+    out: Annotated[str, typer.Option(help="A PNG.")] = "sample.png",
+    as_json: AsJson = False,
+) -> None:
+    """Paint with a student and with its teacher, from the same noise, into one picture."""
+    from orchestrator import verbs
+    from orchestrator.sample import Request
+
+    asked = Request(prompts, steps, guidance_scale, seed, teacher)
+    _answer(as_json, lambda: verbs.sample(student, asked, out))
+
+
+@app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
     from orchestrator import verbs

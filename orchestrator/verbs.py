@@ -28,6 +28,8 @@ from orchestrator.recipe import Json, Recipe, Resources
 from orchestrator.report import write_report
 from orchestrator.results import RESULT
 from orchestrator.run import Run, reopen
+from orchestrator.sample import Request
+from orchestrator.sample import sample as sample_pair
 from orchestrator.show import describe_dataset, draw_dataset
 from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
@@ -167,6 +169,13 @@ def show(path: str, samples: int, out: str) -> Json:
     draw_dataset(path, samples, Path(out))
     say(f"picture: {out}")
     return {**facts, "picture": out}
+
+
+def sample(student: str, asked: Request, out: str) -> Json:
+    """A picture of a student beside its teacher."""
+    facts = sample_pair(student, asked, Path(out))
+    say(f"picture: {out}")
+    return facts
 
 
 def _require(recipe: Recipe) -> None:

@@ -151,17 +151,20 @@ def teacher(folder: Path) -> Path:
     return place
 
 
-def add_safety_checker(place: Path) -> None:
-    """Give a saved Stable Diffusion pipeline a checker that finds fault with nothing."""
+def add_safety_checker(place: Path, *, finds_fault: bool = False) -> None:
+    """Give a saved Stable Diffusion pipeline a checker that finds fault with nothing, or with everything."""
     tower = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**tower, image_size=32, patch_size=16, projection_dim=WIDTH)
     config = CLIPConfig(
         text_config=CLIPTextConfig(**tower).to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH
     )
     size = {"height": 32, "width": 32}
+    checker = StableDiffusionSafetyChecker(config)
+    nn.init.constant_(checker.concept_embeds_weights, -2.0 if finds_fault else 2.0)  # a cosine's threshold
+    nn.init.constant_(checker.special_care_embeds_weights, 2.0)
     pipeline = StableDiffusionPipeline.from_pretrained(
         place,
-        safety_checker=StableDiffusionSafetyChecker(config),
+        safety_checker=checker,
         feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size),
     )
     pipeline.save_pretrained(place)

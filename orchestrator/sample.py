@@ -1,0 +1,98 @@
+"""A student beside its teacher: the same noise and the same prompts, in one picture. In this process, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from torch import Tensor
+from transformers import CLIPImageProcessor
+
+from orchestrator.card import RECIPE
+from orchestrator.errors import BadInput
+from orchestrator.evaluate import label
+from orchestrator.export import call_of, fixed_guidance
+from orchestrator.judge import Judge, Setting, System
+from orchestrator.pictures import Pixels, grid
+from orchestrator.recipe import Recipe, TeacherSpec, parse
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants to see."""
+
+    prompts: Sequence[str]
+    steps: int = 0  # 0 is what the student was made for
+    guidance_scale: float = 0.0  # of both; 0 is each one's own by the recipe
+    seed: int = 0
+    teacher: str = ""  # a folder; "" is the recipe's
+
+
+def find_student(place: str) -> tuple[Path, Recipe]:
+    """An exported folder, or that of a run's output, and the recipe in it. Raises BadInput where there is none."""
+    given = Path(place)
+    folder = given / "student" if (given / "student" / RECIPE).is_file() else given
+    if not (folder / RECIPE).is_file():
+        raise BadInput(f"student: {place} is no exported student, it has no {RECIPE}; `fewstep export` makes one")
+    return folder.resolve(), parse(yaml.safe_load((folder / RECIPE).read_text()))
+
+
+def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float]:
+    """Write a PNG: teacher at many steps, teacher and student at few. Raises BadInput where either is not found."""
+    student, recipe = find_student(place)
+    judged, teacher = recipe.evaluation, _teacher(recipe, asked.teacher)
+    few, many = asked.steps or recipe.method.build().student_steps, judged.reference_steps
+    guidance = asked.guidance_scale or judged.guidance_scale
+    own = fixed_guidance(recipe) or guidance
+    judge = _judge(recipe, teacher, student, asked)
+    samples, solver = range(len(asked.prompts)), judged.solvers[0]
+    if why := judge.refusal(solver, few) or judge.refusal(solver, many):
+        raise BadInput(f"--steps: {why}")
+    systems = [System("teacher", solver, steps, guidance) for steps in dict.fromkeys((many, few))]
+    systems.append(System("student", "", few, own))
+    rows = [(label(system.name, system.steps), _checked(student, judge.sample(system, samples))) for system in systems]
+    grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
+    facts = {"picture": str(out), "student": str(student), "teacher": teacher.folder or teacher.hub}
+    return {**facts, "steps": few, "guidance_scale": own, "seed": asked.seed}
+
+
+def _teacher(recipe: Recipe, folder: str) -> TeacherSpec:
+    found = recipe.teacher.at(Path(folder).resolve()) if folder else recipe.teacher
+    if found.folder and not (Path(found.folder) / "model_index.json").is_file():
+        raise BadInput(f"--teacher: {found.folder} is no diffusers pipeline; say where the student's teacher is now")
+    return found
+
+
+def _judge(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) -> Judge:
+    setting = Setting(
+        teacher=teacher,
+        student=str(student),
+        call=call_of(recipe),
+        negative_prompt=recipe.trajectories.negative_prompt,
+        prompts=tuple(asked.prompts),
+        features="",  # nothing is measured
+        seed=asked.seed,
+        batch_size=len(asked.prompts),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        threads=torch.get_num_threads(),
+    )
+    return Judge(setting)
+
+
+def _checked(student: Path, images: Tensor) -> Tensor:
+    """Pictures that the student's safety checker finds fault with turn black, its teacher's too."""
+    if not (student / "safety_checker").is_dir():
+        return images
+    checker = StableDiffusionSafetyChecker.from_pretrained(student / "safety_checker").eval()
+    reader = CLIPImageProcessor.from_pretrained(student / "feature_extractor")
+    seen = reader(list(_pixels(images)), return_tensors="pt").pixel_values
+    return checker(clip_input=seen, images=images.clone())[0]
+
+
+def _pixels(images: Tensor) -> Pixels:
+    """As pictures are drawn, [n, height, width, 3]."""
+    return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
