@@ -78,6 +78,10 @@ class JudgeActor:
         """The prompts."""
         return self._judge.measure_texts()
 
+    def num_features(self) -> int:
+        """Of a picture."""
+        return self._judge.num_features()
+
     def seconds_per_image(self, system: System, variances: tuple[float, ...]) -> float:
         """Timed on this actor."""
         return self._judge.seconds_per_image(system, variances)
@@ -151,6 +155,11 @@ class Bench:
         with as_told():
             return cast("NDArray[np.float32] | None", ray.get(self._actors[0].measure_texts.remote()))
 
+    def num_features(self) -> int:
+        """Of a picture, by the feature network."""
+        with as_told():
+            return cast(int, ray.get(self._actors[0].num_features.remote()))
+
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""
         known = json.loads(self._timings.read_text()) if self._timings.exists() else {}
@@ -212,7 +221,7 @@ class Bench:
 
 def judged_prompts(evaluation: Evaluation) -> list[str]:
     """The prompts in an order of chance, so that any number of samples has a fair share of them."""
-    prompts = read_prompts(evaluation.prompts, "evaluation.prompts")
+    prompts = read_prompts(evaluation.prompts, "evaluation.prompts", distinct=not evaluation.protocol)
     order = np.random.default_rng(evaluation.seed).permutation(len(prompts))
     return [prompts[place] for place in order]
 

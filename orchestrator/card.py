@@ -14,7 +14,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import brings_scheduler, call_of, fixed_guidance
 from orchestrator.family import Family
-from orchestrator.findings import Findings
+from orchestrator.findings import FRECHET, Findings
 from orchestrator.recipe import Recipe, TeacherSpec
 from orchestrator.terms import Terms
 
@@ -155,8 +155,10 @@ def _conditions(facts: CardFacts, student: Path) -> str:
 
 def table(findings: Findings) -> str:
     """KID of every system with its interval, in markdown."""
-    words = {"teacher": f"teacher at {findings.many_steps} steps", "images": "real images"}
+    words = {"teacher": f"teacher at {findings.many_steps} steps", "images": "real images", "statistics": "statistics"}
     names = [f"{findings.kid} to {words[reference]}" for reference in findings.references]
+    distances = [(name, ref) for name in FRECHET for ref in words if findings.measured(name, ref)]
+    names += [f"{name} to {words[ref]}" for name, ref in distances]
     lines = [
         "| system | steps | sampler | guidance | " + " | ".join(names) + " | seconds per image |",
         "|---|---|---|---|" + "---|" * len(names) + "---|",
@@ -166,6 +168,7 @@ def table(findings: Findings) -> str:
             continue
         kids = [findings.find(row.system, row.steps, "KID", reference) for reference in findings.references]
         values = [f"{kid.value:.4f} [{kid.low:.4f}, {kid.high:.4f}]" for kid in kids]
+        values += [f"{findings.find(row.system, row.steps, *distance).value:.2f}" for distance in distances]
         cells = [
             row.system,
             str(row.steps),

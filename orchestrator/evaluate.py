@@ -15,17 +15,19 @@ from orchestrator import quality
 from orchestrator.baselines import TeacherSystems, student_systems, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.checkpoint import write_whole
+from orchestrator.errors import BadInput
 from orchestrator.export import call_of, fixed_guidance
 from orchestrator.features import features_label
 from orchestrator.images import open_images
 from orchestrator.judge import Measured, System
 from orchestrator.pictures import grid
-from orchestrator.quality import Estimate, Features, KernelDistances, Resampling, combine
+from orchestrator.protocol import FIELD, check_evaluation, read_statistics
+from orchestrator.quality import Estimate, Features, KernelDistances, Moments, Resampling, combine
 from orchestrator.recipe import Evaluation, Recipe
 
 COLUMNS = 12  # of the picture
 SAMPLES_FOR_A_CLAIM = 2000
-Reference = Literal["teacher", "images"]
+Reference = Literal["teacher", "images", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,13 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
     Whatever was measured before is taken from there, so that the same call continues.
     """
     told = recipe.evaluation
+    check_evaluation(told)
+    stored = read_statistics(told) if told.statistics else None
+    moments = stored if isinstance(stored, Moments) else None
     prompts = judged_prompts(told)
     with open_bench(recipe, prompts, out, str(student), call_of(recipe)) as bench:
+        if moments:
+            _check_width(moments, bench.num_features(), told)
         teachers = teacher_systems(bench, told)
         sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
         students = student_systems(bench, told, sampler, fixed_guidance(recipe))
@@ -85,9 +92,10 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
         systems = [teachers.reference, *judged]
         parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))
         images = bench.measure_images(told.images) if told.images else None
+        images = stored if isinstance(stored, Measured) else images
         texts = bench.measure_texts()
         seconds = bench.seconds_per_image(judged)
-    comparison = Comparison(told, prompts, teachers, parts, images, texts)
+    comparison = Comparison(told, prompts, teachers, parts, images, texts, moments)
     evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
     write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
     write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in evaluated.claims], indent=1) + "\n")
@@ -106,8 +114,9 @@ class Comparison:
         parts: Mapping[System, Measured],
         images: Measured | None,
         texts: NDArray[np.float32] | None,
+        moments: Moments | None = None,
     ) -> None:
-        self._told, self._teachers = told, teachers
+        self._told, self._teachers, self._moments = told, teachers, moments
         self._texts = None if texts is None else texts[np.arange(told.samples) % len(prompts)]
         units = quality.units_of(told.samples, len(prompts))
         used = int(units.max()) + 1
@@ -115,9 +124,7 @@ class Comparison:
         self._references: dict[Reference, str] = {"teacher": _name(teachers.reference)}
         others = 0
         if images is not None:
-            real = open_images(told.images, "evaluation.images")
-            captions = real.captions("prompt") if real.has("prompt") else []
-            unit = quality.units_of_images(captions, prompts, used, len(images.features))
+            unit = quality.units_of_images(_captions(told), prompts, used, len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
             others = max(0, int(unit.max()) + 1 - used)
         self._resampling = Resampling(used, others, told.bootstraps, told.seed)
@@ -131,22 +138,33 @@ class Comparison:
         """Every metric of every system."""
         label = features_label(self._told.features)
         for system in judged:
-            for reference in self._references:
-                for metric, estimate in self._metrics(system, reference):
-                    yield Row(
-                        system=system.name,
-                        sampler=system.sampler,
-                        steps=system.steps,
-                        guidance_scale=system.guidance_scale,
-                        metric=f"{metric} ({label})",
-                        features=self._told.features,
-                        reference=reference,
-                        value=estimate.value,
-                        low=estimate.low,
-                        high=estimate.high,
-                        samples=self._told.samples,
-                        seconds_per_image=round(seconds[system], 6),
-                    )
+            found = [(ref, *metric) for ref in self._references for metric in self._metrics(system, ref)]
+            for reference, metric, estimate in [*found, *self._to_statistics(system)]:
+                yield Row(
+                    system=system.name,
+                    sampler=system.sampler,
+                    steps=system.steps,
+                    guidance_scale=system.guidance_scale,
+                    metric=f"{metric} ({label})",
+                    features=self._told.features,
+                    reference=reference,
+                    value=estimate.value,
+                    low=estimate.low,
+                    high=estimate.high,
+                    samples=self._told.samples,
+                    seconds_per_image=round(seconds[system], 6),
+                )
+
+    def _to_statistics(self, system: System) -> Iterator[tuple[Reference, str, Estimate]]:
+        """To what somebody stored of real images."""
+        if self._moments:
+            distance = quality.frechet_distance(Moments.of(self._sets[_name(system)].values), self._moments)
+            yield "statistics", self._frechet, quality.exactly(distance)
+
+    @property
+    def _frechet(self) -> str:
+        """By Inception's features it is FID."""
+        return "FID" if self._told.features.startswith("inception:") else "Frechet distance"
 
     def _metrics(self, system: System, reference: Reference) -> Iterator[tuple[str, Estimate]]:
         one, other = self._sets[_name(system)], self._sets[self._references[reference]]
@@ -157,7 +175,8 @@ class Comparison:
         if reference == "teacher" and self._texts is not None:
             yield "CLIP score", quality.clip_score(one, self._texts, self._resampling)
         if min(len(one), len(other)) >= quality.SAMPLES_FOR_FRECHET:
-            yield "Frechet distance", quality.exactly(quality.frechet_distance(one, other))
+            distance = quality.frechet_distance(Moments.of(one.values), Moments.of(other.values))
+            yield self._frechet, quality.exactly(distance)
         if reference == "teacher" and system != self._teachers.null:
             same = self._sets[_name(self._teachers.null)]
             yield "same-noise distance", quality.same_noise_distance(one, same, self._resampling)
@@ -237,9 +256,27 @@ def label(name: str, steps: int) -> str:
     return f"{name}, {steps} step{'s' if steps > 1 else ''}"
 
 
+def _check_width(moments: Moments, width: int, told: Evaluation) -> None:
+    if len(moments.mean) != width:
+        raise BadInput(
+            f"{FIELD}: {told.statistics} is of {len(moments.mean)} features, and {told.features} has {width}; "
+            "set evaluation.features to the network that it was made with"
+        )
+
+
+def _captions(told: Evaluation) -> list[str]:
+    """Of the real images, where they are at hand and say something."""
+    if not told.images:
+        return []
+    real = open_images(told.images, "evaluation.images")
+    return real.captions("prompt") if real.has("prompt") else []
+
+
 def _name(system: System) -> str:
     return f"{system.name} {system.sampler} {system.steps} {system.guidance_scale:g} {system.noise}"
 
 
 def _called(reference: Reference) -> str:
-    return {"teacher": "the teacher at many steps", "images": "real images"}[reference]
+    return {"teacher": "the teacher at many steps", "images": "real images", "statistics": "stored statistics"}[
+        reference
+    ]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM, Claim, Row
 
+FRECHET = ("FID", "Frechet distance")  # by Inception's features, and by any others
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -41,7 +43,11 @@ class Findings:
     @property
     def references(self) -> list[str]:
         """What was compared with: the teacher, and real images where there are any."""
-        return list(dict.fromkeys(row.reference for row in self.rows))
+        return list(dict.fromkeys(row.reference for row in self.rows if row.metric == self.kid))
+
+    def measured(self, metric: str, reference: str = "teacher") -> bool:
+        """Whether there are rows of a metric."""
+        return any(row.reference == reference and row.metric.startswith(metric) for row in self.rows)
 
     def judged_steps(self, wanted: int) -> int:
         """The number of steps nearest to what the student was made for."""

@@ -223,6 +223,10 @@ class Judge:
             return None
         return self._features.read(self.setting.prompts).numpy()
 
+    def num_features(self) -> int:
+        """Of a picture."""
+        return self._features(torch.zeros(1, 3, 64, 64)).shape[1]
+
     def _look(self, images: Tensor, samples: range) -> Measured:
         features = self._features(images).half().cpu().numpy()
         return Measured(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))

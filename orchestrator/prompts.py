@@ -17,12 +17,14 @@ from orchestrator.errors import BadInput, nearest
 Reader = Callable[[Path], pa.Table]
 
 
-def read_prompts(place: str, field: str = "trajectories.prompts", column: str = "prompt") -> list[str]:
+def read_prompts(
+    place: str, field: str = "trajectories.prompts", column: str = "prompt", *, distinct: bool = True
+) -> list[str]:
     """The distinct prompts of a file or of a Hugging Face `datasets` folder, in order; the empty prompt is one.
 
     A text file holds one a line; .csv, .parquet, .jsonl and folders hold a column of them. A prompt that is
-    repeated counts once. No place at all is the empty prompt, for teachers that are told nothing.
-    Raises BadInput for a place that is missing, empty or unreadable.
+    repeated counts once, unless all are asked for. No place at all is the empty prompt, for teachers that are told
+    nothing. Raises BadInput for a place that is missing, empty or unreadable.
     """
     if not place:
         return [""]
@@ -36,7 +38,7 @@ def read_prompts(place: str, field: str = "trajectories.prompts", column: str = 
         raise BadInput(f"{field}: {place} cannot be read as {kind} ({error})") from None
     if not any(found):
         raise BadInput(f"{field}: {place} holds no prompt; write one a line")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) if distinct else found
 
 
 def prompts_digest(prompts: Sequence[str]) -> str:

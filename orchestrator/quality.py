@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 UNITS = 30  # that resampling needs at least
 NEIGHBOURS = 3  # k of precision and recall, as in arXiv:1904.06991
+ROWS = 2048  # of a matrix over pairs of samples that are in memory together
 SAMPLES_FOR_FRECHET = 5000  # below, its bias is larger than what it measures
 
 
@@ -115,12 +116,17 @@ def mean_kernel(a: Features, b: Features, resampling: Resampling) -> Floats:
     """The weighted mean of k(x, y) over pairs of different units; a quadratic form in the units' weights."""
     units_a, in_a = np.unique(a.units, return_inverse=True)
     units_b, in_b = np.unique(b.units, return_inverse=True)
-    apart = units_a[:, None] != units_b[None, :]
-    sums = _sum_by(_sum_by(kernel(a.values, b.values), in_a).T, in_b).T * apart
-    counts = np.bincount(in_a)[:, None] * np.bincount(in_b)[None, :] * apart
     weights_a, weights_b = resampling.weights[:, units_a], resampling.weights[:, units_b]
-    total = ((weights_a @ sums) * weights_b).sum(axis=1)
-    return total / ((weights_a @ counts) * weights_b).sum(axis=1)
+    total, count = np.zeros((2, len(weights_a)))
+    size = max(1, ROWS * len(units_a) // len(a))
+    for start in range(0, len(units_a), size):
+        rows, units = np.flatnonzero((in_a >= start) & (in_a < start + size)), slice(start, start + size)
+        groups, apart = in_a[rows] - start, units_a[units, None] != units_b[None, :]
+        sums = _sum_by(_sum_by(kernel(a.values[rows], b.values), groups).T, in_b).T * apart
+        pairs = np.bincount(groups)[:, None] * np.bincount(in_b)[None, :] * apart
+        total += ((weights_a[:, units] @ sums) * weights_b).sum(axis=1)
+        count += ((weights_a[:, units] @ pairs) * weights_b).sum(axis=1)
+    return total / count
 
 
 def _sum_by(rows: Floats, groups: NDArray[np.int64]) -> Floats:
@@ -135,17 +141,26 @@ def kernel(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:
     return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
 
 
-def frechet_distance(a: Features, b: Features) -> float:
+@dataclass(frozen=True)
+class Moments:
+    """All that the Frechet distance knows of features: their mean [d] and covariance [d, d]."""
+
+    mean: Floats
+    covariance: Floats
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> Moments:
+        """Of features [n, d]."""
+        values = values.astype(np.float64)
+        return cls(values.mean(axis=0), np.cov(values, rowvar=False))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), arXiv:1706.08500. Biased; no interval."""
-    (mean_a, cov_a), (mean_b, cov_b) = (_moments(part.values.astype(np.float64)) for part in (a, b))
-    values, vectors = np.linalg.eigh(cov_a)
+    values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
-
-
-def _moments(values: Floats) -> tuple[Floats, Floats]:
-    return values.mean(axis=0), np.cov(values, rowvar=False)
+    cross = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
+    return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
 def precision_and_recall(judged: Features, reference: Features, resampling: Resampling) -> tuple[Estimate, Estimate]:
@@ -154,18 +169,27 @@ def precision_and_recall(judged: Features, reference: Features, resampling: Resa
     arXiv:1904.06991: a set's manifold is the union of balls that reach each sample's third neighbour. The balls
     stay as they are when samples are resampled.
     """
-    across = _squared_distances(judged.values, reference.values)
-    is_real = np.asarray((across <= _radii(reference.values)[None, :]).any(axis=1), dtype=np.float64)
-    is_reached = np.asarray((across <= _radii(judged.values)[:, None]).any(axis=0), dtype=np.float64)
-    return resampling.mean(is_real, judged.units), resampling.mean(is_reached, reference.units)
+    radii, reach = _radii(reference.values), _radii(judged.values)
+    is_real, is_reached = np.zeros(len(judged)), np.zeros(len(reference), dtype=bool)
+    for rows in _blocks(len(judged)):
+        across = _squared_distances(judged.values[rows], reference.values)
+        is_real[rows] = (across <= radii[None, :]).any(axis=1)
+        is_reached |= (across <= reach[rows, None]).any(axis=0)
+    return resampling.mean(is_real, judged.units), resampling.mean(is_reached.astype(np.float64), reference.units)
 
 
 def _radii(values: NDArray[np.floating]) -> Floats:
     """Squared distance of each sample to its third nearest other."""
-    within = _squared_distances(values, values)
-    np.fill_diagonal(within, np.inf)
-    nth = min(NEIGHBOURS, len(values) - 1) - 1
-    return np.partition(within, nth, axis=1)[:, nth]
+    nth, found = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
+    for rows in _blocks(len(values)):
+        within = _squared_distances(values[rows], values)
+        within[np.arange(len(within)), np.arange(len(values))[rows]] = np.inf
+        found[rows] = np.partition(within, nth, axis=1)[:, nth]
+    return found
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + ROWS) for start in range(0, count, ROWS)]
 
 
 def _squared_distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:

@@ -192,10 +192,14 @@ class Training(Section):
         return self
 
 
+PROTOCOLS: Mapping[str, Mapping[str, int]] = {"coco-30k": {"samples": 30_000}}  # what each fixes
+
+
 class Evaluation(Section):
     """How the student is judged: against the teacher at the same few steps, and at many."""
 
     prompts: str = ""  # as trajectories.prompts; none that the teacher was trained on, ideally
+    protocol: Literal["", "coco-30k"] = ""  # of the field: every line of `prompts` once, by real images
     samples: int = Field(default=500, gt=1)
     steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student; of the teacher as many evaluations of its network
     reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
@@ -205,6 +209,7 @@ class Evaluation(Section):
     student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's
     selection_samples: int = Field(default=256, gt=1)  # for choosing, and while training, on seeds of their own
     images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
+    statistics: str = ""  # .npz of real images: `mu` and `sigma` of their features, or a file of features of fewstep's
     features: str = "mobilenetv2"
     seed: int = 1_000_000
     batch_size: int = Field(default=64, gt=0)
@@ -217,6 +222,24 @@ class Evaluation(Section):
         if not value or min(value) < 1 or len(set(value)) < len(value):
             raise ValueError(f"steps must be distinct positive numbers, like [1, 2, 4, 8]; got {list(value)}")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_protocol(cls, data: dict[str, object]) -> dict[str, object]:
+        protocol = str(data.get("protocol", ""))
+        fixed = PROTOCOLS.get(protocol, {})
+        for name, value in fixed.items():
+            if data.get(name, value) != value:
+                raise ValueError(f"protocol {protocol} has {name}={value}, got {data[name]}; leave one of the two out")
+        return {**data, **fixed}
+
+    @model_validator(mode="after")
+    def _real(self) -> Evaluation:
+        if self.protocol and not (self.statistics or self.images):
+            raise ValueError(
+                f"protocol {self.protocol} compares with real images; give their `statistics`, or `images` themselves"
+            )
+        return self
 
     @model_validator(mode="after")
     def _few(self) -> Evaluation:
@@ -373,6 +396,7 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
                 update={
                     "prompts": absolute("evaluation.prompts", judge.prompts),
                     "images": absolute("evaluation.images", judge.images),
+                    "statistics": absolute("evaluation.statistics", judge.statistics),
                     "baselines": absolute("evaluation.baselines", judge.baselines, must_exist=False),
                 }
             ),

@@ -15,7 +15,7 @@ from orchestrator.chart import Band, Series, line_chart
 from orchestrator.checkpoint import write_whole
 from orchestrator.durations import words
 from orchestrator.evaluate import Row
-from orchestrator.findings import Findings, caution
+from orchestrator.findings import FRECHET, Findings, caution
 from orchestrator.recipe import Json
 
 STYLE = Path(__file__).with_name("report.css")
@@ -156,19 +156,24 @@ def _quality_note(found: Findings) -> str:
     )
 
 
-METRICS = ("same-noise distance", "precision", "recall")
+METRICS = ("same-noise distance", "precision", "recall", "CLIP score")
+OF_REFERENCES = {"teacher": "to the teacher", "images": "to images", "statistics": "to statistics"}
 
 
 def _table(found: Findings) -> str:
     names = {"teacher": f"KID to teacher at {found.many_steps}", "images": "KID to images"}
     head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in found.references)]
-    head += ["Same-noise distance", "Precision", "Recall", "s per image"]
+    metrics = [metric for metric in METRICS if found.measured(metric)]
+    distances = [(name, ref) for name in FRECHET for ref in OF_REFERENCES if found.measured(name, ref)]
+    head += [f"{name} {OF_REFERENCES[ref]}" for name, ref in distances]
+    head += [metric[0].upper() + metric[1:] for metric in metrics] + ["s per image"]
     rows = []
     judged = [row for row in found.rows if row.metric == found.kid and row.reference == "teacher"]
     for row in sorted(judged, key=lambda row: (row.steps, row.system)):
         cells = [row.system, str(row.steps), row.sampler, f"{row.guidance_scale:g}"]
         cells += [_measure(found.find(row.system, row.steps, "KID", ref)) for ref in found.references]
-        cells += [_measure_of(found, row, metric) for metric in METRICS] + [f"{row.seconds_per_image:.3g}"]
+        cells += [_number(found.find(row.system, row.steps, *distance).value) for distance in distances]
+        cells += [_measure_of(found, row, metric) for metric in metrics] + [f"{row.seconds_per_image:.3g}"]
         rows.append(f'<tr class="{row.system}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

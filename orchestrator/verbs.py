@@ -24,6 +24,7 @@ from orchestrator.generate import SINGLE_WRITER, Generated
 from orchestrator.generate import repair as repair_data
 from orchestrator.hub import check_push, push
 from orchestrator.ledger import open_ledger
+from orchestrator.protocol import check_evaluation
 from orchestrator.recipe import Json, Recipe, Resources
 from orchestrator.report import write_report
 from orchestrator.results import RESULT
@@ -55,6 +56,7 @@ def run(recipe: Recipe) -> Json:
 def plan(recipe: Recipe, price: float) -> Json:
     """What would be generated, and what that takes; `price` is of one device's hour."""
     check(recipe)
+    check_evaluation(recipe.evaluation)
     warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
     facts = {**plan_supply(recipe, price), **warning}
     print_facts(facts)
@@ -181,6 +183,7 @@ def sample(student: str, asked: Request, out: str) -> Json:
 def _require(recipe: Recipe) -> None:
     """The cluster can hold every stage, or it is said now."""
     check(recipe)
+    check_evaluation(recipe.evaluation)
     connect(recipe.resources)
     for field, count in (("generators", recipe.resources.first_generators), ("workers", recipe.resources.workers)):
         require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,14 @@ from transformers import (
 from orchestrator.baselines import judge_gate, present_teacher, teacher_systems
 from orchestrator.bench import judged_prompts, open_bench
 from orchestrator.errors import BadInput
-from orchestrator.evaluate import evaluate
+from orchestrator.evaluate import Row, evaluate
 from orchestrator.export import write
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import CLIP, feature_network, features_label
 from orchestrator.images import open_images
 from orchestrator.judge import Call, Judge, Measured, Setting, System
-from orchestrator.quality import Features, Resampling, clip_score
-from orchestrator.recipe import Recipe, parse
+from orchestrator.quality import Features, Moments, Resampling, clip_score, frechet_distance
+from orchestrator.recipe import Evaluation, Recipe, parse
 from tests import tiny
 from tests.orchestrator.students import untrained
 
@@ -221,6 +222,40 @@ def test_a_stochastic_solver_is_calibrated_once_for_a_teacher_and_guidance(
     ((name, _),) = written
     variances = json.loads((tmp_path / "features" / name).read_text())["variances"]
     assert name.startswith("variances-2-") and variances[0] == 0 < variances[1] < variances[-1]
+
+
+def test_stored_statistics_stand_for_real_images(
+    recipe: Recipe, student: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = (evaluation / "features").glob("images-*.npz")
+    with np.load(file) as arrays:
+        moments = Moments.of(arrays["features"])
+    np.savez(tmp_path / "mu.npz", mu=moments.mean, sigma=moments.covariance)
+    monkeypatch.setattr("orchestrator.protocol.SAMPLES_FOR_FRECHET", 2)
+    by_moments = recipe.evaluation.model_copy(update={"statistics": str(tmp_path / "mu.npz")})
+    by_features = recipe.evaluation.model_copy(update={"statistics": str(file), "images": ""})
+    out = shutil.copytree(evaluation, tmp_path / "evaluation")
+
+    def judged(told: Evaluation) -> list[Row]:
+        return list(evaluate(recipe.model_copy(update={"evaluation": told}), student, out).rows)
+
+    stored = {(row.system, row.steps): row for row in judged(by_moments) if row.reference == "statistics"}
+    assert len(stored) == 5 and {row.metric for row in stored.values()} == {"Frechet distance (MobileNetV2)"}
+    with np.load(next((out / "features").glob("judged-student-*-1-steps-*.npz"))) as arrays:
+        by_hand = frechet_distance(Moments.of(arrays["features"]), moments)
+    assert stored["student", 1].value == pytest.approx(by_hand, rel=1e-6)
+    given, kept = (
+        {
+            (row.system, row.steps): row.value
+            for row in rows
+            if row.metric.startswith("precision") and row.reference == "images"
+        }
+        for rows in (judged(recipe.evaluation), judged(by_features))
+    )
+    assert given == kept
+    np.savez(tmp_path / "mu.npz", mu=np.zeros(7), sigma=np.eye(7))
+    with pytest.raises(BadInput, match="is of 7 features, and mobilenetv2 has 1280"):
+        judged(by_moments)
 
 
 def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ import pytest
 from orchestrator.quality import (
     Features,
     KernelDistances,
+    Moments,
     Resampling,
     combine,
     frechet_distance,
@@ -103,11 +104,26 @@ def test_paired_differences_are_tighter_than_their_parts() -> None:
 def test_frechet_distance_of_scaled_gaussians_is_known() -> None:
     generator = np.random.default_rng(4)
     x = generator.normal(size=(4000, 3))
-    units = np.arange(4000)
     # Exact on moments: y = 2 x + 1 has covariance 4 C and another mean.
-    distance = frechet_distance(Features(x, units), Features(2 * x + 1, units))
+    distance = frechet_distance(Moments.of(x), Moments.of(2 * x + 1))
     cov = np.cov(x, rowvar=False)
     assert distance == pytest.approx(((x.mean(0) + 1) ** 2).sum() + np.trace(cov), rel=1e-9)
+
+
+def test_sets_that_are_too_large_for_one_matrix_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(6)
+    units = np.arange(60) % 20
+    x, y = (Features(generator.normal(size=(60, 3)), units) for _ in range(2))
+    resampling = Resampling(20, 0, 5, seed=0)
+
+    def compared() -> list[np.ndarray]:
+        kid = KernelDistances({"x": x, "y": y}, resampling).between("x", "y")
+        return [estimate.draws for estimate in (kid, *precision_and_recall(x, y, resampling))]
+
+    whole = compared()
+    monkeypatch.setattr("orchestrator.quality.ROWS", 7)
+    for part, all_at_once in zip(compared(), whole, strict=True):
+        np.testing.assert_allclose(part, all_at_once, rtol=1e-9)  # sums in another order
 
 
 def test_precision_falls_with_outliers_and_recall_with_lost_modes() -> None:

@@ -1,0 +1,71 @@
+"""What an evaluation is told of the field: its named protocols, and statistics of real images that somebody stored."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+
+from orchestrator.errors import BadInput
+from orchestrator.judge import Measured
+from orchestrator.prompts import read_prompts
+from orchestrator.quality import SAMPLES_FOR_FRECHET, Moments
+from orchestrator.recipe import Evaluation
+
+FIELD = "evaluation.statistics"
+
+
+def check_evaluation(evaluation: Evaluation) -> None:
+    """Raises BadInput for what an evaluation could not use, before anything starts."""
+    if evaluation.statistics:
+        read_statistics(evaluation)
+    if evaluation.protocol:
+        found = len(read_prompts(evaluation.prompts, "evaluation.prompts", distinct=False))
+        if found < evaluation.samples:
+            raise BadInput(
+                f"evaluation.prompts: {evaluation.prompts} has {found:,} captions, and {evaluation.protocol} takes "
+                f"{evaluation.samples:,}, one for each sample; give its whole list, one a line"
+            )
+
+
+def read_statistics(evaluation: Evaluation) -> Moments | Measured:
+    """Mean and covariance of real images' features, or the features themselves, from a file of `fewstep evaluate`'s.
+
+    Raises BadInput for a file that holds neither, or features of another network.
+    """
+    place = evaluation.statistics
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            if "features" in arrays:
+                _check_own(evaluation, json.loads(str(arrays["facts"])))
+                return Measured(arrays["features"], arrays["pictures"])
+            found = Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        if isinstance(error, BadInput):
+            raise
+        holds = "mu and sigma, as FID's statistics do, or features that fewstep wrote"
+        raise BadInput(f"{FIELD}: {place} must be an .npz that holds {holds} ({error})") from None
+    _check_moments(evaluation, found)
+    return found
+
+
+def _check_own(evaluation: Evaluation, facts: dict[str, object]) -> None:
+    made = facts["features"]
+    if made != evaluation.features:
+        raise BadInput(
+            f"{FIELD}: {evaluation.statistics} is of {made}, and evaluation.features is not; take one network"
+        )
+    if evaluation.images:
+        raise BadInput(f"{FIELD} holds features, which take the place of evaluation.images; leave one of the two out")
+
+
+def _check_moments(evaluation: Evaluation, found: Moments) -> None:
+    width = len(found.mean)
+    if found.covariance.shape != (width, width):
+        raise BadInput(f"{FIELD}: sigma of {evaluation.statistics} must be {width} x {width}, as mu says")
+    if evaluation.samples < SAMPLES_FOR_FRECHET:
+        raise BadInput(
+            f"{FIELD}: a Frechet distance needs {SAMPLES_FOR_FRECHET:,} samples, below which its bias is larger than "
+            f"what it measures; set evaluation.samples to that at least, got {evaluation.samples:,}"
+        )
