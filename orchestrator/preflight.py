@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -10,12 +11,14 @@ from methods.base import Critic, Frozen, Round, Trained
 from orchestrator.errors import BadInput
 from orchestrator.export import check as check_export
 from orchestrator.features import feature_network
+from orchestrator.network import PipelineNetwork
 from orchestrator.networks import meaning, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts
 from orchestrator.sampling import refusal
 from orchestrator.sources import samples_teacher
 from orchestrator.teacher import Teacher
+from orchestrator.warm_start import warm_start
 
 
 def preflight(recipe: Recipe, teacher: Teacher) -> None:
@@ -34,6 +37,9 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
         _check_unguided(recipe, rounds)
     for round in rounds:
         _check_networks(round, recipe, teacher)
+    if recipe.training.init_from:
+        first = trained_of(rounds[0], rounds[0].result)
+        warm_start(cast(PipelineNetwork, student_network(teacher.network, first, shares_base=True)), recipe, first)
     last = rounds[-1]
     if why := teacher.family.refusal(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")

@@ -26,11 +26,13 @@ from orchestrator.frozen import frozen_network
 from orchestrator.guard import Fault, Guard
 from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, learning_rate, train
+from orchestrator.network import PipelineNetwork
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
 from orchestrator.sources import clean, columns_of, stocks_of
 from orchestrator.teacher import Teacher
+from orchestrator.warm_start import warm_start
 
 KIB = 1024  # bytes
 
@@ -84,11 +86,15 @@ class Trainee:
             return read_denoiser(Path(job.previous), base, before, weights)
 
         start = cast(nn.Module, model(self.round.start).net)
+        trained = trained_of(self.round, self.round.result)
+        student = student_network(start, trained)
+        if self.recipe.training.init_from and job.round == 0:
+            warm_start(cast(PipelineNetwork, student), self.recipe, trained)
         return build(
             self.round,
             base.denoiser(),
             model(self.round.teacher),
-            start=student_network(start, trained_of(self.round, self.round.result)),
+            start=student,
             specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
             make_engine=DeepSpeedEngine,
             frozen=lambda net: frozen_network(net, base, self.recipe.training.features),

@@ -1,0 +1,78 @@
+"""A student that goes on from another one, or from adapters, instead of from its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers.loaders.lora_base import LoraBaseMixin
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from methods.base import Trained
+from orchestrator.errors import BadInput
+from orchestrator.network import ADAPTER, PipelineNetwork
+from orchestrator.recipe import Recipe
+from orchestrator.teacher import Teacher
+
+FIELD = "training.init_from"
+
+
+@torch.no_grad()
+def warm_start(student: PipelineNetwork, recipe: Recipe, spec: Trained) -> None:
+    """Lay the weights that `training.init_from` names over a student. Raises BadInput where they do not fit.
+
+    A new guidance input stays as it is. Adapters are taken as they are by a student of adapters, and are merged into
+    the weights of any other.
+    """
+    place = Path(recipe.training.init_from)
+    is_whole = (place / "model_index.json").is_file()
+    if spec.lora_rank and is_whole:
+        if not (place / "lora").is_dir():
+            raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
+        place, is_whole = place / "lora", False
+    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, merged=not spec.lora_rank)
+    own = student.state_dict()
+    unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    missing = [name for name in own if name not in state and ("lora" in name or not spec.lora_rank)]
+    if odd := [*unknown, *(name for name in missing if "cond_proj" not in name)]:
+        raise BadInput(f"{FIELD}: {place} does not fit the student, which differs in {odd[0]}; {_mend(spec)}")
+    student.load_state_dict(state, strict=False)
+
+
+def _whole(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
+    """The weights of an exported student."""
+    other, teacher = Teacher(recipe.teacher.at(place)), Teacher(recipe.teacher)
+    wanted = spec.prediction or teacher.prediction
+    if other.prediction != wanted:
+        raise BadInput(f"{FIELD}: {place} answers with {other.prediction}, and this student with {wanted}")
+    return other.network.state_dict()
+
+
+def _adapted(place: Path, recipe: Recipe, *, merged: bool) -> dict[str, Tensor]:
+    """Adapters that diffusers loads: their own weights at scale 1, or the teacher's with them merged."""
+    teacher = Teacher(recipe.teacher)
+    pipeline, model = teacher.pipeline, teacher.network.model
+    try:
+        if isinstance(pipeline, LoraBaseMixin):
+            pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)
+        else:
+            model.load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=None)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
+    if merged:
+        model.fuse_lora(adapter_names=[ADAPTER])
+        model.unload_lora()
+        return teacher.network.state_dict()
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
+            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER])
+    return {name: value for name, value in teacher.network.state_dict().items() if "lora" in name}
+
+
+def _mend(spec: Trained) -> str:
+    if spec.lora_rank:
+        return f"adapters of rank {spec.lora_rank} on the same modules do (method.lora_rank, method.lora_targets)"
+    return "a student of the same teacher does, with a guidance input only if this one has it"
