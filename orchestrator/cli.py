@@ -159,6 +159,20 @@ def sample(
     _answer(as_json, lambda: verbs.sample(student, asked, out))
 
 
+@app.command(name="import")
+def import_data(
+    recipe: RecipeArgument,
+    source: Annotated[str, typer.Argument(help="A WebDataset tar, a folder of them, or a folder of the same files.")],
+    store: Annotated[str, typer.Argument(help="Where data sets are kept: a folder, or s3://bucket/folder.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take pictures or pairs of noise and sample that were made elsewhere over into a data set to train on."""
+    from orchestrator import verbs
+
+    _answer(as_json, lambda: verbs.import_data(_load(recipe, overrides), source, store))
+
+
 @app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""

@@ -16,8 +16,18 @@ from orchestrator.commits import CONDITIONS, Commit
 from orchestrator.console import progress, say
 from orchestrator.errors import BadInput
 from orchestrator.images import captions_of, open_images
+from orchestrator.imported import open_samples
 from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.plan import DatasetPlan, ImagePlan, Plan, Shard, make_image_plan, make_plan
+from orchestrator.plan import (
+    DatasetPlan,
+    ImagePlan,
+    ImportPlan,
+    Plan,
+    Shard,
+    make_image_plan,
+    make_import_plan,
+    make_plan,
+)
 from orchestrator.pool import IN_FLIGHT, Pool
 from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe, Resources
@@ -93,6 +103,28 @@ def encode_images(recipe: Recipe, store_url: str, report: Report = silent) -> Ge
     return _complete(recipe, plan, captions, store_url, report)
 
 
+def import_samples(recipe: Recipe, place: str, store_url: str) -> Generated:
+    """Take samples that the recipe's teacher made elsewhere over into a store; the same call continues.
+
+    Raises BadInput for files that are no samples of this teacher.
+    """
+    _check_room(recipe)
+    samples = open_samples(place)
+    captions = samples.captions("")
+    plan = make_import_plan(recipe, describe_teacher(recipe), samples, captions)
+    check_nodes(store_url, recipe.resources)
+    return _complete(recipe, plan, list(dict.fromkeys(captions)), store_url, silent)
+
+
+def imported(recipe: Recipe) -> Generated:
+    """The data set that `data.imported` names. Raises BadInput where another teacher made it."""
+    ledger = open_ledger(recipe.data.imported)
+    if ledger.plan.teacher != describe_teacher(recipe).dump():
+        raise BadInput(f"data.imported: {ledger.url} is of another teacher; import the samples again for this one")
+    found = ledger.newest()
+    return Generated(ledger.url, found.version, found.content_hash, len(found.shards), found.rows, ())
+
+
 def _check_room(recipe: Recipe) -> None:
     resources = recipe.resources
     connect(resources)
@@ -144,6 +176,8 @@ def check_images(plan: DatasetPlan) -> None:
     """Raises BadInput where the images that a plan was made for are no longer those."""
     if isinstance(plan, ImagePlan) and open_images(plan.images, "data.images").digest() != plan.images_sha256:
         raise BadInput(f"data.images: {plan.images} does not hold the images that were encoded; put those back")
+    if isinstance(plan, ImportPlan) and open_samples(plan.imported_from).digest() != plan.imported_sha256:
+        raise BadInput(f"import: {plan.imported_from} does not hold the samples that were imported; put those back")
 
 
 class Factory:
@@ -181,8 +215,8 @@ class Factory:
                 "generate/shards_quarantined": len(pool.quarantined),
             }
 
-        what = "encoding images" if isinstance(self.plan, ImagePlan) else "sampling trajectories"
-        with progress(what, self.plan.samples, done) as bar:
+        doing = {Plan: "sampling trajectories", ImagePlan: "encoding images", ImportPlan: "importing samples"}
+        with progress(doing[type(self.plan)], self.plan.samples, done) as bar:
             self._report(made, standing())
             for commit in pool.run(missing):
                 commits[commit.name] = commit

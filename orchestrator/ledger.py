@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from orchestrator.cache import Cache, Uncached
 from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
 from orchestrator.errors import BadInput
-from orchestrator.plan import DatasetPlan, ImagePlan, Plan
+from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.records import Complaint, Damaged, seal, unseal
 from orchestrator.shards import Columns, ShardReader, encode
@@ -27,7 +27,7 @@ _GARBAGE = re.compile(
 _MANIFEST = re.compile(r"manifest/(\d+)\.json")
 
 _COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
-_PLANS: TypeAdapter[Plan | ImagePlan] = TypeAdapter(Plan | ImagePlan)
+_PLANS: TypeAdapter[Plan | ImagePlan | ImportPlan] = TypeAdapter(Plan | ImagePlan | ImportPlan)
 
 
 class Ledger:

@@ -21,6 +21,7 @@ from orchestrator.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from orchestrator.images import Images
+    from orchestrator.imported import Samples
     from orchestrator.teacher import TeacherCard
 
 SCHEMA_VERSION = 1
@@ -189,15 +190,10 @@ class Plan(DatasetPlan):
         return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
 
-class ImagePlan(DatasetPlan):
-    """Real images, as latents; row i is image i."""
+class CaptionedPlan(DatasetPlan, ABC):
+    """Samples that are there already, and what is said of them."""
 
-    images: str  # where they were, which is no part of the identity
-    images_sha256: str
-    caption_column: str  # "" where nothing is said of them
     num_captions: int  # distinct ones; a condition's id is the place among them
-
-    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images"})
 
     @property
     def num_conditions(self) -> int:
@@ -209,14 +205,40 @@ class ImagePlan(DatasetPlan):
         return condition
 
     @property
+    def evaluations_per_sample(self) -> int:
+        """The teacher's network has no part in it."""
+        return 0
+
+
+class ImagePlan(CaptionedPlan):
+    """Real images, as latents; row i is image i."""
+
+    images: str  # where they were, which is no part of the identity
+    images_sha256: str
+    caption_column: str  # "" where nothing is said of them
+
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images"})
+
+    @property
     def row_bytes(self) -> int:
         """Ids and a latent."""
         return 2 * 8 + math.prod(self.latent_shape) * ITEM_BYTES[self.dtype]
 
+
+class ImportPlan(CaptionedPlan):
+    """Samples that were made elsewhere, alone or each with its noise; row i is sample i."""
+
+    imported_from: str  # no part of the identity
+    imported_sha256: str
+    has_noise: bool
+    guidance_scale: float  # that they were made with
+
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
+
     @property
-    def evaluations_per_sample(self) -> int:
-        """The teacher's network has no part in it."""
-        return 0
+    def row_bytes(self) -> int:
+        """As a path of its ends where there is noise, or a latent."""
+        return SCALAR_BYTES + (1 + self.has_noise) * math.prod(self.latent_shape) * ITEM_BYTES[self.dtype]
 
 
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
@@ -267,6 +289,30 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
         images_sha256=images.digest(),
         caption_column=recipe.data.caption_column,
         num_captions=len(set(captions)),
+    )
+
+
+def make_import_plan(recipe: Recipe, card: TeacherCard, samples: Samples, captions: Sequence[str]) -> ImportPlan:
+    """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is not told."""
+    told = recipe.trajectories
+    low, high = told.guidance_scale
+    if samples.has_noise and (low < high or told.guidance_scales):
+        raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
+    return ImportPlan(
+        teacher=card.dump(),
+        negative_prompt=told.negative_prompt,
+        samples=len(samples),
+        dtype=told.dtype,
+        compute_dtype=recipe.teacher.dtype,
+        latent_shape=card.latent_shape,
+        seed=told.seed,
+        batch_size=recipe.data.batch_size,
+        shard_size=told.shard_size,
+        imported_from=samples.place,
+        imported_sha256=samples.digest(),
+        num_captions=len(set(captions)),
+        has_noise=samples.has_noise,
+        guidance_scale=low,
     )
 
 

@@ -125,10 +125,11 @@ class Trajectories(Section):
 
 
 class Data(Section):
-    """Real images to train on, encoded once; stored where and as the trajectories are."""
+    """What there is to train on that the run does not sample: real images, encoded once, and what was imported."""
 
     images: str = ""  # Parquet (column `image`, Hugging Face's format) or a folder; "" is the teacher's own samples
     caption_column: str = "prompt"  # text or a class's number; "" is no condition
+    imported: str = ""  # a data set that `fewstep import` made, instead of what the teacher would sample
     batch_size: int = Field(default=8, gt=0)  # images that the autoencoder sees together; part of the plan
 
 
@@ -166,6 +167,7 @@ class Training(Section):
     """How the student is trained. Sizes are global: over all workers and accumulation steps."""
 
     steps: int = Field(gt=0)
+    init_from: str = ""  # a student's folder, or a LoRA's, that the first round goes on from; the teacher by default
     batch_size: int = Field(default=64, gt=0)
     accumulation: int = Field(default=1, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
@@ -373,7 +375,7 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Input paths are relative to the recipe's folder (outputs to where the command runs), and must exist."""
 
     def absolute(field: str, path: str, *, must_exist: bool = True) -> str:
-        if not path:
+        if not path or "://" in path:
             return path
         full = (folder / path).resolve()
         if must_exist and not full.exists():
@@ -391,7 +393,15 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
         update={
             "teacher": teacher,
             "trajectories": data.model_copy(update={"prompts": absolute("trajectories.prompts", data.prompts)}),
-            "data": recipe.data.model_copy(update={"images": absolute("data.images", recipe.data.images)}),
+            "training": recipe.training.model_copy(
+                update={"init_from": absolute("training.init_from", recipe.training.init_from)}
+            ),
+            "data": recipe.data.model_copy(
+                update={
+                    "images": absolute("data.images", recipe.data.images),
+                    "imported": absolute("data.imported", recipe.data.imported),
+                }
+            ),
             "evaluation": judge.model_copy(
                 update={
                     "prompts": absolute("evaluation.prompts", judge.prompts),

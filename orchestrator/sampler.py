@@ -18,8 +18,9 @@ from orchestrator.commits import CONDITIONS, Commit, Compute
 from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
 from orchestrator.images import captions_of, open_images
+from orchestrator.imported import LATENT, NOISE, open_samples
 from orchestrator.ledger import Ledger
-from orchestrator.plan import DatasetPlan, ImagePlan, Plan, Shard
+from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan, Shard
 from orchestrator.recipe import Json
 from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.shards import DTYPES, Columns
@@ -171,10 +172,49 @@ class ImageEncoder(ShardMaker):
         return self.teacher.latents(pixels, noise)[: len(ids)].to(DTYPES[self.plan.dtype]).cpu()
 
 
+class Importer(ShardMaker):
+    """Takes over samples that were made elsewhere."""
+
+    batch_field = "data.batch_size"
+
+    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
+        super().__init__(ledger, device, threads)
+        assert isinstance(ledger.plan, ImportPlan)
+        self.plan = ledger.plan
+        self._samples = open_samples(self.plan.imported_from)
+        place = {caption: id for id, caption in enumerate(ledger.prompts())}
+        self._conditions = [place[caption] for caption in self._samples.captions("")]
+
+    def rows(self, shard: Shard) -> tuple[Columns, Json]:
+        """As paths of their ends, or as images are. Raises BadInput with the first that cannot be read."""
+        ids, stored = shard.samples, DTYPES[self.plan.dtype]
+        x0 = torch.cat([self._x0(batch) for batch in self.plan.batches(shard)]).to(stored)
+        check_finite(x0, shard)
+        columns = {"sample_id": torch.tensor(ids), "condition_id": torch.tensor([self._conditions[i] for i in ids])}
+        if not self.plan.has_noise:
+            return {**columns, "x0": x0}, {}
+        noise = self._noise(ids).to(stored)
+        scale = torch.full((len(ids),), self.plan.guidance_scale)
+        ends = self.teacher.schedule.at(torch.tensor([1.0, 0.0])).tolist()
+        return {**columns, "guidance_scale": scale, "path": torch.stack([noise, x0], 1)}, {"times": ends}
+
+    def _x0(self, ids: range) -> Tensor:
+        if self._samples.has_latents:
+            return self._samples.tensors(LATENT, ids, self.plan.latent_shape)
+        pixels = self._samples.pixels(ids, self.teacher.family.image_size).to(self.device)
+        return self.teacher.latents(pixels, torch.stack([noise_of(self.plan, i) for i in ids])).cpu()
+
+    def _noise(self, ids: range) -> Tensor:
+        noise = self._samples.tensors(NOISE, ids, self.plan.latent_shape)
+        if not 0.5 < (deviation := noise.std().item()) < 2:
+            raise BadInput(f"import: noise has to be of deviation 1 and not {deviation:.3g}; divide by its scale first")
+        return noise
+
+
 def maker_of(ledger: Ledger, device: str, threads: int) -> ShardMaker:
     """What makes the shards of a data set."""
-    make = ImageEncoder if isinstance(ledger.plan, ImagePlan) else ShardSampler
-    return make(ledger, device, threads)
+    makers = {Plan: ShardSampler, ImagePlan: ImageEncoder, ImportPlan: Importer}
+    return makers[type(ledger.plan)](ledger, device, threads)
 
 
 def check_finite(rows: Tensor, ids: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from orchestrator.cluster import ask, connect
 from orchestrator.dataset import Dataset
 from orchestrator.ledger import open_ledger
 from orchestrator.pictures import Pixels, grid
-from orchestrator.plan import ImagePlan, Plan
+from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan
 from orchestrator.recipe import Json, Resources, TeacherSpec
 from orchestrator.teacher import Teacher
 
@@ -29,7 +29,7 @@ def describe_dataset(path: str) -> Json:
         "plan_hash": plan.hash,
         "teacher": ledger.teacher.folder or ledger.teacher.hub,
         "teacher_revision": plan.teacher["revision"],
-        **(_describe_images(plan) if isinstance(plan, ImagePlan) else _describe_paths(cast(Plan, plan))),
+        **_describe(plan),
         "seed": plan.seed,
         "made_on": sorted({f"{c.compute['device']}, torch {c.compute['torch']}" for c in manifest.shards}),
         "versions": ledger.versions(),
@@ -38,6 +38,22 @@ def describe_dataset(path: str) -> Json:
         "shards": len(manifest.shards),
         "bytes": sum(commit.file.bytes for commit in commits),
         "content_hash": manifest.content_hash,
+    }
+
+
+def _describe(plan: DatasetPlan) -> Json:
+    if isinstance(plan, ImagePlan):
+        return _describe_images(plan)
+    return _describe_imported(plan) if isinstance(plan, ImportPlan) else _describe_paths(cast(Plan, plan))
+
+
+def _describe_imported(plan: ImportPlan) -> Json:
+    return {
+        "imported_from": plan.imported_from,
+        "imported_sha256": plan.imported_sha256,
+        "captions": plan.num_captions,
+        **({"guidance_scale": plan.guidance_scale} if plan.has_noise else {}),
+        "tensor": f"{plan.dtype} {[2, *plan.latent_shape] if plan.has_noise else list(plan.latent_shape)}",
     }
 
 
@@ -67,7 +83,7 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
     ledger = open_ledger(path)
     dataset = Dataset.open(path, ledger.newest().version)
     rows, listed = dataset.row_groups().read(0), ledger.prompts()
-    if isinstance(dataset.plan, ImagePlan):
+    if "x0" in rows:
         labels, shown = ["image"], rows["x0"][:samples, None]
     else:
         times = dataset.times()

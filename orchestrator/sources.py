@@ -11,22 +11,28 @@ from torch import Tensor
 from methods.base import Round
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
+from orchestrator.ledger import open_ledger
+from orchestrator.plan import ImportPlan
 from orchestrator.recipe import Recipe, Trajectories
 from orchestrator.shards import Columns
 
-Stock = Literal["trajectories", "images"]
+Stock = Literal["trajectories", "images", "imported"]
 
 
 def stocks_of(recipe: Recipe, round: Round) -> dict[str, Stock]:
     """The data set of each source.
 
     Real data comes from the recipe's images, where it has any; then a round that reads nothing that is sampled takes
-    its prompts from their captions. Without images the teacher's own samples stand in.
+    its prompts from their captions. Without images the teacher's own samples stand in. Those that were imported take
+    the place of what the base teacher would sample.
     """
     real = {"data"} if is_sampled(round) else {"data", "prompts"}
+    is_imported = recipe.data.imported and (round.teacher == "base" or not is_sampled(round))
 
     def stock(kind: str) -> Stock:
-        return "images" if recipe.data.images and kind in real else "trajectories"
+        if recipe.data.images and kind in real:
+            return "images"
+        return "imported" if is_imported else "trajectories"
 
     return {name: stock(source.kind) for name, source in round.sources.items()}
 
@@ -47,11 +53,29 @@ def check(recipe: Recipe) -> None:
     if samples_teacher(recipe, rounds):
         if not told.samples:
             raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples")
-    for source in (source for round in rounds for source in round.sources.values()):
-        if source.kind == "path" and told.save != "all":
-            raise BadInput(
-                f"trajectories.save is {told.save!r}, but {method} reads whole paths: set trajectories.save=all"
-            )
+    for round in rounds:
+        for name, stock in stocks_of(recipe, round).items():
+            _check_source(recipe, round.sources[name].kind, stock)
+
+
+def _check_source(recipe: Recipe, kind: str, stock: Stock) -> None:
+    """Refuse a data set that lacks what a source of this kind promises."""
+    save, method = recipe.trajectories.save, recipe.method.name
+    if stock == "imported":
+        _check_imported(recipe, kind)
+    elif kind == "path" and save != "all":
+        raise BadInput(f"trajectories.save is {save!r}, but {method} reads whole paths: set trajectories.save=all")
+
+
+def _check_imported(recipe: Recipe, kind: str) -> None:
+    """Refuse what was imported without what a source of this kind promises."""
+    place, method = recipe.data.imported, recipe.method.name
+    plan = open_ledger(place).plan
+    if not isinstance(plan, ImportPlan):
+        raise BadInput(f"data.imported: {place} was not imported; its recipe reads it by trajectories.store")
+    if kind == "path" or (kind == "pairs" and not plan.has_noise):
+        wanted, there = ("whole paths" if kind == "path" else "pairs"), ("pairs" if plan.has_noise else "samples alone")
+        raise BadInput(f"data.imported: {place} holds {there}, but {method} reads {wanted}; leave data.imported out")
 
 
 def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
@@ -76,7 +100,7 @@ def clean(stored: Columns) -> Tensor:
 
 def columns_of(kind: str, stock: Stock, dataset: Dataset) -> Callable[[Columns], Columns]:
     """How stored rows become the columns that a source of this kind promises."""
-    if stock == "images":
+    if stock == "images" or (isinstance(dataset.plan, ImportPlan) and not dataset.plan.has_noise):
         return lambda stored: _of_image(kind, stored)
     times = dataset.times()
     return lambda stored: _of_path(kind, times, stored)

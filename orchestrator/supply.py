@@ -9,7 +9,7 @@ from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
 from orchestrator.cluster import connect
 from orchestrator.console import say
 from orchestrator.export import export as write_student
-from orchestrator.generate import Generated, encode_images, generate, image_plan_of, plan_of
+from orchestrator.generate import Generated, Report, encode_images, generate, image_plan_of, imported, plan_of
 from orchestrator.ledger import count_committed
 from orchestrator.plan import DatasetPlan
 from orchestrator.recipe import Json, Recipe, TeacherSpec
@@ -24,6 +24,7 @@ def plan_supply(recipe: Recipe, price: float) -> Json:
     return {
         **(_plan_trajectories(recipe, price) if "trajectories" in stocks else {}),
         **(_plan_images(recipe) if "images" in stocks else {}),
+        **({"imported": recipe.data.imported} if "imported" in stocks else {}),
     }
 
 
@@ -34,15 +35,24 @@ def supply(opened: Run, number: int) -> dict[Stock, Generated]:
     connect(recipe.resources)
     recorder = metrics.Recorder(opened.folder / "generate.jsonl", opened.folder.name, recipe.method.name)
     for stock in sorted(set(stocks_of(recipe, round).values()), reverse=True):
-        told = recipe if stock == "images" else _sampled(recipe, number, _generator(opened, number))
-        make = encode_images if stock == "images" else generate
         with opened.stage("generate"):
-            made[stock] = make(told, store_of(recipe), recorder.record)
-        part = made[stock]
+            made[stock] = part = _made(opened, number, stock, recorder.record)
         facts = {"path": part.place, "version": part.version, "content_hash": part.content_hash}
-        opened.record("manifests", round.name if len(made) == 1 else f"{round.name} {stock}", facts)
+        opened.record(
+            "manifests", round.name if len(made) == 1 and stock != "imported" else f"{round.name} {stock}", facts
+        )
         say(f"{stock}: {part.rows} rows in {part.shards} shards at {part.place}")
     return made
+
+
+def _made(opened: Run, number: int, stock: Stock, report: Report) -> Generated:
+    """One of the data sets that a round reads."""
+    recipe, store = opened.recipe, store_of(opened.recipe)
+    if stock == "imported":
+        return imported(recipe)
+    if stock == "images":
+        return encode_images(recipe, store, report)
+    return generate(_sampled(recipe, number, _generator(opened, number)), store, report)
 
 
 def store_of(recipe: Recipe) -> str:

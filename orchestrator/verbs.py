@@ -20,7 +20,7 @@ from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.facts import card_facts, findings_of, report_facts
 from orchestrator.findings import Findings
-from orchestrator.generate import SINGLE_WRITER, Generated
+from orchestrator.generate import SINGLE_WRITER, Generated, import_samples
 from orchestrator.generate import repair as repair_data
 from orchestrator.hub import check_push, push
 from orchestrator.ledger import open_ledger
@@ -134,6 +134,14 @@ def teacher(recipe: Recipe, prompt: str) -> Json:
     """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
     out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
     return present_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
+
+
+def import_data(recipe: Recipe, source: str, store: str) -> Json:
+    """Samples that were made elsewhere, as a data set of ours."""
+    made = import_samples(recipe, source, store)
+    say(f"imported: {made.rows} rows in {made.shards} shards; train on them with data.imported={made.place}")
+    facts = {"path": made.place, "content_hash": made.content_hash, "shards": made.shards, "rows": made.rows}
+    return {**facts, "quarantined": _quarantined([made])}
 
 
 def verify(path: str) -> Json:
