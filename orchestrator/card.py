@@ -121,9 +121,11 @@ def card(facts: CardFacts, student: Path, place: str) -> str:
 
 
 def _adapters(facts: CardFacts, student: Path, place: str) -> list[str]:
-    """How the adapters are used alone, where there are any that the teacher's pipeline loads."""
-    if not ((student / "lora").is_dir() and issubclass(facts.family.pipeline_class, LoraBaseMixin)):
+    """How the adapters are used alone, where there are any."""
+    if not (student / "lora").is_dir():
         return []
+    if not issubclass(facts.family.pipeline_class, LoraBaseMixin):
+        return ["The adapters alone are in `lora/`; the teacher's pipeline loads none, its model or peft does."]
     code = lora_snippet(facts, student, place)
     return [f"The adapters alone, on the teacher or a model made from it:\n\n```python\n{code}\n```"]
 

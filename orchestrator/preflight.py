@@ -39,7 +39,7 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
         _check_networks(round, recipe, teacher)
     if recipe.training.init_from:
         first = trained_of(rounds[0], rounds[0].result)
-        warm_start(cast(PipelineNetwork, student_network(teacher.network, first, shares_base=True)), recipe, first)
+        warm_start(cast(PipelineNetwork, student_network(teacher.network, first)), recipe, first)
     last = rounds[-1]
     if why := teacher.family.refusal(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import LoraBaseMixin
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from methods.base import Trained
 from orchestrator.errors import BadInput
@@ -28,14 +31,14 @@ def warm_start(student: PipelineNetwork, recipe: Recipe, spec: Trained) -> None:
     """
     place = Path(recipe.training.init_from)
     is_whole = (place / "model_index.json").is_file()
-    if spec.lora_rank and is_whole:
+    if spec.lora.rank and is_whole:
         if not (place / "lora").is_dir():
             raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
         place, is_whole = place / "lora", False
-    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, merged=not spec.lora_rank)
+    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, spec)
     own = student.state_dict()
     unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
-    missing = [name for name in own if name not in state and ("lora" in name or not spec.lora_rank)]
+    missing = [name for name in own if name not in state and ("lora" in name or not spec.lora.rank)]
     if odd := [*unknown, *(name for name in missing if "cond_proj" not in name)]:
         raise BadInput(f"{FIELD}: {place} does not fit the student, which differs in {odd[0]}; {_mend(spec)}")
     student.load_state_dict(state, strict=False)
@@ -50,29 +53,40 @@ def _whole(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
     return other.network.state_dict()
 
 
-def _adapted(place: Path, recipe: Recipe, *, merged: bool) -> dict[str, Tensor]:
-    """Adapters that diffusers loads: their own weights at scale 1, or the teacher's with them merged."""
+def _adapted(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
+    """Adapters that diffusers loads: their own weights at the student's scale, or the teacher's with them merged."""
     teacher = Teacher(recipe.teacher)
-    pipeline, model = teacher.pipeline, teacher.network.model
+    model, named = teacher.network.model, {"adapter_name": ADAPTER, "use_safetensors": True}
     try:
-        if isinstance(pipeline, LoraBaseMixin):
-            pipeline.load_lora_weights(str(place), adapter_name=ADAPTER)
+        if (place / "adapter_config.json").is_file():
+            _load_as_peft(model, place)
+        elif isinstance(teacher.pipeline, LoraBaseMixin):
+            teacher.pipeline.load_lora_weights(str(place), **named)  # pyright: ignore[reportCallIssue]
         else:
-            model.load_lora_adapter(str(place), adapter_name=ADAPTER, prefix=None)
+            whole = cast(str, None)  # no prefix, which is annotated as text
+            cast(UNet2DConditionModel, model).load_lora_adapter(str(place), prefix=whole, **named)
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
-    if merged:
-        model.fuse_lora(adapter_names=[ADAPTER])
-        model.unload_lora()
+    if not spec.lora.rank:
+        teacher.network.merge_lora()
         return teacher.network.state_dict()
+    scale = (spec.lora.alpha or spec.lora.rank) / spec.lora.rank
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
-            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER])
+            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER] / scale)
     return {name: value for name, value in teacher.network.state_dict().items() if "lora" in name}
 
 
+def _load_as_peft(model: nn.Module, place: Path) -> None:
+    """As peft writes them, for models whose pipelines load none."""
+    state = load_file(place / "adapter_model.safetensors")
+    named = {name.removeprefix("base_model.model."): value for name, value in state.items()}
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(place)), model, ADAPTER)
+    set_peft_model_state_dict(model, named, adapter_name=ADAPTER)
+
+
 def _mend(spec: Trained) -> str:
-    if spec.lora_rank:
-        return f"adapters of rank {spec.lora_rank} on the same modules do (method.lora_rank, method.lora_targets)"
+    if spec.lora.rank:
+        return f"adapters of rank {spec.lora.rank} on the same modules do (method.lora_rank, method.lora_targets)"
     return "a student of the same teacher does, with a guidance input only if this one has it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods.base import Trained
+from methods.base import LoRA, Trained
 from orchestrator.errors import BadInput
 from orchestrator.export import write
 from orchestrator.network import PipelineNetwork
@@ -37,7 +38,7 @@ def teacher(data: dict) -> Teacher:
 @pytest.fixture(scope="module")
 def adapters(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of rank 2 and some effect, as diffusers writes them."""
-    network = teacher.network.with_lora(2, (), shares_base=False)
+    network = teacher.network.with_lora(LoRA(2))
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if "lora_B" in name:
@@ -64,7 +65,7 @@ def exported(data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(teacher: Teacher, data: dict, place: Path, **spec: object) -> PipelineNetwork:
     """A student with this specification that goes on from a place."""
     told = Trained(**spec)  # pyright: ignore[reportArgumentType]
-    student = student_network(teacher.network, told, shares_base=True)
+    student = student_network(teacher.network, told)
     assert isinstance(student, PipelineNetwork)
     warm_start(student, going_on(data, place), told)
     return student
@@ -92,12 +93,30 @@ def test_adapters_go_on_as_adapters_and_merged_into_a_whole_student(
 ) -> None:
     there = with_adapters(teacher, adapters)
     assert not torch.allclose(there, answer(teacher.network, teacher), atol=1e-3)
-    low_rank = started(teacher, data, adapters, lora_rank=2)
+    low_rank = started(teacher, data, adapters, lora=LoRA(2))
     assert torch.equal(answer(low_rank, teacher), there)
     assert [name for name, weight in low_rank.named_parameters() if weight.requires_grad and "lora" not in name] == []
     merged = started(teacher, data, adapters)
     torch.testing.assert_close(answer(merged, teacher), there, rtol=1e-4, atol=1e-4)
     assert not torch.equal(answer(merged, teacher), answer(teacher.network, teacher))
+
+
+@pytest.mark.parametrize("kind", [tiny.sigma_teacher, tiny.class_teacher])
+def test_adapters_that_no_pipeline_loads_go_on_too(data: dict, tmp_path: Path, kind: Callable[[Path], Path]) -> None:
+    folder = str(kind(tmp_path))
+    teacher = Teacher(parse({**data, "teacher": {"folder": folder}}).teacher)
+    network = teacher.network.with_lora(LoRA(2))
+    for name, weight in network.named_parameters():
+        weight.data += 0.1 * ("lora_B" in name)
+    loaded = Teacher(teacher.spec).family
+    loaded.pipeline.register_modules(**{network.component: network.model})
+    (tmp_path / "lora").mkdir()
+    loaded.save_lora(tmp_path / "lora")
+    student = teacher.network.with_lora(LoRA(2))
+    warm_start(student, going_on(data, tmp_path / "lora", teacher={"folder": folder}), Trained(lora=LoRA(2)))
+    trained = dict(network.named_parameters())
+    assert all(torch.equal(weight, trained[name]) for name, weight in student.named_parameters())
+    assert any(weight.any() for name, weight in student.named_parameters() if "lora_B" in name)
 
 
 def test_adapters_with_an_alpha_of_their_own_go_on_at_its_scale(
@@ -109,7 +128,9 @@ def test_adapters_with_an_alpha_of_their_own_go_on_at_its_scale(
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=half)
     there = with_adapters(teacher, tmp_path)
     assert not torch.allclose(there, with_adapters(teacher, adapters), atol=1e-3)
-    torch.testing.assert_close(answer(started(teacher, data, tmp_path, lora_rank=2), teacher), there)
+    for alpha in (0, 1, 4):  # of the student, 0 being its rank
+        student = started(teacher, data, tmp_path, lora=LoRA(2, alpha))
+        torch.testing.assert_close(answer(student, teacher), there)
 
 
 def test_a_whole_student_goes_on_with_or_without_its_guidance_input(
@@ -127,9 +148,9 @@ def test_a_whole_student_goes_on_with_or_without_its_guidance_input(
 
 def test_what_does_not_fit_is_refused(teacher: Teacher, data: dict, adapters: Path, exported: Path) -> None:
     with pytest.raises(BadInput, match="adapters of rank 4 on the same modules do"):
-        started(teacher, data, adapters, lora_rank=4)
+        started(teacher, data, adapters, lora=LoRA(4))
     with pytest.raises(BadInput, match="is a whole pipeline, and lcm trains adapters; give some"):
-        started(teacher, data, exported, lora_rank=2)
+        started(teacher, data, exported, lora=LoRA(2))
     with pytest.raises(BadInput, match="answers with v_prediction, and this student with flow"):
         started(teacher, data, exported, guidance_input=True, prediction="flow", schedule="flow")
     with pytest.raises(BadInput, match="is neither a student's folder nor adapters of this teacher"):
