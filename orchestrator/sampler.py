@@ -189,7 +189,7 @@ class Importer(ShardMaker):
         """As paths of their ends, or as images are. Raises BadInput with the first that cannot be read."""
         ids, stored = shard.samples, DTYPES[self.plan.dtype]
         x0 = torch.cat([self._x0(batch) for batch in self.plan.batches(shard)]).to(stored)
-        check_finite(x0, shard)
+        check_finite(x0, ids)
         columns = {"sample_id": torch.tensor(ids), "condition_id": torch.tensor([self._conditions[i] for i in ids])}
         if not self.plan.has_noise:
             return {**columns, "x0": x0}, {}
