@@ -43,8 +43,8 @@ class Pool:
     An actor answers `start()` with its node, and `make(shard)` with a commit, two at a time. One whose node is being
     drained finishes what it has and is replaced elsewhere. Actors that find no room wait for it, and the others
     work on; a node that joins is used, one that goes costs what was in flight on it. A shard counts a failure when
-    it raises, outlives `deadline_s`, or is alone on an actor that dies; shards that die together are retried
-    alone, to learn which one is to blame. BadInput from an actor ends the whole run.
+    it raises, or is alone on an actor that dies or answers nothing for `deadline_s`; shards that are lost together
+    are retried alone, to learn which one is to blame. BadInput from an actor ends the whole run.
     """
 
     def __init__(self, spawn: Callable[[], ActorHandle], size: int, deadline_s: float, attempts: int) -> None:
@@ -139,7 +139,7 @@ class Pool:
     def _give_up_late(self) -> None:
         for worker in [worker for worker in self._workers if worker.pending and self._left_s(worker) < 0]:
             limit = f"trajectories.deadline_s={self._deadline_s:g}" if worker.is_ready else f"{START_S:g} s"
-            self._fail(worker, worker.pending[:1], f"not done after {limit}")
+            self._fail(worker, worker.pending, f"not done after {limit}")
 
     def _fail(self, worker: Worker, blamed: list[ray.ObjectRef], why: str) -> None:
         """Replace the actor and hand its shards back; count a failure where it is clear whose it is."""
