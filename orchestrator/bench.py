@@ -106,6 +106,7 @@ class Bench:
             "protocol": PROTOCOL,
             "revision": self.revisions[system.name],
             "dtype": setting.teacher.dtype,
+            **({"compile": True} if setting.teacher.compile else {}),
             "prompts": prompts_digest(setting.prompts),
             "negative_prompt": setting.negative_prompt,
             "call": vars(setting.call) if system.name == "student" else {},

@@ -36,7 +36,7 @@ def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
             f"image = pipeline({arguments}).images[0]",
-            'image.save("picture.png")',
+            family.saving,
         ]
     )
 
@@ -52,7 +52,7 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
             "",
-            f"pipeline = DiffusionPipeline.from_pretrained({(teacher.folder or teacher.hub)!r}{pinned})",
+            f"pipeline = DiffusionPipeline.from_pretrained({teacher.place!r}{pinned})",
             f"pipeline.load_lora_weights({place!r}, subfolder='lora')",
             f"pipeline.scheduler = {scheduler}.from_pretrained({place!r}, subfolder='scheduler')",
             f"image = pipeline({arguments}).images[0]",
@@ -186,4 +186,4 @@ def table(findings: Findings) -> str:
 
 def teacher_name(teacher: TeacherSpec) -> str:
     """What to call the teacher."""
-    return Path(teacher.folder).name if teacher.folder else teacher.hub
+    return Path(teacher.folder).name if teacher.folder else teacher.place

@@ -16,6 +16,7 @@ from orchestrator.dit import DiTNetwork
 from orchestrator.errors import BadInput
 from orchestrator.family import Family, decoded, encoded
 from orchestrator.network import ADAPTER
+from orchestrator.own_model import nothing
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 from orchestrator.unet import PlainUNetNetwork, UNetNetwork
 
@@ -220,11 +221,11 @@ class Unconditional(OneSize[DDPMPipeline]):
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """`nothing` [n, 1], zeros. Raises BadInput for a condition that is not empty."""
-        return nothing(conditions, self.pipeline.device)
+        return {name: value.to(self.pipeline.device) for name, value in nothing(conditions).items()}
 
     def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
         """How many."""
-        nothing([*conditions, negative], self.pipeline.device)
+        nothing([*conditions, negative])
         return {"batch_size": len(conditions), "num_inference_steps": steps}
 
     def start(
@@ -241,14 +242,6 @@ class Unconditional(OneSize[DDPMPipeline]):
     def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"num_inference_steps={steps}"
-
-
-def nothing(conditions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for any."""
-    for condition in conditions:
-        if condition:
-            raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
-    return {"nothing": torch.zeros(len(conditions), 1, device=device)}
 
 
 def _without_eta(sampler: Sampler, pipeline: str) -> str:

@@ -11,7 +11,7 @@ from orchestrator.families import FAMILIES
 from orchestrator.findings import Findings
 from orchestrator.ledger import open_ledger
 from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Json
+from orchestrator.recipe import Json, Recipe
 from orchestrator.report import ReportFacts
 from orchestrator.run import Run
 from orchestrator.terms import terms_of
@@ -23,13 +23,17 @@ def findings_of(opened: Run) -> Findings:
     return Findings.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
 
 
+def teacher_facts(opened: Run) -> Json:
+    """What a run's data, which there is, knows of its teacher."""
+    return open_ledger(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
+
+
 def card_facts(opened: Run, findings: Findings) -> CardFacts:
     """What a run knows of its student, which there is."""
-    recipe = opened.recipe
-    teacher = open_ledger(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
+    recipe, teacher = opened.recipe, teacher_facts(opened)
     lineage = {"teacher revision": str(teacher["revision"]), **_lineage(opened)}
-    prompt = read_prompts(recipe.evaluation.prompts, "evaluation.prompts")[0]
-    return CardFacts(recipe, FAMILIES[str(teacher["pipeline"])], findings, prompt, terms_of(recipe.teacher), lineage)
+    family = FAMILIES[str(teacher["pipeline"])]
+    return CardFacts(recipe, family, findings, _example(recipe), terms_of(recipe.teacher), lineage)
 
 
 def report_facts(opened: Run, findings: Findings) -> ReportFacts:
@@ -55,6 +59,14 @@ def report_facts(opened: Run, findings: Findings) -> ReportFacts:
         places=stores | {name: str(place) for name, place in files.items() if place.exists()},
         recipe=recipe.resolved(),
     )
+
+
+def _example(recipe: Recipe) -> str:
+    """A prompt, held out where there is one."""
+    judged, told = recipe.evaluation.prompts, recipe.trajectories
+    if judged:
+        return read_prompts(judged, "evaluation.prompts")[0]
+    return read_prompts(told.prompts, column=told.prompt_column)[0]
 
 
 def _manifests(opened: Run) -> Mapping[str, Json]:

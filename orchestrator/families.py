@@ -8,14 +8,16 @@ from typing import TypeVar, cast
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.class_families import ClassConditional, DiT, Unconditional
 from orchestrator.downloads import use_fast_downloads
 from orchestrator.errors import BadInput, nearest
 from orchestrator.family import Family, LatentFamily, decoded, encoded
 from orchestrator.flow_families import Flux, StableDiffusion3
+from orchestrator.own_family import Own, made_by
 from orchestrator.pipelines.overshooting import OvershootingScheduler
+from orchestrator.pipelines.own import OwnNetwork
 from orchestrator.pixart_families import PixArtAlpha, PixArtSigma
 from orchestrator.recipe import TeacherSpec
 from orchestrator.unet import UNetNetwork
@@ -96,7 +98,7 @@ class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
 
 
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
-_ALL = (*_TEXT, ClassConditional, DiT, Unconditional)
+_ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Own)
 FAMILIES: dict[str, type[Family]] = {family.pipeline_class.__name__: family for family in _ALL}
 FAMILIES["DDIMPipeline"] = Unconditional  # loaded as a DDPMPipeline, which keeps the scheduler that it is given
 
@@ -117,15 +119,24 @@ def family_of(place: str, revision: str = "") -> type[Family]:
 
 def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     """A pipeline on a device. Raises BadInput where there is none of a known family."""
-    place, arguments = spec.folder or spec.hub, cast(dict, {"revision": spec.revision} if spec.revision else {})
+    if spec.factory:
+        own = made_by(spec.factory)
+        nn.Module.to(own.network, device, DTYPES[spec.dtype])
+        return Own(own, spec.resolution)
+    place, arguments = spec.place, cast(dict, {"revision": spec.revision} if spec.revision else {})
     use_fast_downloads()
     try:
         family = family_of(place, spec.revision)
         if brings_scheduler := (Path(place) / "scheduler" / "overshooting.py").exists():
             arguments["scheduler"] = None
+        if brings_network := (Path(place) / "network" / "own.py").exists():
+            arguments["network"] = None
         pipeline = family.pipeline_class.from_pretrained(place, torch_dtype=DTYPES[spec.dtype], **arguments)
         if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
             pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(place, subfolder="scheduler"))
+        if brings_network:
+            network = OwnNetwork.from_pretrained(place, subfolder="network", torch_dtype=DTYPES[spec.dtype])
+            pipeline.register_modules(network=network)
     except (OSError, ValueError) as error:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -50,7 +50,8 @@ class Family(ABC, Generic[Pipeline]):
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     task: ClassVar[str]  # as model hubs name it
-    is_conditional: ClassVar[bool] = True
+    saving: ClassVar[str] = 'image.save("picture.png")'  # what a card's example does with a sample
+    is_conditional: bool = True
 
     def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
         self.pipeline, self.resolution = pipeline, resolution
@@ -71,6 +72,11 @@ class Family(ABC, Generic[Pipeline]):
     @property
     def has_null(self) -> bool:
         """Whether the network was trained with a null condition, so that it can be guided."""
+        return True
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether what it samples can be looked at."""
         return True
 
     @property

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from methods.base import LoRA
 from methods.diffusion import Cond
 from orchestrator.errors import BadInput
+from orchestrator.pipelines.own import OwnNetwork
 
 ADAPTER = "student"  # peft's name for the low-rank weights
 Model = TypeVar(
@@ -33,6 +34,7 @@ Model = TypeVar(
     FluxTransformer2DModel,
     PixArtTransformer2DModel,
     DiTTransformer2DModel,
+    OwnNetwork,
 )
 
 
@@ -45,7 +47,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
     """The model that a pipeline denoises with, as net(x_t, time, cond)."""
 
     component: ClassVar[str]  # what pipelines call it
-    lora_targets: ClassVar[tuple[str, ...]]  # how the names of modules end that low-rank adapters are for
+    lora_targets: tuple[str, ...]  # how the names of modules end that low-rank adapters are for
 
     def __init__(self, model: Model) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from orchestrator.networks import meaning, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts
 from orchestrator.sampling import refusal
+from orchestrator.solvers import SOLVERS
 from orchestrator.sources import samples_teacher
 from orchestrator.teacher import Teacher
 from orchestrator.warm_start import warm_start
@@ -28,13 +29,21 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     why = refusal(told.solver, told.num_inference_steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
+    if recipe.teacher.compile and SOLVERS[told.solver].is_adaptive:
+        raise BadInput(
+            f"teacher.compile: {told.solver} evaluates batches of ever other sizes, each of which would be compiled; "
+            "choose another solver, or leave compile out"
+        )
     judged = recipe.evaluation
-    if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
-        raise BadInput(f"evaluation.solvers: {why}")
+    if teacher.family.has_pictures:
+        if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
+            raise BadInput(f"evaluation.solvers: {why}")
+    elif recipe.training.evaluate_every:
+        raise BadInput("training.evaluate_every: this teacher's samples are no pictures to judge; leave it out")
     if teacher.family.is_conditional:
-        _check_prompts(recipe, rounds)
+        _check_prompts(recipe, rounds, is_judged=teacher.family.has_pictures)
     if not teacher.family.has_null:
-        _check_unguided(recipe, rounds)
+        _check_unguided(recipe, rounds, is_judged=teacher.family.has_pictures)
     for round in rounds:
         _check_networks(round, recipe, teacher)
     if recipe.training.init_from:
@@ -46,16 +55,16 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))
 
 
-def _check_prompts(recipe: Recipe, rounds: Sequence[Round]) -> None:
+def _check_prompts(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool) -> None:
     """This teacher is told something; refuse a recipe that does not say what."""
     if samples_teacher(recipe, rounds) and not recipe.trajectories.prompts:
         learns = f"{recipe.method.name} learns from what the teacher samples"
         raise BadInput(f"trajectories.prompts is missing; {learns}")
-    if not recipe.evaluation.prompts:
+    if is_judged and not recipe.evaluation.prompts:
         raise BadInput("evaluation.prompts is missing; the student is judged on them")
 
 
-def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:
+def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool) -> None:
     """Refuse guidance, whoever asks for it: this teacher has no null condition."""
     mend = (
         "this teacher was trained without a null condition and cannot be guided; 1, or a range of [1, 1], asks for none"
@@ -64,9 +73,10 @@ def _check_unguided(recipe: Recipe, rounds: Sequence[Round]) -> None:
     scales: dict[str, Sequence[float]] = {
         "trajectories.guidance_scale": told.guidance_scale,
         "trajectories.guidance_scales": told.guidance_scales,
-        "evaluation.guidance_scale": (judge.guidance_scale,),
-        "evaluation.guidance_scales": judge.guidance_scales,
     }
+    if is_judged:
+        scales["evaluation.guidance_scale"] = (judge.guidance_scale,)
+        scales["evaluation.guidance_scales"] = judge.guidance_scales
     for name, values in scales.items():
         if any(value != 1 for value in values):
             raise BadInput(f"{name}: {', '.join(f'{value:g}' for value in values)}, but {mend}")
@@ -90,6 +100,8 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
                 student_network(network, net)
         if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
             net.init(network)
+        if isinstance(net, Frozen) and not teacher.family.has_pictures:
+            raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder":
             features = feature_network(recipe.training.features, section="training")
             if not features.channels:

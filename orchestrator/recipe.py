@@ -38,30 +38,41 @@ class Section(BaseModel):
 
 
 class TeacherSpec(Section):
-    """The diffusion model to distill: a diffusers folder, or a hub id with a pinned revision."""
+    """The diffusion model to distill: a diffusers folder, a hub id with a pinned revision, or one of your own."""
 
     folder: str = ""
     hub: str = ""
     revision: str = ""  # of the hub id: a commit
+    factory: str = ""  # package.module:function, which returns an `orchestrator.own_model.OwnModel`
     dtype: Precision = "float32"
     resolution: int = Field(default=0, ge=0)  # pixels along a side; 0 is the pipeline's own
+    compile: bool = False  # with torch.compile, where the teacher samples and where it teaches
 
     @model_validator(mode="after")
     def _one_place(self) -> TeacherSpec:
-        if bool(self.folder) == bool(self.hub):
-            raise ValueError("needs either `folder` (a diffusers pipeline on disk) or `hub` (a model id), not both")
+        if [bool(place) for place in (self.folder, self.hub, self.factory)].count(True) != 1:
+            raise ValueError(
+                "needs one of `folder` (a diffusers pipeline on disk), `hub` (a model id) and `factory` (a function)"
+            )
+        if self.factory and not re.fullmatch(r"[\w.]+:\w+", self.factory):
+            raise ValueError(f"factory {self.factory!r} is no function; write it like package.module:function")
         if self.hub and not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ValueError(
                 f"revision {self.revision!r} is no commit of {self.hub}; give all 40 digits of one, "
                 "because a branch or a tag may move"
             )
-        if self.folder and self.revision:
-            raise ValueError(f"revision {self.revision!r} is for a `hub` id; a folder is what it holds")
+        if self.revision and not self.hub:
+            raise ValueError(f"revision {self.revision!r} is for a `hub` id; anything else is what it holds")
         return self
+
+    @property
+    def place(self) -> str:
+        """Where it comes from."""
+        return self.folder or self.hub or self.factory
 
     def at(self, folder: str | Path) -> TeacherSpec:
         """Another pipeline of its kind, loaded as this one is."""
-        return self.model_copy(update={"folder": str(folder), "hub": "", "revision": ""})
+        return self.model_copy(update={"folder": str(folder), "hub": "", "revision": "", "factory": ""})
 
 
 class Trajectories(Section):
@@ -291,7 +302,7 @@ class Recipe(Section):
     data: Data = Data()
     method: MethodSpec
     training: Training
-    evaluation: Evaluation
+    evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     output: str
 

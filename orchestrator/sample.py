@@ -56,7 +56,7 @@ def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float
     systems.append(System("student", "", few, own))
     rows = [(label(system.name, system.steps), _checked(student, judge.sample(system, samples))) for system in systems]
     grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
-    facts = {"picture": str(out), "student": str(student), "teacher": teacher.folder or teacher.hub}
+    facts = {"picture": str(out), "student": str(student), "teacher": teacher.place}
     return {**facts, "steps": few, "guidance_scale": own, "seed": asked.seed}
 
 

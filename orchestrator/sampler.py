@@ -43,8 +43,7 @@ def teacher_of(ledger: Ledger, device: str) -> Teacher:
     """The teacher that the plan was made for. Raises BadInput where its place now holds another."""
     teacher = Teacher(ledger.teacher, device)
     if teacher.card.dump() != ledger.plan.teacher:
-        place = ledger.teacher.folder or ledger.teacher.hub
-        raise BadInput(f"teacher: {place} is not the teacher that made {ledger.url}; put that one back")
+        raise BadInput(f"teacher: {ledger.teacher.place} is not the teacher that made {ledger.url}; put that one back")
     return teacher
 
 

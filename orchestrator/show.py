@@ -27,7 +27,7 @@ def describe_dataset(path: str) -> Json:
     return {
         "path": ledger.url,
         "plan_hash": plan.hash,
-        "teacher": ledger.teacher.folder or ledger.teacher.hub,
+        "teacher": ledger.teacher.place,
         "teacher_revision": plan.teacher["revision"],
         **_describe(plan),
         "seed": plan.seed,

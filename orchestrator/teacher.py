@@ -18,6 +18,7 @@ from torch import Tensor
 from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
 from orchestrator.errors import BadInput
 from orchestrator.families import load
+from orchestrator.own_family import factory_hash
 from orchestrator.recipe import Json, TeacherSpec
 
 
@@ -25,16 +26,20 @@ from orchestrator.recipe import Json, TeacherSpec
 class TeacherCard:
     """What a plan has to know of a teacher; the same folder gives the same card."""
 
-    revision: str  # hash of the pipeline's files, or the hub's commit
+    revision: str  # hash of the pipeline's files or of a factory's module and weights, or the hub's commit
     pipeline: str  # diffusers class
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
     latent_shape: tuple[int, ...]
     is_told_guidance: bool = False  # where the guidance scale is an input, an evaluation needs no second one
+    is_compiled: bool = False  # other kernels, other low bits
+    has_pictures: bool = True
 
     def dump(self) -> Json:
-        """As plain data."""
-        return {**vars(self), "latent_shape": list(self.latent_shape)}
+        """As plain data; what came later is told where it is unusual, so that older data sets keep their names."""
+        unusual = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures}
+        told = {name: value for name, value in vars(self).items() if unusual.get(name, True)}
+        return {**told, "latent_shape": list(self.latent_shape)}
 
 
 class Teacher:
@@ -44,18 +49,27 @@ class Teacher:
         self.spec, self.device = spec, torch.device(device)
         self.family = load(spec, self.device)
         self.pipeline, self.network = self.family.pipeline, self.family.network
+        if spec.compile:  # in place: copies, which students are made of, are not
+            self.network.compile(dynamic=False)  # the bits of a batch must not depend on the sizes of those before
 
     @cached_property
     def card(self) -> TeacherCard:
         """What a plan has to know. All of the pipeline's files are read for it."""
         return TeacherCard(
-            revision=self.spec.revision or folder_hash(Path(self.spec.folder)),
+            revision=self._revision(),
             pipeline=type(self.pipeline).__name__,
             scheduler=self.scheduler,
             prediction=self.prediction,
             latent_shape=self.family.latent_shape,
             is_told_guidance=self.network.is_told_guidance,
+            is_compiled=self.spec.compile,
+            has_pictures=self.family.has_pictures,
         )
+
+    def _revision(self) -> str:
+        if self.spec.factory:
+            return factory_hash(self.spec.factory, self.network)
+        return self.spec.revision or folder_hash(Path(self.spec.folder))
 
     @cached_property
     def scheduler(self) -> Json:

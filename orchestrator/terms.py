@@ -35,7 +35,12 @@ class Terms:
 
 
 def terms_of(teacher: TeacherSpec) -> Terms:
-    """From the teacher's own card and files, on disk or on the model hub; nothing where the hub does not answer."""
+    """From the teacher's own card and files, on disk or on the model hub.
+
+    Nothing for a factory's model, and where the hub does not answer.
+    """
+    if teacher.factory:
+        return Terms()
     return _of_folder(Path(teacher.folder)) if teacher.folder else _of_hub(teacher.hub, teacher.revision)
 
 

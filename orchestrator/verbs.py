@@ -18,7 +18,7 @@ from orchestrator.durations import seconds_of
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
-from orchestrator.facts import card_facts, findings_of, report_facts
+from orchestrator.facts import card_facts, findings_of, report_facts, teacher_facts
 from orchestrator.findings import Findings
 from orchestrator.generate import SINGLE_WRITER, Generated, import_samples
 from orchestrator.generate import repair as repair_data
@@ -36,6 +36,8 @@ from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
 from orchestrator.train import train_rounds
 
+NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
+
 
 def run(recipe: Recipe) -> Json:
     """Everything, in order; what is done is not done again."""
@@ -46,8 +48,12 @@ def run(recipe: Recipe) -> Json:
         if any(part.quarantined for part in made.values()):
             say("some shards were set aside; the student is trained on the others")
         _train(opened, made)
-        _export(opened)
-        facts = _evaluate(opened)
+        facts = _export(opened)
+        if _has_pictures(opened):
+            facts = _evaluate(opened)
+        else:
+            say(NOT_JUDGED)
+            _report(opened, UNJUDGED)
     folder = Path(recipe.output).resolve()
     say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
     return {**facts, "quarantined": _quarantined(made.values())}
@@ -118,6 +124,8 @@ def evaluate(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _export(opened)
+        if not _has_pictures(opened):
+            raise BadInput(f"teacher.factory: {NOT_JUDGED}; give its OwnModel a `decode`")
         return _evaluate(opened)
 
 
@@ -229,6 +237,10 @@ def _push(opened: Run, hub_id: str, *, private: bool) -> str:
     return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
 
 
+def _has_pictures(opened: Run) -> bool:
+    return bool(teacher_facts(opened).get("has_pictures", True))
+
+
 def _evaluate(opened: Run) -> Json:
     recipe, out = opened.recipe, opened.folder / "evaluation"
     with opened.stage("evaluate"):
@@ -236,14 +248,14 @@ def _evaluate(opened: Run) -> Json:
     findings = Findings(found.rows, found.claims)
     metrics.Recorder(out / "quality.jsonl", opened.folder.name, recipe.method.name).record(0, findings.quality())
     _report(opened, findings)
+    say(findings.headline(recipe.method.build().student_steps))
     return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
 
 
 def _report(opened: Run, findings: Findings) -> None:
-    """Write the student's card and the page, and say what was found."""
+    """Write the student's card and the page."""
     write_card(card_facts(opened, findings), opened.folder / "student", opened.folder / "evaluation")
     write_report(report_facts(opened, findings), opened.folder / "report.html")
-    say(findings.headline(opened.recipe.method.build().student_steps))
 
 
 def _result(recipe: Recipe) -> Path:

@@ -27,7 +27,7 @@ PIXELS = 32
 class Kind:
     """A kind of teacher, and what a recipe has to say for it."""
 
-    teacher: Callable[[Path], Path]
+    teacher: Callable[[Path], Path] | str  # which writes a folder, or a factory
     prompts: Sequence[str] = tiny.PROMPTS
     solver: str = "ddim"
     resolution: int = PIXELS
@@ -45,11 +45,14 @@ KINDS = {
     "dit": Kind(tiny.dit_teacher, CLASSES),
     "labelled": Kind(tiny.labelled_teacher, CLASSES, resolution=0),
     "unconditional": Kind(tiny.unconditional_teacher, (), resolution=0, is_guided=False),
+    "points": Kind("tests.own_models:points", ("left", "right"), resolution=0),
+    "video": Kind("tests.own_models:video", solver="flow-match-euler", resolution=0),
 }
 METHODS: Mapping[str, Mapping[str, object]] = {
     "lcm-lora": {"name": "lcm-lora", "lora_rank": 2},
     "dmd": {"name": "dmd"},
 }
+UNSEEN: Mapping[str, Mapping[str, object]] = {"lcm-lora": {}, "dmd": {"regression_weight": 0.0}}  # without pictures
 UNGUIDED = {"lcm-lora": {"guidance_scale": (1.0, 1.0)}, "dmd": {"guidance_scale": 1.0}}
 
 
@@ -59,11 +62,14 @@ def recipe_of(family: str, method: str, folder: Path) -> Recipe:
     sections = {name: dict(section) for name, section in data.items() if isinstance(section, dict)}
     (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in kind.prompts))
     prompts = str(folder / "prompts.txt") if kind.prompts else ""
-    sections["teacher"] = {"folder": str(kind.teacher(folder)), "resolution": kind.resolution}
+    place = {"factory": kind.teacher} if isinstance(kind.teacher, str) else {"folder": str(kind.teacher(folder))}
+    sections["teacher"] = {**place, "resolution": kind.resolution}
     sections["trajectories"] |= {"solver": kind.solver, "save": "ends", "prompts": prompts}
     sections["evaluation"] |= {"solvers": [kind.solver], "prompts": prompts}
     sections["training"] |= {"steps": 2, "log_every": 2}
     sections["method"] = {**METHODS[method]}
+    if isinstance(kind.teacher, str):
+        sections["method"] |= UNSEEN[method]
     if not kind.is_guided:
         sections["method"] |= UNGUIDED[method]
         sections["trajectories"] |= {"guidance_scale": 1.0}

@@ -1,0 +1,141 @@
+"""A model of the user's own as a family of pipelines."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from methods.diffusion import Cond
+from orchestrator.errors import BadInput
+from orchestrator.family import Family
+from orchestrator.network import PipelineNetwork
+from orchestrator.own_model import OwnModel, nothing
+from orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
+
+ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class OwnNet(PipelineNetwork[OwnNetwork]):
+    """A network of the user's own as net(x_t, time, cond)."""
+
+    component = "network"
+
+    def __init__(self, model: OwnNetwork) -> None:
+        super().__init__(model)
+        self.lora_targets = tuple(name for name, module in model.named_modules() if isinstance(module, ADAPTED))
+
+    def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """What it answers."""
+        dtype = self.model.dtype
+        told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+        return self.model(x_t.to(dtype), time, told)
+
+
+class Own(Family[OwnPipeline]):
+    """What a factory makes."""
+
+    pipeline_class = OwnPipeline
+    task = "other"
+    saving = "print(image.shape)"
+
+    def __init__(self, pipeline: OwnPipeline, resolution: int = 0) -> None:
+        super().__init__(pipeline, resolution)
+        if resolution:
+            raise BadInput(f"teacher.resolution: {resolution} means nothing to a factory's model, which says its shape")
+        self.is_conditional = pipeline.model.encode is not nothing
+
+    @property
+    def network(self) -> OwnNet:
+        """The factory's."""
+        return OwnNet(self.pipeline.network)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """As the factory says."""
+        return self.pipeline.model.shape
+
+    @property
+    def has_null(self) -> bool:
+        """As the factory says."""
+        return self.own.has_null
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the factory says how to decode samples."""
+        return self.own.decode is not None
+
+    @property
+    def own(self) -> OwnModel:
+        """What the factory returned."""
+        assert isinstance(self.pipeline.model, OwnModel)
+        return self.pipeline.model
+
+    @cached_property
+    def image_size(self) -> int:
+        """Of what is decoded."""
+        return self.decode(torch.zeros(1, *self.latent_shape)).shape[-1]
+
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """By the factory's function. Raises BadInput for what cannot be stored, one row a condition."""
+        told = self.own.encode(list(conditions))
+        for name, value in told.items():
+            if value.ndim < 2 or len(value) != len(conditions):
+                raise BadInput(
+                    f"teacher.factory: encode gives {name!r} as {list(value.shape)} for {len(conditions)} conditions; "
+                    "it has to be [n, ...] of two dimensions or more"
+                )
+        return {name: value.to(self.pipeline.device) for name, value in told.items()}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """By the factory's function. Raises BadInput where there is none."""
+        if self.own.decode is None:
+            raise BadInput("teacher.factory: this model's samples are no pictures; give its OwnModel a `decode`")
+        return self.own.decode(latents).float()
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Raises BadInput."""
+        raise BadInput("data.images: a factory's model is trained on its own samples alone; leave images out")
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """Conditions and a negative one."""
+        told = {"conditions": list(conditions), "negative": negative}
+        return {**told, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """The folder brings its own pipeline."""
+        options = {"custom_pipeline": place, "trust_remote_code": True}
+        return options, f"{[condition]!r}, num_inference_steps={steps}"
+
+
+def made_by(factory: str) -> OwnPipeline:
+    """The pipeline of a factory's model. Raises BadInput where it cannot be had."""
+    try:
+        model = made(factory)
+    except (ImportError, KeyError) as error:
+        raise BadInput(
+            f"teacher.factory: {factory} cannot be imported ({error}); install its package where fewstep runs, "
+            "or put its folder on PYTHONPATH"
+        ) from error
+    if not isinstance(model, OwnModel):
+        raise BadInput(f"teacher.factory: {factory} returns a {type(model).__name__}; it has to return an OwnModel")
+    pipeline = OwnPipeline(OwnNetwork(factory, model.network), model.scheduler)
+    pipeline.model = model
+    return pipeline
+
+
+def factory_hash(factory: str, network: nn.Module) -> str:
+    """Hash of a factory's module and of the weights that it made."""
+    source = inspect.getsourcefile(importlib.import_module(factory.partition(":")[0]))
+    whole = hashlib.sha256(Path(str(source)).read_bytes())
+    for name, value in sorted(network.state_dict().items()):
+        whole.update(f"{name} {value.dtype} {list(value.shape)}\0".encode())
+        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()
