@@ -1,1 +1,17 @@
 """Where a run can go: cluster files and the schema that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clusters.kuberay import KubeRay
+from clusters.local import Local
+from clusters.ray import Ray
+from clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Status
+from clusters.slurm import Slurm
+from clusters.vm import Vm
+
+__all__ = ["CLUSTERS", "ENDED", "KINDS", "Cluster", "ClusterError", "Found", "Job", "Status"]
+
+KINDS: dict[str, type[Cluster]] = {"kuberay": KubeRay, "local": Local, "ray": Ray, "slurm": Slurm, "vm": Vm}
+CLUSTERS = Path(__file__).resolve().parent  # of the files that come with fewstep

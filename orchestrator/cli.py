@@ -22,11 +22,14 @@ app = typer.Typer(
 )
 trajectories = typer.Typer(help="Look into a data set of trajectories.", no_args_is_help=True)
 app.add_typer(trajectories, name="trajectories")
+jobs = typer.Typer(help="Ask for jobs that were submitted from this machine, and end them.", no_args_is_help=True)
+app.add_typer(jobs, name="jobs")
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with fewstep.")]
 RunArgument = Annotated[str, typer.Argument(help="The output of a run: its directory.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Fields to change, like method.student_steps=2.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 DataSet = Annotated[str, typer.Argument(help="The place of a data set, named by its plan's hash.")]
+JobId = Annotated[str, typer.Argument(help="As `fewstep submit` and `fewstep jobs list` say it.")]
 Price = Annotated[float, typer.Option(help="Of an hour of one GPU (or of one worker where it has none).")]
 
 
@@ -220,6 +223,77 @@ def methods(as_json: AsJson = False) -> None:
     from orchestrator import catalog
 
     _answer(as_json, catalog.show)
+
+
+@app.command()
+def submit(
+    verb: Annotated[str, typer.Argument(help="What to do with the recipe, like run.")],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    cluster: Annotated[str, typer.Option(help="A cluster file, or the name of one that comes with fewstep.")] = "",
+    id: Annotated[str, typer.Option(help="A name for the job; made from verb and recipe by default.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent or applied.")] = False,
+    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Do it on a cluster instead of here. The same again finds the job that is there, or continues what failed."""
+    from orchestrator import submit
+
+    def act() -> Mapping[str, object]:
+        _check_verb(verb)
+        told = _load(recipe, overrides)
+        facts = submit.submit(verb, told, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
+        if dry_run and not as_json:
+            sys.stdout.write(f"{facts['shown']}\n")
+        return facts
+
+    _answer(as_json, act)
+
+
+@jobs.command("list")
+def list_jobs(as_json: AsJson = False) -> None:
+    """List them, the newest first, as they were last seen."""
+    from orchestrator import submit
+
+    _answer(as_json, submit.listed)
+
+
+@jobs.command()
+def status(id: JobId, as_json: AsJson = False) -> None:
+    """Ask the cluster what has become of a job, and say where its outputs are."""
+    from orchestrator import submit
+
+    _answer(as_json, lambda: submit.status(id))
+
+
+@jobs.command()
+def logs(
+    id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a job printed."""
+    from orchestrator import submit
+
+    _answer(as_json, lambda: submit.logs(id, follow))
+
+
+@jobs.command()
+def stop(id: JobId, as_json: AsJson = False) -> None:
+    """End a job. `fewstep submit` with the same recipe continues what it left."""
+    from orchestrator import submit
+
+    _answer(as_json, lambda: submit.stop(id))
+
+
+def _check_verb(verb: str) -> None:
+    """Only what takes one recipe can be submitted."""
+    from orchestrator.errors import BadInput, nearest
+
+    calls = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    verbs = [name for name, call in calls.items() if "recipe" in call.__annotations__ and name != "submit"]
+    if verb not in verbs:
+        raise BadInput(f"{verb!r} cannot be submitted{nearest(verb, verbs)}; one of {', '.join(verbs)} can")
 
 
 def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,17 @@ from orchestrator.store import check_url
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 Precision = Literal["float32", "bfloat16", "float16"]
 Json = Mapping[str, object]
+INPUTS = (  # fields that name files or folders to read
+    "teacher.folder",
+    "trajectories.prompts",
+    "data.images",
+    "data.imported",
+    "training.init_from",
+    "evaluation.prompts",
+    "evaluation.images",
+    "evaluation.statistics",
+    "evaluation.baselines",
+)
 
 
 class Section(BaseModel):
@@ -336,16 +347,22 @@ def find(name: str) -> Path:
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override (`method.student_steps=2`) and check a recipe. Raises BadInput with one sentence."""
     file = find(name)
+    data = read_yaml(file, "recipe", Recipe)
+    for override in overrides:
+        _override(data, override)
+    recipe = parse(data)
+    return _with_paths(recipe, file.parent)
+
+
+def read_yaml(file: Path, what: str, model: type[BaseModel]) -> dict[str, object]:
+    """The mapping in a file. Raises BadInput where it is none."""
     try:
         data = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise BadInput(f"{file} holds no recipe: it must be a mapping with the keys {', '.join(Recipe.model_fields)}")
-    for override in overrides:
-        _override(data, override)
-    recipe = parse(data)
-    return _with_paths(recipe, file.parent)
+        raise BadInput(f"{file} holds no {what}: it must be a mapping with the keys {', '.join(model.model_fields)}")
+    return data
 
 
 def parse(data: Mapping[str, object]) -> Recipe:
@@ -382,55 +399,41 @@ def _override(data: dict[str, object], override: str) -> None:
     place[last] = yaml.safe_load(value)
 
 
+def relocate(recipe: Recipe, move: Callable[[str, str], str]) -> Recipe:
+    """The recipe with each input path that it names put through `move(field, path)`."""
+    moved: dict[str, dict[str, str]] = {}
+    for field in INPUTS:
+        section, name = field.split(".")
+        if path := getattr(getattr(recipe, section), name):
+            moved.setdefault(section, {})[name] = move(field, path)
+    changed = {section: getattr(recipe, section).model_copy(update=paths) for section, paths in moved.items()}
+    return recipe.model_copy(update=changed)
+
+
 def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Input paths are relative to the recipe's folder (outputs to where the command runs), and must exist."""
 
-    def absolute(field: str, path: str, *, must_exist: bool = True) -> str:
-        if not path or "://" in path:
+    def absolute(field: str, path: str) -> str:
+        if "://" in path:
             return path
         full = (folder / path).resolve()
-        if must_exist and not full.exists():
+        if not full.exists() and field != "evaluation.baselines":
             raise BadInput(f"{field}: there is nothing at {full}")
         return str(full)
 
-    teacher = recipe.teacher
-    if teacher.folder:
-        teacher = teacher.model_copy(update={"folder": absolute("teacher.folder", teacher.folder)})
-        if not (Path(teacher.folder) / "model_index.json").is_file():
-            raise BadInput(f"teacher.folder: {teacher.folder} is no diffusers pipeline, it has no model_index.json")
-    data = recipe.trajectories
-    judge = recipe.evaluation
-    return recipe.model_copy(
-        update={
-            "teacher": teacher,
-            "trajectories": data.model_copy(update={"prompts": absolute("trajectories.prompts", data.prompts)}),
-            "training": recipe.training.model_copy(
-                update={"init_from": absolute("training.init_from", recipe.training.init_from)}
-            ),
-            "data": recipe.data.model_copy(
-                update={
-                    "images": absolute("data.images", recipe.data.images),
-                    "imported": absolute("data.imported", recipe.data.imported),
-                }
-            ),
-            "evaluation": judge.model_copy(
-                update={
-                    "prompts": absolute("evaluation.prompts", judge.prompts),
-                    "images": absolute("evaluation.images", judge.images),
-                    "statistics": absolute("evaluation.statistics", judge.statistics),
-                    "baselines": absolute("evaluation.baselines", judge.baselines, must_exist=False),
-                }
-            ),
-        }
-    )
+    recipe = relocate(recipe, absolute)
+    teacher = recipe.teacher.folder
+    if teacher and not (Path(teacher) / "model_index.json").is_file():
+        raise BadInput(f"teacher.folder: {teacher} is no diffusers pipeline, it has no model_index.json")
+    return recipe
 
 
-def sentence(error: ValidationError, section: str = "") -> str:
-    """The first thing that is wrong, as a person would say it."""
+def sentence(error: ValidationError, section: str = "", model: type[BaseModel] = Recipe) -> str:
+    """The first thing that is wrong with a `model`, as a person would say it."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
     if first["type"] == "extra_forbidden":
-        return f"{where} is not a known key{nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}"
+        return f"{where} is not a known key{nearest(str(first['loc'][-1]), _keys(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{where} is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -439,10 +442,11 @@ def sentence(error: ValidationError, section: str = "") -> str:
     return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 
-def _keys(place: Sequence[int | str]) -> list[str]:
-    """The keys that a section of the recipe knows."""
-    section: type[BaseModel] = Recipe
+def _keys(section: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """The keys that are known at a place in a model."""
     for part in place:
+        if str(part) not in section.model_fields:
+            return []
         inner = section.model_fields[str(part)].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []

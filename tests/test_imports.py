@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 METHOD_FILES = sorted((ROOT / "methods").glob("*.py"))
 ORCHESTRATOR_FILES = sorted((ROOT / "orchestrator").glob("*.py"))
 DASHBOARD_FILES = sorted((ROOT / "dashboards").glob("*.py"))
+CLUSTER_FILES = sorted((ROOT / "clusters").glob("*.py"))
 ALLOWED = {"torch", "methods", *sys.stdlib_module_names}
 
 
@@ -49,6 +50,11 @@ def test_dashboards_know_the_metrics_registry_alone(file: Path) -> None:
     modules = {name for node in nodes for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
     modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert {name for name in modules if name.startswith(("orchestrator", "methods"))} <= {"orchestrator.metrics"}
+
+
+@pytest.mark.parametrize("file", CLUSTER_FILES, ids=lambda file: file.name)
+def test_clusters_import_nothing_of_ours_but_their_own(file: Path) -> None:
+    assert not set(imported(file)) & {"methods", "orchestrator", "dashboards", "recipes"}
 
 
 @pytest.mark.parametrize("file", ORCHESTRATOR_FILES, ids=lambda file: file.name)

@@ -1,0 +1,39 @@
+"""A Ray cluster that somebody runs: its address, and how to be let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+from ray.job_submission import JobSubmissionClient
+
+from clusters.jobs_api import JobsCluster, connect
+from clusters.schema import ClusterError
+
+
+class Ray(JobsCluster):
+    """A running cluster."""
+
+    kind: Literal["ray"]
+    address: str  # of its dashboard
+    token_file: str = "~/.ray/auth_token"  # "" for a cluster without tokens
+    allow_unauthenticated: bool = False  # a dashboard that others can reach and that asks for no token
+
+    @field_validator("address")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(f"must be the dashboard's, like http://127.0.0.1:8265; got {value!r}")
+        return value.rstrip("/")
+
+    @contextmanager
+    def client(self) -> Iterator[JobSubmissionClient]:
+        """With the token in `token_file`."""
+        file = Path(self.token_file).expanduser()
+        if self.token_file and not file.is_file():
+            raise ClusterError(f'token_file: there is no file {file}; "" is for a cluster without tokens')
+        token = file.read_text().strip() if self.token_file else ""
+        yield connect(self.address, token, pinned=self.install, allow_unauthenticated=self.allow_unauthenticated)

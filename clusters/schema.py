@@ -1,0 +1,107 @@
+"""What every kind of cluster has: a strict schema, and what can be done with a job there."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from clusters.bundle import Bundle
+
+Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]  # as Ray's Jobs API has them
+ENDED: tuple[Status, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
+SECRET = re.compile(r"(^|_)(TOKEN|KEY|KEY_ID|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$|SECRET", re.IGNORECASE)
+
+
+class ClusterError(ValueError):
+    """A cluster cannot be used as its file says: one sentence with the mend."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `fewstep` command, as a cluster is given it."""
+
+    id: str  # no two jobs of a cluster share one
+    digest: str  # of what was asked: verb, recipe and inputs
+    folder: Path  # on this machine, for what a kind of cluster writes for itself
+    arguments: tuple[str, ...] = ()  # of fewstep, inside the bundle
+    bundle: Bundle = Bundle({})
+    pins: tuple[str, ...] = ()  # packages, as name==version
+
+    def command(self, python: str = "python") -> tuple[str, ...]:
+        """What runs where the bundle lies."""
+        return (python, "-m", "orchestrator.cli", *self.arguments)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job that a cluster knows."""
+
+    status: Status
+    digest: str
+
+
+class Section(BaseModel):
+    """A part of a cluster file. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cluster(Section, ABC):
+    """A place where jobs run. What it does raises ClusterError where it cannot."""
+
+    outputs: str  # the folder, the same on every node, that a recipe's relative output is put under
+    env_vars: Mapping[str, str] = {}  # of the job, stored in the clear
+
+    @field_validator("outputs")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith("/"):
+            raise ValueError(f"must be an absolute folder that every node sees, like /mnt/fewstep; got {value!r}")
+        return value
+
+    @field_validator("env_vars")
+    @classmethod
+    def _no_secret(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, text in value.items():
+            if not name.isidentifier():
+                raise ValueError(f"{name!r} is no name of a variable")
+            if SECRET.search(name) or re.search(r"://[^/]*:[^/]*@", text):
+                raise ValueError(
+                    f"{name} looks like a secret and would be stored in the clear with the job; name it under "
+                    "`secrets` (kuberay, slurm), or set it on the nodes"
+                )
+        return value
+
+    @abstractmethod
+    def shown(self, job: Job) -> str:
+        """Exactly what would be sent or applied."""
+
+    @abstractmethod
+    def prepare(self, job: Job) -> None:
+        """Start, write or look for what is needed before the cluster can be asked for this job or given it."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Hand the job over."""
+
+    @abstractmethod
+    def find(self, job: Job) -> Found | None:
+        """What has become of the job with this id, or None where there is none."""
+
+    @abstractmethod
+    def logs(self, job: Job, follow: bool) -> Iterator[str]:
+        """What it printed, in pieces; all that is still to come too, until it ends, if followed."""
+
+    @abstractmethod
+    def stop(self, job: Job) -> None:
+        """End it."""
+
+    def release(self) -> str:
+        """End what nobody needs any more. Says what is left running, or nothing."""
+        return ""

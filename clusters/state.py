@@ -1,0 +1,45 @@
+"""What is kept on this machine between commands: a folder, tokens, and other programs called by name."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+from clusters.schema import ClusterError
+
+
+def state_folder() -> Path:
+    """Where fewstep keeps what it knows of submitted jobs."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "fewstep"
+
+
+def token_file(name: str) -> Path:
+    """The token of a cluster that fewstep starts, made where there is none, for its owner's eyes only."""
+    file = state_folder() / "tokens" / name
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(32))
+    except FileExistsError:
+        pass
+    return file
+
+
+def program(name: str, mend: str) -> str:
+    """Where a program is. Raises ClusterError with the mend where it is not on PATH."""
+    found = shutil.which(name)
+    if not found:
+        raise ClusterError(f"{name} is not on PATH; {mend}")
+    return found
+
+
+def call(*command: str, given: str | None = None) -> str:
+    """What a program prints. Raises ClusterError with the last line of its complaint."""
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        complaint = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        raise ClusterError(f"`{' '.join(command[:3])} ...` failed: {complaint[-1]}")
+    return done.stdout

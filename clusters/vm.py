@@ -1,0 +1,126 @@
+"""Machines of a cloud, started by `ray up`: its own configuration, with token and start commands filled in."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import jsonschema
+import ray
+import yaml
+from pydantic import field_validator
+from ray.job_submission import JobSubmissionClient
+
+from clusters.jobs_api import JobsCluster, connect
+from clusters.schema import ClusterError, Job
+from clusters.state import call, program, state_folder, token_file
+
+SCHEMA = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
+START = {  # the dashboard listens on loopback alone; it is reached through SSH
+    "head_start_ray_commands": [
+        "ray stop",
+        "RAY_AUTH_MODE=token ray start --head --port=6379 --object-manager-port=8076 --dashboard-host=127.0.0.1 "
+        "--autoscaling-config=~/ray_bootstrap_config.yaml --disable-usage-stats",
+    ],
+    "worker_start_ray_commands": [
+        "ray stop",
+        "RAY_AUTH_MODE=token ray start --address=$RAY_HEAD_IP:6379 --object-manager-port=8076 --disable-usage-stats",
+    ],
+}
+TUNNEL_S = 60.0
+
+
+class Vm(JobsCluster):
+    """A cluster that `ray up` starts, shared by all jobs with this file."""
+
+    kind: Literal["vm"]
+    ray_up: Mapping[str, object]  # what `ray up` takes
+
+    @field_validator("ray_up")
+    @classmethod
+    def _known(cls, value: Mapping[str, object]) -> Mapping[str, object]:
+        for key in START:
+            if key in value:
+                raise ValueError(f"{key} is fewstep's: it turns token authentication on; leave it out")
+        schema = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text()))
+        wrong = next(schema.iter_errors(json.loads(json.dumps(value))), None)
+        if wrong:
+            raise ValueError(
+                f"{'.'.join(map(str, wrong.absolute_path)) or 'a key'} is not what `ray up` takes: {wrong.message}"
+            )
+        return value
+
+    @property
+    def name(self) -> str:
+        """Of the cluster."""
+        return str(self.ray_up["cluster_name"])
+
+    def config(self) -> dict[str, object]:
+        """What `ray up` is given: the file's, the token's path on this machine, and how Ray is started."""
+        mounts = self.ray_up.get("file_mounts", {})
+        assert isinstance(mounts, dict)
+        return {**self.ray_up, "file_mounts": {**mounts, "~/.ray/auth_token": str(token_file(self.name))}, **START}
+
+    def shown(self, job: Job) -> str:
+        """The configuration, the command, then the request that goes through a tunnel."""
+        config = yaml.safe_dump(self.config(), sort_keys=False)
+        return f"{config}---\n# {shlex.join(['ray', *self._up()])}\n{super().shown(job)}"
+
+    def prepare(self, job: Job) -> None:
+        """Start the head, or bring a running one to this configuration."""
+        super().prepare(job)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(yaml.safe_dump(self.config(), sort_keys=False))
+        call(program("ray", "it comes with ray[default]"), *self._up())
+
+    @contextmanager
+    def client(self) -> Iterator[JobSubmissionClient]:
+        """Through an SSH tunnel that lives as long as it is needed."""
+        if not self._file.exists():
+            raise ClusterError(f"vm: {self.name} was not started from this machine; `fewstep submit` starts it")
+        port = _free_port()
+        ray_command = program("ray", "it comes with ray[default]")
+        tunnel = subprocess.Popen(
+            [ray_command, "dashboard", str(self._file), "--port", str(port)],
+            stdin=subprocess.PIPE,  # open: the shell at the other end waits for it
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        token, ends = token_file(self.name).read_text(), time.monotonic() + TUNNEL_S
+        try:
+            while True:
+                try:
+                    client = connect(f"http://127.0.0.1:{port}", token, pinned=self.install)
+                    break
+                except ClusterError:
+                    if tunnel.poll() is not None or time.monotonic() > ends:
+                        raise
+                    time.sleep(1.0)
+            yield client
+        finally:
+            tunnel.terminate()
+            tunnel.wait()
+
+    def release(self) -> str:
+        """The head stays, and costs."""
+        return f"the head of {self.name} stays, and costs, until `ray down --yes {self._file}`"
+
+    @property
+    def _file(self) -> Path:
+        return state_folder() / f"vm-{self.name}.yaml"
+
+    def _up(self) -> list[str]:
+        return ["up", "--yes", "--no-restart", str(self._file)]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

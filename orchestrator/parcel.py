@@ -1,0 +1,131 @@
+"""What a job takes along to another machine: our packages, the recipe, its input files, the versions; nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+from clusters.bundle import Bundle
+from orchestrator.checkpoint import file_hash
+from orchestrator.errors import BadInput
+from orchestrator.recipe import Recipe, relocate
+
+HOME = Path(__file__).resolve().parent.parent
+CODE = ("methods", "orchestrator", "clusters", "dashboards")
+CODE_SUFFIXES = (".py", ".css")
+DATA_SUFFIXES = (
+    *(".json", ".jsonl", ".txt", ".csv", ".parquet", ".arrow", ".safetensors", ".model", ".npz"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+)
+RECIPE = "recipe.yaml"
+
+
+def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
+    """The bundle of a job, and the digest of what is asked: verb, recipe and inputs.
+
+    The recipe in it reads its inputs from the bundle and writes under `outputs`. Raises BadInput for an input that
+    cannot travel.
+    """
+    files: dict[str, Path | str] = {}
+
+    def take(field: str, path: str) -> str:
+        """Under the field's name, so that the digest does not depend on where this machine keeps it."""
+        place, source = f"inputs/{field}", Path(path)
+        if field == "evaluation.baselines" and (verb == "teacher" or not source.exists()):
+            return ""  # written by this job, and so with its outputs
+        if source.is_file():
+            place += "".join(source.suffixes[-1:])
+            files[place] = source
+        elif field == "teacher.folder":
+            files.update({f"{place}/{name}": source / name for name in _pipeline_files(source)})
+        else:
+            files.update({f"{place}/{name}": source / name for name in _data_files(source)})
+        return place
+
+    moved = relocate(recipe, take)
+    for section in ("training", "evaluation"):
+        _check_features(section, getattr(recipe, section).features)
+    there = moved.model_copy(
+        update={
+            "output": _under(outputs, recipe.output),
+            "trajectories": moved.trajectories.model_copy(update={"store": _under(outputs, recipe.trajectories.store)}),
+            "resources": moved.resources.model_copy(update={"address": "auto"}),
+        }
+    )
+    text = yaml.safe_dump(there.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+    asked = {"verb": verb, RECIPE: there.resolved(), **{name: file_hash(Path(file)) for name, file in files.items()}}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return Bundle({**_code(), **files, RECIPE: text, "constraints.txt": "\n".join(pins()) + "\n"}), digest
+
+
+def pins() -> tuple[str, ...]:
+    """The packages that fewstep needs and the versions that are installed here, as name==version."""
+    found: dict[str, str] = {}
+    wanted = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
+    while wanted:
+        name, extra = wanted.pop()
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra's, left out here
+        key = f"{name}[{extra}]"
+        if key not in found:
+            found[key] = f"{name}=={version.split('+')[0]}"  # +cpu is how it was built, and not for every machine
+            wanted += _needs(name, extra)
+    return tuple(sorted(set(found.values())))
+
+
+def _needs(package: str, extra: str) -> Iterator[tuple[str, str]]:
+    """The requirements of an installed package with an extra ("" for none): (name, extra of that)."""
+    for line in importlib.metadata.requires(package) or ():
+        need = Requirement(line)
+        if need.marker is None or need.marker.evaluate({"extra": extra}):
+            yield need.name.lower(), ""
+            yield from ((need.name.lower(), name) for name in need.extras)
+
+
+def _code() -> dict[str, Path | str]:
+    """Our packages' source, and the metadata by which fewstep knows its own version."""
+    us = importlib.metadata.distribution("fewstep")
+    source = {
+        file.relative_to(HOME).as_posix(): file
+        for package in CODE
+        for file in sorted((HOME / package).rglob("*"))
+        if file.suffix in CODE_SUFFIXES and file.is_file()
+    }
+    return {**source, f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}
+
+
+def _pipeline_files(folder: Path) -> Iterator[str]:
+    """model_index.json, the components that it names, and the pipeline's own code where there is some."""
+    yield "model_index.json"
+    if (folder / "pipeline.py").is_file():
+        yield "pipeline.py"
+    for component in json.loads((folder / "model_index.json").read_text()):
+        if not component.startswith("_") and (folder / component).is_dir():
+            yield from (f"{component}/{name}" for name in _data_files(folder / component))
+
+
+def _data_files(folder: Path) -> Iterator[str]:
+    """Files of data under a folder; none that is hidden, and none in a hidden folder."""
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        if file.suffix in DATA_SUFFIXES and file.is_file() and not any(part.startswith(".") for part in name.parts):
+            yield name.as_posix()
+
+
+def _under(outputs: str, place: str) -> str:
+    """A place where the job runs: "", absolute ones and URLs as they are."""
+    return place if not place or "://" in place else str(Path(outputs) / place)
+
+
+def _check_features(section: str, name: str) -> None:
+    place = name.partition(":")[2]
+    if place and Path(place).is_dir():
+        raise BadInput(f"{section}.features: {place} is a folder of this machine and does not travel; give a hub id")

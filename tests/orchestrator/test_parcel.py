@@ -1,0 +1,107 @@
+"""What a job takes along, and above all what it leaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator import parcel as parcels
+from orchestrator.errors import BadInput
+from orchestrator.parcel import parcel, pins
+from orchestrator.recipe import Recipe, load
+
+CANARIES = (
+    ".env",
+    ".git/config",
+    ".netrc",
+    "outputs/run.json",
+    "weights.pt",
+    "notes.ipynb",
+    ".cache/model.safetensors",
+)
+
+
+def plant(folder: Path) -> None:
+    for name in CANARIES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("canary")
+
+
+@pytest.fixture
+def recipe(recipe_data: dict[str, object], tmp_path: Path) -> Recipe:
+    """A recipe beside whose inputs lies what must stay here."""
+    told = dict(recipe_data)
+    teacher, prompts = tmp_path / "teacher", tmp_path / "prompts"
+    shutil.copytree(str(told["teacher"]["folder"]), teacher)  # type: ignore[index]
+    prompts.mkdir()
+    (prompts / "prompts.parquet").write_text("rows")
+    for folder in (tmp_path, teacher, teacher / "unet", prompts):
+        plant(folder)
+    (prompts / "outputs/run.json").unlink()  # data like any other, in a folder that was named
+    (teacher / "unet/outputs/run.json").unlink()
+    trajectories = told["trajectories"] | {"prompts": str(prompts)}  # type: ignore[operator]
+    told |= {"teacher": {"folder": str(teacher)}, "trajectories": trajectories, "output": "out"}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(told))
+    return load(str(file))
+
+
+def test_code_inputs_and_versions_travel_and_nothing_else(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    for package in parcels.CODE:
+        (home / package).mkdir(parents=True)
+        (home / package / "module.py").write_text("code")
+        plant(home / package)
+    plant(home)
+    monkeypatch.setattr(parcels, "HOME", home)
+    bundle, _ = parcel(recipe, "run", "/mnt/fewstep")
+    bundle.write(tmp_path / "written")
+    written = [file for file in (tmp_path / "written").rglob("*") if file.is_file()]
+    assert not [file for file in written if file.read_bytes() == b"canary"]
+    tops = {file.relative_to(tmp_path / "written").parts[0] for file in written}
+    (metadata,) = (name for name in tops if name.endswith(".dist-info"))
+    assert tops == {*parcels.CODE, "inputs", "recipe.yaml", "constraints.txt", metadata}
+
+
+def test_the_recipe_that_travels_reads_from_the_bundle_and_writes_where_the_cluster_keeps_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _ = parcel(recipe, "run", "/mnt/fewstep")
+    bundle.write(tmp_path / "written")
+    monkeypatch.chdir(tmp_path / "written")
+    there = load("recipe.yaml")
+    assert there.output == "/mnt/fewstep/out" and there.resources.address == "auto"
+    assert there.teacher.folder == str(tmp_path / "written/inputs/teacher.folder")
+    assert Path(there.evaluation.prompts).read_bytes() == Path(recipe.evaluation.prompts).read_bytes()
+    assert there.training == recipe.training and there.method == recipe.method
+
+
+def test_the_digest_is_of_what_is_asked_wherever_it_lies(recipe: Recipe, tmp_path: Path) -> None:
+    _, digest = parcel(recipe, "run", "/mnt/fewstep")
+    shutil.copytree(recipe.teacher.folder, tmp_path / "moved")
+    moved = recipe.model_copy(update={"teacher": recipe.teacher.at(tmp_path / "moved")})
+    assert parcel(moved, "run", "/mnt/fewstep")[1] == digest
+    assert parcel(recipe, "train", "/mnt/fewstep")[1] != digest
+    (Path(recipe.trajectories.prompts) / "prompts.parquet").write_text("other rows")
+    assert parcel(recipe, "run", "/mnt/fewstep")[1] != digest
+
+
+def test_a_feature_network_on_this_machine_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    judged = recipe.evaluation.model_copy(update={"features": f"clip:{tmp_path}"})
+    with pytest.raises(BadInput, match="evaluation.features"):
+        parcel(recipe.model_copy(update={"evaluation": judged}), "run", "/mnt/fewstep")
+
+
+def test_the_versions_are_those_that_run_here() -> None:
+    import ray
+    import torch
+
+    versions = dict(pin.split("==") for pin in pins())
+    assert versions["ray"] == ray.__version__
+    assert versions["torch"] == torch.__version__.split("+")[0]
+    assert "pytest" not in versions and "numpy" in versions

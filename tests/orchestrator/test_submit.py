@@ -1,0 +1,149 @@
+"""Verbs on a Ray cluster of this machine, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import yaml
+from typer.testing import CliRunner, Result
+
+from clusters.jobs_api import ANSWERS_S
+from orchestrator.cli import DONE, app
+from tests import tiny
+from tests.orchestrator.test_bad_input import refused
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny recipe, a local cluster's file with a free port, and a state folder of its own."""
+    folder = tmp_path_factory.mktemp("submit")
+    data = tiny.recipe_data(folder) | {"output": "out"}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    told = {"kind": "local", "port": free_port(), "num_cpus": 1, "outputs": str(folder), "temp_dir": str(folder / "r")}
+    (folder / "local.yaml").write_text(yaml.safe_dump(told))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        yield folder
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def fewstep(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def facts(*arguments: str | Path) -> dict:
+    done = fewstep(*arguments, "--json")
+    assert done.exit_code == DONE, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_local_cluster_takes_a_job_once_follows_it_and_ends(place: Path) -> None:
+    asked = ("submit", "plan", place / "tiny.yaml", "--cluster", place / "local.yaml")
+    given = facts(*asked, "--id", "a-plan", "--no-follow")
+    (pid_file,) = (place / "state/fewstep").glob("local-*.pid")
+    head = psutil.Process(int(pid_file.read_text().split()[0]))
+    port = yaml.safe_load((place / "local.yaml").read_text())["port"]
+    assert requests.get(f"http://127.0.0.1:{port}/api/jobs/", timeout=10).status_code == 401
+
+    refused(fewstep(*asked, "training.steps=9", "--id", "a-plan"), "--id", "'a-plan'", "another recipe")
+    followed = fewstep(*asked, "--id", "a-plan", "--json")
+    assert followed.exit_code == DONE and "teacher evaluations" in followed.stderr
+    assert "is there already" in followed.stderr
+    ended = json.loads(followed.stdout)
+    assert ended["status"] == "SUCCEEDED" and ended["submitted"] == given["submitted"]
+    assert ended["output"] == str(place / "out")
+    assert not psutil.pid_exists(head.pid) or head.status() == psutil.STATUS_ZOMBIE
+
+    assert [job["id"] for job in facts("jobs", "list")["jobs"]] == ["a-plan"]
+    assert facts("jobs", "status", "a-plan")["status"] == "SUCCEEDED"
+    assert "teacher evaluations" in fewstep("jobs", "logs", "a-plan").stderr
+    assert facts("jobs", "stop", "a-plan")["status"] == "SUCCEEDED"
+
+
+def test_a_dry_run_prints_the_request_and_keeps_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(place / "other"))
+    asked = ("submit", "run", place / "tiny.yaml", "--cluster", place / "local.yaml", "--dry-run")
+    head, _, request = fewstep(*asked).stdout.partition("\n")
+    assert head.startswith("RAY_AUTH_MODE=token ") and "--dashboard-host=127.0.0.1" in head
+    assert json.loads(request)["entrypoint"].endswith("-m orchestrator.cli run recipe.yaml")
+    assert json.loads(request)["submission_id"].startswith("run-tiny-")
+    assert not (place / "other/fewstep/jobs").exists()
+
+
+def submitted(place: Path, tmp_path: Path, verb: str = "run", **cluster: object) -> Result:
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    return fewstep("submit", verb, place / "tiny.yaml", "--cluster", tmp_path / "cluster.yaml", "--no-follow")
+
+
+def ray_at(port: int) -> dict[str, object]:
+    return {"kind": "ray", "address": f"http://127.0.0.1:{port}", "token_file": "", "outputs": "/mnt/fewstep"}
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(place: Path, tmp_path: Path) -> None:
+    refused(submitted(place, tmp_path, **ray_at(free_port())), "address", "no Ray dashboard answers", "8265")
+
+
+def test_an_address_that_never_answers_is_given_up_within_ten_seconds(place: Path, tmp_path: Path) -> None:
+    assert 2 * ANSWERS_S < 10
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        refused(submitted(place, tmp_path, **ray_at(silent.getsockname()[1])), "no Ray dashboard answers")
+
+
+def test_a_token_file_that_is_missing_is_named(place: Path, tmp_path: Path) -> None:
+    told = ray_at(8265) | {"token_file": str(tmp_path / "token")}
+    refused(submitted(place, tmp_path, **told), "token_file", str(tmp_path / "token"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"adress": "x"}, ["adress is not a known key", "did you mean 'address'"]),
+        ({"kind": "kubray"}, ["kind 'kubray' is not one of", "did you mean 'kuberay'"]),
+        ({"env_vars": {"HF_TOKEN": "hf_canary"}}, ["env_vars", "HF_TOKEN looks like a secret"]),
+        ({"outputs": "outputs"}, ["outputs", "absolute folder"]),
+    ],
+)
+def test_a_wrong_cluster_file_is_refused(
+    place: Path, tmp_path: Path, changes: dict[str, object], says: list[str]
+) -> None:
+    result = submitted(place, tmp_path, **ray_at(8265) | changes)
+    refused(result, *says)
+    assert "hf_canary" not in result.output
+
+
+def test_a_cluster_that_is_not_there_is_met_with_those_that_are(place: Path) -> None:
+    refused(fewstep("submit", "run", place / "tiny.yaml", "--cluster", "kubray"), "'kubray'", "did you mean 'kuberay'")
+
+
+def test_only_what_takes_a_recipe_can_be_submitted(place: Path) -> None:
+    refused(fewstep("submit", "verify", place / "tiny.yaml", "--cluster", "local"), "'verify' cannot be submitted")
+
+
+def test_without_kubectl_the_manifest_is_written_and_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ("submit", "run", place / "tiny.yaml", "--cluster", "kuberay", "--id", "k")
+    refused(fewstep(*asked), "kubectl is not on PATH", "kubectl apply --filename")
+    documents = yaml.safe_load_all((place / "state/fewstep/jobs/k/k.yaml").read_text())
+    assert [document["kind"] for document in documents] == ["ConfigMap", "RayJob"]
+
+
+def test_without_sbatch_it_says_where_to_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused(fewstep("submit", "run", place / "tiny.yaml", "--cluster", "slurm"), "sbatch is not on PATH", "login node")
+
+
+def test_a_job_that_was_not_submitted_from_here_is_unknown(place: Path) -> None:
+    refused(fewstep("jobs", "status", "nobody"), "no job 'nobody'", "fewstep jobs list")

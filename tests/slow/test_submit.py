@@ -1,0 +1,122 @@
+"""Whole jobs on real clusters: a local head, two nodes, and SLURM's script on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.cluster_utils import Cluster
+
+from clusters import ClusterError
+from clusters.jobs_api import connect
+from orchestrator.parcel import parcel
+from orchestrator.recipe import load
+from tests import tiny
+from tests.clusters.jobs import job, shipped
+from tests.orchestrator.test_submit import facts, free_port
+
+pytestmark = pytest.mark.slow
+
+# A place for processes, and for Ray's files, where the stop at the end of `ray symmetric-run` finds nobody else's.
+ALONE = ["unshare", "-pf", "--mount-proc", "bash", "-c", 'mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && "$@"']
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny recipe and a state folder of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny.recipe_data(tmp_path) | {"output": "out"}))
+    return tmp_path
+
+
+def cluster_file(place: Path, **told: object) -> Path:
+    file = place / "cluster.yaml"
+    file.write_text(yaml.safe_dump({"outputs": str(place)} | told))
+    return file
+
+
+def test_a_local_cluster_does_the_whole_job(place: Path) -> None:
+    with tempfile.TemporaryDirectory() as short:  # sockets lie under it
+        file = cluster_file(place, kind="local", port=free_port(), num_cpus=2, temp_dir=short)
+        done = facts("submit", "run", place / "tiny.yaml", "--cluster", file)
+    assert done["status"] == "SUCCEEDED" and done["report"] == str(place / "out/report.html")
+    assert (place / "out/student/model_index.json").exists()
+    assert not list((place / "state/fewstep").glob("local-*.pid"))
+
+
+@pytest.fixture
+def open_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A head that asks nobody for a token: the port of its dashboard."""
+    ray.shutdown()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    Config.initialize("")
+    port = free_port()
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield port
+    cluster.shutdown()
+    monkeypatch.undo()
+    Config.initialize("")
+
+
+def test_a_dashboard_that_others_can_reach_and_that_asks_for_no_token_is_refused(open_head: int) -> None:
+    with pytest.raises(ClusterError, match="asks for no token"):
+        connect(f"http://0.0.0.0:{open_head}", "")
+    assert connect(f"http://0.0.0.0:{open_head}", "", allow_unauthenticated=True).list_jobs() == []
+    assert connect(f"http://127.0.0.1:{open_head}", "").list_jobs() == []
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    """A head that computes nothing and two nodes of one CPU: the file of the cluster."""
+    ray.shutdown()
+    port, token = free_port(), tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:{os.environ['PATH']}")  # where the nodes find python
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    ensure_token_if_auth_enabled()
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield {"kind": "ray", "address": f"http://127.0.0.1:{port}", "token_file": str(token), "install": False}
+    cluster.shutdown()
+    monkeypatch.undo()
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def test_two_nodes_train_together(place: Path, nodes: dict[str, object]) -> None:
+    sizes = ("resources.workers=2", "resources.generators=2")
+    done = facts("submit", "train", place / "tiny.yaml", *sizes, "--cluster", cluster_file(place, **nodes))
+    assert done["status"] == "SUCCEEDED"
+    assert list((place / "out/rounds").glob("*/student"))
+
+
+def test_the_script_for_slurm_does_the_job_on_one_node(place: Path) -> None:
+    if subprocess.run([*ALONE, "-", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace of our own is to be had, and the script stops every Ray that it can see")
+    changes = {"environment": sys.prefix, "port": free_port(), "env_vars": {}, "secrets": []}
+    slurm = shipped("slurm", folder=str(place), outputs=str(place), nodes=1, **changes)
+    bundle, _ = parcel(load(str(place / "tiny.yaml")), "run", slurm.outputs)
+    asked = job(place, dict(bundle.files))
+    bundle.write(place / asked.id / "code")
+    script = place / "job.sh"
+    script.write_text(slurm.shown(asked))
+    subprocess.run([*ALONE, "-", "bash", str(script)], check=True)
+    assert (place / "out/report.html").exists()
+    assert json.loads((place / "out/evaluation/metrics.json").read_text())
+    assert (place / asked.id / "token").stat().st_mode & 0o777 == 0o600
