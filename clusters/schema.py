@@ -29,13 +29,13 @@ class Job:
     id: str  # no two jobs of a cluster share one
     digest: str  # of what was asked: verb, recipe and inputs
     folder: Path  # on this machine, for what a kind of cluster writes for itself
-    arguments: tuple[str, ...] = ()  # of fewstep, inside the bundle
+    arguments: tuple[str, ...] = ()  # where outputs go, then a verb and the recipe in the bundle
     bundle: Bundle = Bundle({})
     pins: tuple[str, ...] = ()  # packages, as name==version
 
     def command(self, python: str = "python") -> tuple[str, ...]:
         """What runs where the bundle lies."""
-        return (python, "-m", "orchestrator.cli", *self.arguments)
+        return (python, "-m", "orchestrator.unpack", *self.arguments)
 
 
 @dataclass(frozen=True)

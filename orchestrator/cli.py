@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -287,11 +288,14 @@ def stop(id: JobId, as_json: AsJson = False) -> None:
 
 
 def _check_verb(verb: str) -> None:
-    """Only what takes one recipe can be submitted."""
+    """Only what needs a recipe and nothing else can be submitted."""
     from orchestrator.errors import BadInput, nearest
 
-    calls = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
-    verbs = [name for name, call in calls.items() if "recipe" in call.__annotations__ and name != "submit"]
+    calls = [command.callback for command in app.registered_commands if command.callback]
+    needs = {
+        call.__name__: [p.name for p in signature(call).parameters.values() if p.default is p.empty] for call in calls
+    }
+    verbs = [name for name, needed in needs.items() if needed == ["recipe"]]
     if verb not in verbs:
         raise BadInput(f"{verb!r} cannot be submitted{nearest(verb, verbs)}; one of {', '.join(verbs)} can")
 

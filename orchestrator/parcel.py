@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from clusters.bundle import Bundle
 from orchestrator.checkpoint import file_hash
 from orchestrator.errors import BadInput
 from orchestrator.recipe import Recipe, relocate
+from orchestrator.unpack import INPUTS, place_of_inputs
 
 HOME = Path(__file__).resolve().parent.parent
 CODE = ("methods", "orchestrator", "clusters", "dashboards")
@@ -29,24 +31,27 @@ RECIPE = "recipe.yaml"
 def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
     """The bundle of a job, and the digest of what is asked: verb, recipe and inputs.
 
-    The recipe in it reads its inputs from the bundle and writes under `outputs`. Raises BadInput for an input that
+    The recipe in it reads its inputs where `orchestrator.unpack` puts them, which every node sees, and writes under
+    `outputs`. An input that is under `outputs` here is there already and does not travel. Raises BadInput for one that
     cannot travel.
     """
     files: dict[str, Path | str] = {}
+    hashes: dict[str, str] = {}
 
     def take(field: str, path: str) -> str:
-        """Under the field's name, so that the digest does not depend on where this machine keeps it."""
-        place, source = f"inputs/{field}", Path(path)
+        """Under a name made of the field and what is in it: the same wherever this machine keeps it."""
+        source = Path(path)
+        if "://" in path:
+            return path
         if field == "evaluation.baselines" and (verb == "teacher" or not source.exists()):
             return ""  # written by this job, and so with its outputs
-        if source.is_file():
-            place += "".join(source.suffixes[-1:])
-            files[place] = source
-        elif field == "teacher.folder":
-            files.update({f"{place}/{name}": source / name for name in _pipeline_files(source)})
-        else:
-            files.update({f"{place}/{name}": source / name for name in _data_files(source)})
-        return place
+        found = _input_files(field, source)
+        hashes[field] = _hash({name: file_hash(file) for name, file in found.items()})
+        if source.is_relative_to(outputs):
+            return path
+        name = f"{field}-{hashes[field][:12]}" + (source.suffix if source.is_file() else "")
+        files.update({(Path(INPUTS) / name / inner).as_posix(): file for inner, file in found.items()})
+        return str(place_of_inputs(outputs) / name)
 
     moved = relocate(recipe, take)
     for section in ("training", "evaluation"):
@@ -59,11 +64,11 @@ def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
         }
     )
     text = yaml.safe_dump(there.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-    asked = {"verb": verb, RECIPE: there.resolved(), **{name: file_hash(Path(file)) for name, file in files.items()}}
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    digest = _hash({"verb": verb, RECIPE: there.resolved(), INPUTS: hashes})
     return Bundle({**_code(), **files, RECIPE: text, "constraints.txt": "\n".join(pins()) + "\n"}), digest
 
 
+@cache
 def pins() -> tuple[str, ...]:
     """The packages that fewstep needs and the versions that are installed here, as name==version."""
     found: dict[str, str] = {}
@@ -102,6 +107,14 @@ def _code() -> dict[str, Path | str]:
     return {**source, f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}
 
 
+def _input_files(field: str, source: Path) -> dict[str, Path]:
+    """What travels of an input, by its name inside; a file's is ""."""
+    if source.is_file():
+        return {"": source}
+    names = _pipeline_files(source) if field == "teacher.folder" else _data_files(source)
+    return {name: source / name for name in names}
+
+
 def _pipeline_files(folder: Path) -> Iterator[str]:
     """model_index.json, the components that it names, and the pipeline's own code where there is some."""
     yield "model_index.json"
@@ -118,6 +131,10 @@ def _data_files(folder: Path) -> Iterator[str]:
         name = file.relative_to(folder)
         if file.suffix in DATA_SUFFIXES and file.is_file() and not any(part.startswith(".") for part in name.parts):
             yield name.as_posix()
+
+
+def _hash(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _under(outputs: str, place: str) -> str:

@@ -37,7 +37,7 @@ def submit(
     id = _check_id(id) if id else _id(verb, Path(name).stem, digest)
     output = str(Path(cluster.outputs) / recipe.output)
     record = Record(id, verb, Path(name).stem, digest, cluster.model_dump(mode="json"), output)
-    loaded = {"arguments": (verb, RECIPE), "bundle": bundle, "pins": pins()}
+    loaded = {"arguments": (cluster.outputs, verb, RECIPE), "bundle": bundle, "pins": pins()}
     with _told():
         if dry_run:
             shown = cluster.shown(dataclasses.replace(record.job, **loaded))

@@ -14,7 +14,14 @@ FILES = {"recipe.yaml": "output: x\n", "constraints.txt": "ray==2.60.0\n"}
 
 def job(folder: Path, files: dict[str, Path | str] | None = None) -> Job:
     """`fewstep run recipe.yaml`."""
-    return Job("run-tiny-0", "d1", folder, ("run", "recipe.yaml"), Bundle(files or dict(FILES)), ("ray==2.60.0",))
+    return Job(
+        "run-tiny-0",
+        "d1",
+        folder,
+        ("/mnt/fewstep", "run", "recipe.yaml"),
+        Bundle(files or dict(FILES)),
+        ("ray==2.60.0",),
+    )
 
 
 def shipped(name: str, **changes: object) -> Cluster:

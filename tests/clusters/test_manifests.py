@@ -21,6 +21,8 @@ from clusters import ClusterError
 from clusters.vm import SCHEMA
 from tests.clusters.jobs import FILES, job, shipped
 
+FIELDS = Path(__file__).with_name("rayjob.yaml")
+
 
 def documents(name: str, folder: Path, **changes: object) -> list[dict]:
     return list(yaml.safe_load_all(shipped(name, **changes).shown(job(folder))))
@@ -57,7 +59,7 @@ def test_the_rayjob_brings_a_cluster_with_a_token_and_takes_it_away(tmp_path: Pa
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     assert len(rayjob["metadata"]["name"]) <= 47
     spec, cluster = rayjob["spec"], rayjob["spec"]["rayClusterSpec"]
-    assert spec["entrypoint"] == "python -m orchestrator.cli run recipe.yaml"
+    assert spec["entrypoint"] == "python -m orchestrator.unpack /mnt/fewstep run recipe.yaml"
     assert spec["shutdownAfterJobFinishes"] and spec["backoffLimit"] == 0
     assert cluster["authOptions"] == {"mode": "token"}
     (group,) = cluster["workerGroupSpecs"]
@@ -86,6 +88,12 @@ def test_what_a_config_map_cannot_hold_goes_through_s3(tmp_path: Path, s3_url: s
     place = yaml.safe_load(rayjob["spec"]["runtimeEnvYAML"])["working_dir"]
     assert place == f"{s3_url}/run-tiny-0.zip"
     assert fsspec.get_fs_token_paths(place)
+
+
+@pytest.mark.parametrize("upload", ["", "s3://bucket/folder"])
+def test_a_rayjob_has_the_fields_that_kuberay_knows(upload: str, tmp_path: Path) -> None:
+    schema = strict(yaml.safe_load(FIELDS.read_text()))
+    jsonschema.validate(documents("kuberay", tmp_path, upload=upload)[-1], schema)
 
 
 def test_the_published_schema_of_a_rayjob_takes_ours(tmp_path: Path) -> None:

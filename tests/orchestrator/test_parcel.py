@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator import parcel as parcels
 from orchestrator.errors import BadInput
 from orchestrator.parcel import parcel, pins
 from orchestrator.recipe import Recipe, load
+from orchestrator.unpack import unpack
 
 CANARIES = (
     ".env",
@@ -68,17 +70,48 @@ def test_code_inputs_and_versions_travel_and_nothing_else(
     assert tops == {*parcels.CODE, "inputs", "recipe.yaml", "constraints.txt", metadata}
 
 
-def test_the_recipe_that_travels_reads_from_the_bundle_and_writes_where_the_cluster_keeps_it(
+def test_every_node_finds_the_inputs_under_the_outputs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, _ = parcel(recipe, "run", "/mnt/fewstep")
-    bundle.write(tmp_path / "written")
-    monkeypatch.chdir(tmp_path / "written")
-    there = load("recipe.yaml")
-    assert there.output == "/mnt/fewstep/out" and there.resources.address == "auto"
-    assert there.teacher.folder == str(tmp_path / "written/inputs/teacher.folder")
+    outputs = tmp_path / "shared"
+    written, shared = tmp_path / "written", outputs / ".fewstep"
+    parcel(recipe, "run", str(outputs))[0].write(written)
+    unpack(written / "inputs", shared)
+    stamps = {file: file.stat().st_mtime_ns for file in shared.rglob("*")}
+    unpack(written / "inputs", shared)
+    assert {file: file.stat().st_mtime_ns for file in shared.rglob("*")} == stamps
+
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(written / "inputs")
+    there = load(str(written / "recipe.yaml"))
+    assert there.output == str(outputs / "out") and there.resources.address == "auto"
+    assert Path(there.teacher.folder).parent == shared
     assert Path(there.evaluation.prompts).read_bytes() == Path(recipe.evaluation.prompts).read_bytes()
     assert there.training == recipe.training and there.method == recipe.method
+
+
+def test_an_input_that_other_work_put_there_meanwhile_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "inputs/teacher").mkdir(parents=True)
+    (tmp_path / "inputs/teacher/model_index.json").write_text("{}")
+    (tmp_path / "inputs/prompts.txt").write_text("a cat")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: unpack(tmp_path / "inputs", tmp_path / "place"), range(32)))
+    assert sorted(file.name for file in (tmp_path / "place").iterdir()) == ["prompts.txt", "teacher"]
+
+
+def test_what_is_under_the_outputs_stays_and_counts_all_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    bundle, digest = parcel(recipe, "run", str(tmp_path))
+    assert yaml.safe_load(str(bundle.files["recipe.yaml"]))["teacher"]["folder"] == recipe.teacher.folder
+    assert not [name for name in bundle.files if "teacher.folder" in name]
+    (Path(recipe.teacher.folder) / "scheduler/scheduler_config.json").write_text("{}")
+    assert parcel(recipe, "run", str(tmp_path))[1] != digest
+
+
+def test_an_input_that_has_an_address_is_read_from_there(recipe: Recipe) -> None:
+    url = "s3://bucket/data"
+    other = recipe.model_copy(update={"data": recipe.data.model_copy(update={"imported": url})})
+    bundle, _ = parcel(other, "run", "/mnt/fewstep")
+    assert yaml.safe_load(str(bundle.files["recipe.yaml"]))["data"]["imported"] == url
 
 
 def test_the_digest_is_of_what_is_asked_wherever_it_lies(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import requests
 import yaml
 from typer.testing import CliRunner, Result
 
 from clusters.jobs_api import ANSWERS_S
 from orchestrator.cli import DONE, app
+from orchestrator.jobs import Record, cluster_of
+from orchestrator.parcel import parcel
+from orchestrator.recipe import load
 from tests import tiny
 from tests.orchestrator.test_bad_input import refused
 
@@ -48,35 +49,37 @@ def facts(*arguments: str | Path) -> dict:
     return json.loads(done.stdout)
 
 
-def test_a_local_cluster_takes_a_job_once_follows_it_and_ends(place: Path) -> None:
-    asked = ("submit", "plan", place / "tiny.yaml", "--cluster", place / "local.yaml")
-    given = facts(*asked, "--id", "a-plan", "--no-follow")
-    (pid_file,) = (place / "state/fewstep").glob("local-*.pid")
-    head = psutil.Process(int(pid_file.read_text().split()[0]))
-    port = yaml.safe_load((place / "local.yaml").read_text())["port"]
-    assert requests.get(f"http://127.0.0.1:{port}/api/jobs/", timeout=10).status_code == 401
+def known(place: Path, id: str, digest: str, status: str) -> None:
+    """A job that was submitted from here before."""
+    cluster = cluster_of(yaml.safe_load((place / "local.yaml").read_text()), "local.yaml").model_dump(mode="json")
+    Record(id, "run", "tiny", digest, cluster, str(place / "out"), "2026-01-01", status=status).write()
 
-    refused(fewstep(*asked, "training.steps=9", "--id", "a-plan"), "--id", "'a-plan'", "another recipe")
-    followed = fewstep(*asked, "--id", "a-plan", "--json")
-    assert followed.exit_code == DONE and "teacher evaluations" in followed.stderr
-    assert "is there already" in followed.stderr
-    ended = json.loads(followed.stdout)
-    assert ended["status"] == "SUCCEEDED" and ended["submitted"] == given["submitted"]
-    assert ended["output"] == str(place / "out")
-    assert not psutil.pid_exists(head.pid) or head.status() == psutil.STATUS_ZOMBIE
 
-    assert [job["id"] for job in facts("jobs", "list")["jobs"]] == ["a-plan"]
-    assert facts("jobs", "status", "a-plan")["status"] == "SUCCEEDED"
-    assert "teacher evaluations" in fewstep("jobs", "logs", "a-plan").stderr
-    assert facts("jobs", "stop", "a-plan")["status"] == "SUCCEEDED"
+def asked(place: Path, *more: str) -> tuple[str | Path, ...]:
+    return ("submit", "run", place / "tiny.yaml", *more, "--cluster", place / "local.yaml")
+
+
+def test_an_id_that_another_recipe_has_is_refused(place: Path) -> None:
+    _, digest = parcel(load(str(place / "tiny.yaml")), "run", str(place))
+    known(place, "taken", digest, "SUCCEEDED")
+    refused(fewstep(*asked(place, "training.steps=9"), "--id", "taken"), "--id", "'taken'", "another recipe")
+    refused(fewstep(*asked(place), "--id", "Not_A_Name"), "--id", "lower-case")
+
+
+def test_a_job_that_succeeded_is_not_done_again(place: Path) -> None:
+    _, digest = parcel(load(str(place / "tiny.yaml")), "run", str(place))
+    known(place, "done", digest, "SUCCEEDED")
+    again = facts(*asked(place), "--id", "done")
+    assert (again["status"], again["submitted"]) == ("SUCCEEDED", "2026-01-01")
+    assert not list((place / "state/fewstep").glob("local-*.pid"))
+    assert "done" in [job["id"] for job in facts("jobs", "list")["jobs"]]
 
 
 def test_a_dry_run_prints_the_request_and_keeps_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "other"))
-    asked = ("submit", "run", place / "tiny.yaml", "--cluster", place / "local.yaml", "--dry-run")
-    head, _, request = fewstep(*asked).stdout.partition("\n")
+    head, _, request = fewstep(*asked(place), "--dry-run").stdout.partition("\n")
     assert head.startswith("RAY_AUTH_MODE=token ") and "--dashboard-host=127.0.0.1" in head
-    assert json.loads(request)["entrypoint"].endswith("-m orchestrator.cli run recipe.yaml")
+    assert json.loads(request)["entrypoint"].endswith(f"-m orchestrator.unpack {place} run recipe.yaml")
     assert json.loads(request)["submission_id"].startswith("run-tiny-")
     assert not (place / "other/fewstep/jobs").exists()
 
@@ -134,8 +137,8 @@ def test_without_kubectl_the_manifest_is_written_and_named(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    asked = ("submit", "run", place / "tiny.yaml", "--cluster", "kuberay", "--id", "k")
-    refused(fewstep(*asked), "kubectl is not on PATH", "kubectl apply --filename")
+    on_kubernetes = ("submit", "run", place / "tiny.yaml", "--cluster", "kuberay", "--id", "k")
+    refused(fewstep(*on_kubernetes), "kubectl is not on PATH", "kubectl apply --filename")
     documents = yaml.safe_load_all((place / "state/fewstep/jobs/k/k.yaml").read_text())
     assert [document["kind"] for document in documents] == ["ConfigMap", "RayJob"]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+import requests
 import yaml
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._raylet import AuthenticationTokenLoader, Config
@@ -19,11 +23,13 @@ from ray.cluster_utils import Cluster
 
 from clusters import ClusterError
 from clusters.jobs_api import connect
+from orchestrator.cli import DONE
 from orchestrator.parcel import parcel
 from orchestrator.recipe import load
 from tests import tiny
 from tests.clusters.jobs import job, shipped
-from tests.orchestrator.test_submit import facts, free_port
+from tests.orchestrator.test_bad_input import refused
+from tests.orchestrator.test_submit import facts, fewstep, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,17 +47,49 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cluster_file(place: Path, **told: object) -> Path:
     file = place / "cluster.yaml"
-    file.write_text(yaml.safe_dump({"outputs": str(place)} | told))
+    file.write_text(yaml.safe_dump({"outputs": str(place / "shared")} | told))
     return file
 
 
-def test_a_local_cluster_does_the_whole_job(place: Path) -> None:
+@pytest.fixture
+def local(place: Path) -> Iterator[Path]:
+    """The file of a cluster of this machine."""
     with tempfile.TemporaryDirectory() as short:  # sockets lie under it
-        file = cluster_file(place, kind="local", port=free_port(), num_cpus=2, temp_dir=short)
-        done = facts("submit", "run", place / "tiny.yaml", "--cluster", file)
-    assert done["status"] == "SUCCEEDED" and done["report"] == str(place / "out/report.html")
-    assert (place / "out/student/model_index.json").exists()
-    assert not list((place / "state/fewstep").glob("local-*.pid"))
+        yield cluster_file(place, kind="local", port=free_port(), num_cpus=2, temp_dir=short)
+
+
+def test_a_local_cluster_does_the_whole_job_once_and_ends(place: Path, local: Path) -> None:
+    asked = ("submit", "run", place / "tiny.yaml", "--cluster", local)
+    given = facts(*asked, "--id", "whole", "--no-follow")
+    (pid_file,) = (place / "state/fewstep").glob("local-*.pid")
+    head = psutil.Process(int(pid_file.read_text().split()[0]))
+    port = yaml.safe_load(local.read_text())["port"]
+    assert requests.get(f"http://127.0.0.1:{port}/api/jobs/", timeout=10).status_code == 401
+
+    refused(fewstep(*asked, "training.steps=9", "--id", "whole"), "--id", "'whole'", "another recipe")
+    followed = fewstep(*asked, "--id", "whole", "--json")
+    assert followed.exit_code == DONE and "is there already" in followed.stderr
+    ended = json.loads(followed.stdout)
+    assert ended["status"] == "SUCCEEDED" and ended["submitted"] == given["submitted"]
+    assert ended["report"] == str(place / "shared/out/report.html")
+    assert (place / "shared/out/student/model_index.json").exists()
+    assert not psutil.pid_exists(head.pid) or head.status() == psutil.STATUS_ZOMBIE
+
+    assert facts("jobs", "status", "whole")["status"] == "SUCCEEDED"
+    assert "done:" in fewstep("jobs", "logs", "whole").stderr
+    assert facts("jobs", "stop", "whole")["status"] == "SUCCEEDED"
+
+
+def test_a_job_that_was_stopped_goes_on_where_it_was_left(place: Path, local: Path) -> None:
+    asked = ("submit", "run", place / "tiny.yaml", "--cluster", local, "--id", "again")
+    facts(*asked, "--no-follow")
+    ends = time.monotonic() + 300
+    while not (made := sorted((place / "shared/out").rglob("commits/*.json"))) and time.monotonic() < ends:
+        time.sleep(0.5)
+    assert facts("jobs", "stop", "again")["status"] == "STOPPED"
+    written = {file: file.stat().st_mtime_ns for file in made}
+    assert written and facts(*asked)["status"] == "SUCCEEDED"
+    assert {file: file.stat().st_mtime_ns for file in made} == written
 
 
 @pytest.fixture
@@ -103,20 +141,20 @@ def test_two_nodes_train_together(place: Path, nodes: dict[str, object]) -> None
     sizes = ("resources.workers=2", "resources.generators=2")
     done = facts("submit", "train", place / "tiny.yaml", *sizes, "--cluster", cluster_file(place, **nodes))
     assert done["status"] == "SUCCEEDED"
-    assert list((place / "out/rounds").glob("*/student"))
+    assert list((place / "shared/out/rounds").glob("*/student"))
 
 
 def test_the_script_for_slurm_does_the_job_on_one_node(place: Path) -> None:
     if subprocess.run([*ALONE, "-", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespace of our own is to be had, and the script stops every Ray that it can see")
     changes = {"environment": sys.prefix, "port": free_port(), "env_vars": {}, "secrets": []}
-    slurm = shipped("slurm", folder=str(place), outputs=str(place), nodes=1, **changes)
+    slurm = shipped("slurm", folder=str(place), outputs=str(place / "shared"), nodes=1, **changes)
     bundle, _ = parcel(load(str(place / "tiny.yaml")), "run", slurm.outputs)
-    asked = job(place, dict(bundle.files))
+    asked = dataclasses.replace(job(place, dict(bundle.files)), arguments=(slurm.outputs, "run", "recipe.yaml"))
     bundle.write(place / asked.id / "code")
     script = place / "job.sh"
     script.write_text(slurm.shown(asked))
     subprocess.run([*ALONE, "-", "bash", str(script)], check=True)
-    assert (place / "out/report.html").exists()
-    assert json.loads((place / "out/evaluation/metrics.json").read_text())
+    assert (place / "shared/out/report.html").exists()
+    assert json.loads((place / "shared/out/evaluation/metrics.json").read_text())
     assert (place / asked.id / "token").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,48 @@
+"""How a job starts on a cluster: its inputs go where every node finds them, then it does what it was told."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+from orchestrator import cli
+
+INPUTS = "inputs"  # of a bundle; what is in it is named for what it holds
+
+
+def place_of_inputs(outputs: str) -> Path:
+    """Where the inputs of all jobs are, on the file system that all nodes share."""
+    return Path(outputs) / ".fewstep"
+
+
+def unpack(inputs: Path, place: Path) -> None:
+    """Copy each input whole or not at all; one that is there already stays."""
+    place.mkdir(parents=True, exist_ok=True)
+    for source in sorted(inputs.glob("*")):
+        target = place / source.name
+        fresh = place / f".{uuid.uuid4().hex}"
+        if target.exists():
+            continue
+        if source.is_dir():
+            shutil.copytree(source, fresh)
+        else:
+            shutil.copyfile(source, fresh)
+        try:
+            fresh.rename(target)
+        except OSError:  # another job was faster with the same folder
+            if not target.exists():
+                raise
+            shutil.rmtree(fresh)
+
+
+def main() -> None:
+    """`python -m orchestrator.unpack OUTPUTS VERB RECIPE`, in the folder of a bundle."""
+    outputs = sys.argv.pop(1)
+    unpack(Path(INPUTS), place_of_inputs(outputs))
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
