@@ -92,6 +92,12 @@ def test_a_job_that_was_stopped_goes_on_where_it_was_left(place: Path, local: Pa
     assert {file: file.stat().st_mtime_ns for file in made} == written
 
 
+def head(port: int) -> dict[str, object]:
+    """Of a cluster in this process, with its dashboard on a port."""
+    dashboard = {"include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
+    return {"num_cpus": 0, "dashboard_agent_listen_port": 0, **dashboard}
+
+
 @pytest.fixture
 def open_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A head that asks nobody for a token: the port of its dashboard."""
@@ -99,8 +105,7 @@ def open_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     Config.initialize("")
     port = free_port()
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head(port))
     yield port
     cluster.shutdown()
     monkeypatch.undo()
@@ -126,8 +131,7 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     ensure_token_if_auth_enabled()
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head(port))
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield {"kind": "ray", "address": f"http://127.0.0.1:{port}", "token_file": str(token), "install": False}
@@ -141,7 +145,7 @@ def test_two_nodes_train_together(place: Path, nodes: dict[str, object]) -> None
     sizes = ("resources.workers=2", "resources.generators=2")
     done = facts("submit", "train", place / "tiny.yaml", *sizes, "--cluster", cluster_file(place, **nodes))
     assert done["status"] == "SUCCEEDED"
-    assert list((place / "shared/out/rounds").glob("*/student"))
+    assert list((place / "shared/out/rounds").glob("*/result/student.safetensors"))
 
 
 def test_the_script_for_slurm_does_the_job_on_one_node(place: Path) -> None:
