@@ -79,7 +79,9 @@ def test_poison_shards_are_set_aside_and_the_rest_is_made(make_pool: Callable[..
     assert pool.failures == {1: 2, 3: 2} and max(tries(tmp_path / "log").values()) <= 4
 
 
-def test_shards_past_their_deadline_are_set_aside_and_those_behind_them_are_made(make_pool: Callable[..., Pool]) -> None:
+def test_shards_past_their_deadline_are_set_aside_and_those_behind_them_are_made(
+    make_pool: Callable[..., Pool],
+) -> None:
     pool = make_pool({0: "hangs", 1: "hangs"}, deadline_s=8.0, attempts=1)
     assert made(pool, range(4)) == [2, 3]
     assert pool.quarantined == dict.fromkeys((0, 1), "not done after trajectories.deadline_s=8")
