@@ -190,6 +190,7 @@ class Source:
     num_inference_steps: int = 0
     solver: str = ""
     guidance_scale: tuple[float, float] = (0.0, 0.0)
+    skip: int = 0  # timesteps from a point of a path to the one it is compared with
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,9 @@ def _check(method: LCM | LCMLoRA) -> None:
 
 
 def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, Net], *, result: str) -> Round:
-    sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[method.teacher_step]
+    sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=method.skip)}}[
+        method.teacher_step
+    ]
     online = method.teacher_step == "online"
     is_guided = online and method.guidance_scale != (1.0, 1.0)
     return Round(name, (update,), nets, sources, result=result, online=online, is_guided=is_guided)

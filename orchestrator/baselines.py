@@ -47,11 +47,16 @@ def teacher_systems(bench: Bench, evaluation: Evaluation) -> TeacherSystems:
 
 def student_systems(bench: Bench, evaluation: Evaluation, sampler: str, fixed: float | None) -> list[System]:
     """The student at each number of steps; where its guidance is not `fixed`, at its best, as the teacher is."""
-    scales = [fixed] if fixed is not None else evaluation.student_guidance_scales or _scales(evaluation)
+    scales = student_scales(evaluation, fixed)
     return [
         choose(bench, evaluation, [System("student", sampler, steps, w, "selection") for w in scales])
         for steps in sorted(evaluation.steps)
     ]
+
+
+def student_scales(evaluation: Evaluation, fixed: float | None) -> Sequence[float]:
+    """The guidance scales that a student may be sampled with."""
+    return [fixed] if fixed is not None else evaluation.student_guidance_scales or _scales(evaluation)
 
 
 def choose(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> System:

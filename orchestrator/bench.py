@@ -115,8 +115,7 @@ class Bench:
             "features": setting.features,
             **vars(system),
         }
-        words = (system.noise, system.name, system.sampler, f"{system.steps}-steps", f"{system.guidance_scale:g}")
-        return Key("-".join(words).replace(" ", "-").replace("+", "p"), facts)
+        return Key(key_name(system), facts)
 
     def images_key(self, file: str) -> Key:
         """All that the features of real images depend on, the teacher for its size."""
@@ -218,6 +217,12 @@ class Bench:
                     whole = Measured.join([parts[start] for start in sorted(parts)])
                     self.files.keep(missing[batch.of][0], whole)
                     done[batch.of] = {}
+
+
+def key_name(system: System) -> str:
+    """What people call a system's features."""
+    words = (system.noise, system.name, system.sampler, f"{system.steps}-steps", f"{system.guidance_scale:g}")
+    return "-".join(words).replace(" ", "-").replace("+", "p")
 
 
 def judged_prompts(evaluation: Evaluation) -> list[str]:

@@ -83,7 +83,7 @@ def line_chart(series: Sequence[Series], x_name: str, y_name: str, *, bands: Seq
         axes.yaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(2, 0.5)))
         axes.xaxis.set_minor_locator(NullLocator())
         figure.legend(loc="outside upper left", ncols=3)
-        return _inline(figure)
+        return inline(figure)
 
 
 class _PlainNumbers(LogFormatter):
@@ -103,7 +103,8 @@ def _draw(axes: Axes, line: Series, floor: float, shift: float) -> None:
         axes.vlines(xs, lows, highs, color=ink, linewidth=2)
 
 
-def _inline(figure: Figure) -> str:
+def inline(figure: Figure) -> str:
+    """The figure as SVG for a page."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

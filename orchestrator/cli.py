@@ -178,6 +178,14 @@ def import_data(
 
 
 @app.command()
+def search(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Try many values of a recipe's fields on the same data, and judge the best fairly. The same command continues."""
+    from orchestrator import search
+
+    _answer(as_json, lambda: search.search(_load(recipe, overrides)))
+
+
+@app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
     from orchestrator import verbs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
@@ -45,7 +45,7 @@ def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None
     ends = time.monotonic() + (resources.wait_s if resources.address else 0)
     said = False
     while True:
-        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        nodes = _alive()
         have, unplaced = _sum(nodes), _place(nodes, bundles)
         if not unplaced:
             return
@@ -63,6 +63,14 @@ def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None
             said = True
         say(f"waiting for the cluster: {len(unplaced)} of {len(bundles)} x {_words(bundles[0])} pending")
         time.sleep(min(5.0, max(0.1, ends - time.monotonic())))
+
+
+def room_for(bundles: Sequence[Bundle]) -> int:
+    """How many times the cluster can hold all of `bundles` at once."""
+    nodes, count = _alive(), 0
+    while not _place(nodes, bundles):
+        count += 1
+    return count
 
 
 def bundle(resources: Resources) -> dict[str, float]:
@@ -89,14 +97,23 @@ def as_told() -> Iterator[None]:
         raise
 
 
-def options(resources: Resources) -> dict[str, float]:
-    """What one worker holds, as Ray's tasks and actors are told it."""
-    return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+def options(resources: Resources) -> dict[str, Any]:
+    """What one worker holds, as Ray's tasks and actors are told it; never out of the caller's own placement group."""
+    return {
+        "num_cpus": resources.cpus_per_worker,
+        "num_gpus": resources.gpus_per_worker,
+        "scheduling_strategy": "DEFAULT",
+    }
 
 
 def device_of(resources: Resources) -> str:
     """The torch device of the recipe's workers."""
     return "cuda" if resources.gpus_per_worker else "cpu"
+
+
+def _alive() -> list[dict[str, float]]:
+    """What each living node holds in all."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _place(nodes: list[dict[str, float]], bundles: Sequence[Bundle]) -> list[Bundle]:

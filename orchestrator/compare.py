@@ -171,7 +171,7 @@ def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json
     """
     check(recipes)
     placed = [
-        (name, _placed(recipe, name, seed, folder.resolve()))
+        (name, run_recipe(recipe, name, seed, folder.resolve()))
         for seed in range(seeds)
         for name, recipe in recipes.items()
     ]
@@ -233,10 +233,11 @@ def _shared(recipe: Recipe) -> Json:
     return {"teacher": resolved["teacher"], "evaluation": resolved["evaluation"], "trajectories": negative}
 
 
-def _placed(recipe: Recipe, name: str, seed: int, folder: Path) -> Recipe:
+def run_recipe(recipe: Recipe, name: str, seed: int, folder: Path) -> Recipe:
     """With a run of its own; where two plans are equal, what they sample is one, and so is the teacher's measure."""
     training = recipe.training.model_copy(update={"seed": recipe.training.seed + seed})
-    trajectories = recipe.trajectories.model_copy(update={"store": str(folder / "trajectories")})
+    store = recipe.trajectories.store or str(folder / "trajectories")
+    trajectories = recipe.trajectories.model_copy(update={"store": store})
     evaluation = recipe.evaluation.model_copy(update={"baselines": str(folder / "teacher")})
     told = {"output": str(folder / "runs" / (f"{name}-{seed + 1}" if seed else name))}
     return recipe.model_copy(

@@ -14,6 +14,10 @@ class Diverged(RuntimeError):
     """Training went wrong: one sentence with the reason and the last good checkpoint. Exit code 1."""
 
 
+class Abandoned(RuntimeError):
+    """Training was told to end before its time, without a result."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint for a mistyped word, like " (did you mean 'lcm'?)", or nothing."""
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

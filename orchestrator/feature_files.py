@@ -33,6 +33,13 @@ class Key:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def newest(folder: Path, name: str) -> Measured:
+    """What was measured last under a name, whatever else it depends on."""
+    file = max(folder.glob(f"{name}-*.npz"), key=lambda file: file.stat().st_mtime_ns)
+    with np.load(file, allow_pickle=False) as arrays:
+        return Measured(arrays["features"], arrays["pictures"])
+
+
 class FeatureFiles:
     """A folder of features of our own, and one that came with the teacher ("" for none)."""
 

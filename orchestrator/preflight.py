@@ -8,6 +8,8 @@ from typing import cast
 from torch import nn
 
 from methods.base import Critic, Frozen, Round, Trained
+from methods.diffusion import Schedule
+from methods.neighbors import points_in
 from orchestrator.errors import BadInput
 from orchestrator.export import check as check_export
 from orchestrator.features import feature_network
@@ -17,7 +19,7 @@ from orchestrator.recipe import Recipe
 from orchestrator.results import StudentFacts
 from orchestrator.sampling import refusal
 from orchestrator.solvers import SOLVERS
-from orchestrator.sources import samples_teacher
+from orchestrator.sources import samples_teacher, trajectories_of
 from orchestrator.teacher import Teacher
 from orchestrator.warm_start import warm_start
 
@@ -26,6 +28,7 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported."""
     told, config = recipe.trajectories, teacher.scheduler
     rounds = recipe.method.build().rounds()
+    check_paths(recipe, teacher.schedule)
     why = refusal(told.solver, told.num_inference_steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
@@ -53,6 +56,17 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     if why := teacher.family.refusal(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
     check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))
+
+
+def check_paths(recipe: Recipe, schedule: Schedule) -> None:
+    """Refuse a skip that leads from a stored point to between two others."""
+    for round in recipe.method.build().rounds():
+        for source in round.sources.values():
+            if source.skip:
+                try:
+                    points_in(source.skip, trajectories_of(recipe, round).num_inference_steps, schedule)
+                except ValueError as error:
+                    raise BadInput(f"method.{error}; change it or trajectories.num_inference_steps") from None
 
 
 def _check_prompts(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool) -> None:

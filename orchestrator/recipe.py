@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from pydantic import (
 from methods import METHODS
 from methods.base import Method, Trained
 from orchestrator.errors import BadInput, nearest
+from orchestrator.search_spec import Search
+from orchestrator.section import Section
 from orchestrator.solvers import ODE_SOLVERS, SOLVERS
 from orchestrator.store import check_url
 
@@ -39,13 +42,8 @@ INPUTS = (  # fields that name files or folders to read
     "evaluation.images",
     "evaluation.statistics",
     "evaluation.baselines",
+    "search.prompts",
 )
-
-
-class Section(BaseModel):
-    """A part of the recipe. Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TeacherSpec(Section):
@@ -315,6 +313,7 @@ class Recipe(Section):
     training: Training
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
+    search: Search = Search()
     output: str
 
     @model_validator(mode="after")
@@ -389,14 +388,26 @@ def _override(data: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise BadInput(f"override {override!r} has no value; write it as training.steps=100")
+    _set(data, key, yaml.safe_load(value))
+
+
+def _set(data: dict[str, object], key: str, value: object) -> None:
     *parents, last = key.split(".")
     place = data
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise BadInput(f"override {override!r}: {parent} is not a section")
+            raise BadInput(f"{key}: {parent} is not a section")
         place = inner
-    place[last] = yaml.safe_load(value)
+    place[last] = value
+
+
+def vary(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """The recipe with other values in some fields, like {"method.skip": 40}. Raises BadInput as `load` does."""
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    for key, value in changes.items():
+        _set(data, key, value)
+    return parse(data)
 
 
 def relocate(recipe: Recipe, move: Callable[[str, str], str]) -> Recipe:
@@ -426,6 +437,11 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
     if teacher and not (Path(teacher) / "model_index.json").is_file():
         raise BadInput(f"teacher.folder: {teacher} is no diffusers pipeline, it has no model_index.json")
     return recipe
+
+
+def relative_to(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe as a file in this folder would say it."""
+    return relocate(recipe, lambda field, path: path if "://" in path else os.path.relpath(path, folder))
 
 
 def sentence(error: ValidationError, section: str = "", model: type[BaseModel] = Recipe) -> str:

@@ -55,14 +55,19 @@ def page(facts: ReportFacts) -> str:
     sections = [
         _header(facts, title),
         *(_judged(facts) if facts.findings.rows else []),
-        _section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
-        _section("Training", _curves(facts.training, "loss/"), "Each point is the mean of its stretch of steps."),
-        _section("Quality while it was trained", _curves(facts.training, "quality/"), "On samples of its own."),
-        _section("Time", _timings(facts.stages_s), ""),
-        _section("Where things are", _list(facts.places), ""),
-        _section("Made from", _list(facts.lineage), ""),
+        section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
+        section("Training", _curves(facts.training, "loss/"), "Each point is the mean of its stretch of steps."),
+        section("Quality while it was trained", _curves(facts.training, "quality/"), "On samples of its own."),
+        section("Time", _timings(facts.stages_s), ""),
+        section("Where things are", _list(facts.places), ""),
+        section("Made from", _list(facts.lineage), ""),
         f"<details><summary>The whole recipe</summary>{_code(recipe)}</details>",
     ]
+    return document(title, sections)
+
+
+def document(title: str, sections: Sequence[str]) -> str:
+    """The HTML of a page of its own."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -74,10 +79,10 @@ def page(facts: ReportFacts) -> str:
 def _judged(facts: ReportFacts) -> list[str]:
     """What the evaluation shows."""
     return [
-        _section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
-        _section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
-        _section("Every system", _table(facts.findings), _table_note(facts.findings)),
-        _section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+        section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
+        section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
+        section("Every system", _table(facts.findings), _table_note(facts.findings)),
+        section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
     ]
 
 
@@ -116,7 +121,7 @@ def _tiles(facts: ReportFacts) -> str:
     return f'<div class="tiles">{boxes}</div>'
 
 
-def _section(title: str, body: str, note: str) -> str:
+def section(title: str, body: str, note: str) -> str:
     """A part of the page; nothing where there is nothing to show."""
     if not body:
         return ""

@@ -23,6 +23,7 @@ from orchestrator.errors import BadInput
 from orchestrator.recipe import Json, Recipe, parse
 
 BEAT_S = 5.0
+ABANDONED = "abandoned"
 SILENT_S = 60.0  # after which a driver on another machine counts as dead
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
 
@@ -142,9 +143,19 @@ def driver_of(folder: Path) -> str:
     return f"process {driver['pid']} on {driver['host']}" if alive else ""
 
 
+def abandon(folder: Path) -> None:
+    """Ask a run's training to end soon, without a result. It stays so."""
+    write_whole(folder / ABANDONED, "")
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the run in a folder was told to end."""
+    return (folder / ABANDONED).exists()
+
+
 def identity(resolved: Mapping[str, object]) -> Json:
     """The part of a recipe that makes a run what it is; the same run may continue on other resources."""
-    return {key: value for key, value in resolved.items() if key not in ("resources", "output")}
+    return {key: value for key, value in resolved.items() if key not in ("resources", "search", "output")}
 
 
 def recipe_hash(recipe: Recipe) -> str:

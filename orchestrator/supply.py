@@ -55,6 +55,12 @@ def _made(opened: Run, number: int, stock: Stock, report: Report) -> Generated:
     return generate(_sampled(recipe, number, _generator(opened, number)), store, report)
 
 
+def samples_itself(recipe: Recipe, number: int) -> bool:
+    """Whether a round learns from what the student of the round before samples; rounds count from 0."""
+    round = recipe.method.build().rounds()[number]
+    return round.teacher != "base" and is_sampled(round)
+
+
 def store_of(recipe: Recipe) -> str:
     """Where the recipe's data sets are."""
     return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
@@ -114,7 +120,7 @@ def _generator(opened: Run, number: int) -> TeacherSpec:
     """Who samples for a round: the recipe's teacher, or the student of the round before, exported for that."""
     recipe = opened.recipe
     rounds = recipe.method.build().rounds()
-    if rounds[number].teacher == "base" or not is_sampled(rounds[number]):
+    if not samples_itself(recipe, number):
         return recipe.teacher
     before = opened.round_folder(number, rounds[number - 1])
     teacher = recipe.teacher.at(before / "pipeline")

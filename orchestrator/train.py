@@ -19,7 +19,7 @@ from orchestrator import metrics
 from orchestrator.cluster import bundle, require
 from orchestrator.console import progress, say
 from orchestrator.dataset import Dataset
-from orchestrator.errors import BadInput, Diverged
+from orchestrator.errors import Abandoned, BadInput, Diverged
 from orchestrator.exam import prepare
 from orchestrator.loop import Place
 from orchestrator.recipe import Recipe, parse
@@ -82,7 +82,7 @@ def fit(recipe: Recipe, job: Job) -> None:
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if why:
-        raise Diverged(why)
+        raise why
 
 
 def cause(error: BaseException) -> BaseException:
@@ -96,8 +96,8 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
-def train_worker(config: Mapping[str, dict[str, object]]) -> str:
-    """One rank of one round. Returns how training went wrong, which Ray would take for a failure to recover from."""
+def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandoned | None:
+    """One rank of one round. Returns why training ended early, which Ray would take for a failure to recover from."""
     job = Job(**config["job"])  # pyright: ignore[reportArgumentType]
     recipe = parse(job.recipe)
     context = ray.train.get_context()
@@ -106,9 +106,9 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> str:
     place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
     try:
         Trainee(recipe, job, place).train()
-    except Diverged as error:
-        return str(error)
-    return ""
+    except (Diverged, Abandoned) as error:
+        return error
+    return None
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from orchestrator.cache import cache_for
 from orchestrator.console import say
 from orchestrator.dataset import Dataset
 from orchestrator.engine import DeepSpeedEngine, EngineSpec
-from orchestrator.errors import BadInput, Diverged
+from orchestrator.errors import Abandoned, BadInput, Diverged
 from orchestrator.exam import Exam, Examiner, Scores, metric_of, moments, sums
 from orchestrator.frozen import frozen_network
 from orchestrator.guard import Fault, Guard
@@ -30,6 +30,7 @@ from orchestrator.network import PipelineNetwork
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.recipe import Recipe
 from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
+from orchestrator.run import is_abandoned
 from orchestrator.sources import clean, columns_of, stocks_of
 from orchestrator.teacher import Teacher
 from orchestrator.warm_start import warm_start
@@ -101,7 +102,7 @@ class Trainee:
         )
 
     def train(self) -> None:
-        """From the newest checkpoint to the end of the round. Raises Diverged, on every rank."""
+        """From the newest checkpoint to the end of the round. Raises Diverged or Abandoned, on every rank."""
         start, seen = self._resume()
         if self.place.rank == 0:
             self._begin(start)
@@ -146,6 +147,8 @@ class Trainee:
         is_saved = not is_last and (is_judged or step % training.checkpoint_every == 0)
         if is_last or is_saved or step % training.log_every == 0:
             self._report(step, progress)
+            if self.place.told(is_abandoned(self.folder.parent.parent)):
+                raise Abandoned(f"{self.round.name} was told to end at step {step}")
         if is_judged:
             self._judge(step)
         if stops := 0 < training.patience <= self._scores.since_best:

@@ -470,3 +470,16 @@ def recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:
         },
         "output": str(folder / "run"),
     }
+
+
+def search_data(folder: Path) -> dict[str, object]:
+    """A search of that recipe over what a method declares, and the prompts that it chooses by."""
+    chosen_by = folder / "chosen_by.txt"
+    chosen_by.write_text("a blue cat\na blue dog\n")
+    return {
+        "searcher": "random",
+        "trials": 2,
+        "prompts": str(chosen_by),
+        "space": {"method.skip": [250, 500], "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+        "seeds": 2,
+    }

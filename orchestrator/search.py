@@ -1,0 +1,147 @@
+"""`fewstep search`: many trials of one recipe on the same data, then a fair look at whether the best is any better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.cluster import connect
+from orchestrator.console import console, say
+from orchestrator.errors import BadInput
+from orchestrator.preflight import check_paths
+from orchestrator.prompts import read_prompts
+from orchestrator.recipe import Json, Recipe, vary
+from orchestrator.run import Run
+from orchestrator.search_confirm import PLACE, confirm
+from orchestrator.search_goals import Budget, check_stopping, objectives_of, target_of
+from orchestrator.search_judge import SELECTION, measure_target
+from orchestrator.search_report import Found, write_best, write_results
+from orchestrator.search_space import Space, extremes_of, grid_of, space_of
+from orchestrator.search_study import Trial, best_of, front_of, importance_of, open_study, trials_of
+from orchestrator.search_trial import check_data, pin
+from orchestrator.search_tune import Proposals, concurrency, run_trials
+from orchestrator.sources import check as check_recipe
+from orchestrator.teacher import Teacher
+
+
+def search(recipe: Recipe) -> Json:
+    """Run trials, train and judge the best against the recipe as it is, write all that; the same call continues."""
+    space = check(recipe)
+    opened = Run(recipe)
+    with opened.driven():
+        connect(recipe.resources)
+        concurrency(recipe)
+        study = open_study(recipe, space, opened.folder / "trials.log")
+        proposals = Proposals(study, opened, space)
+
+        def shown() -> Table:
+            return table(trials_of(study, recipe, space), recipe)
+
+        if proposals.has_more:
+            pinned = pin(opened)
+            measure_target(_selecting(recipe), opened.folder / SELECTION)
+            with Live(get_renderable=shown, console=console, refresh_per_second=0.5):
+                run_trials(proposals, recipe, pinned)
+        found = _found(study, recipe, space, "")
+        write_results(found, opened.folder)
+        if found.best < 0:
+            say("no trial finished")
+            return {"failed": {str(trial.number): trial.why for trial in found.trials}}
+        file = write_best(found, opened.folder)
+        say(f"best trial: {found.best}, {file}")
+        verdict = _confirm(recipe, found, opened.folder / PLACE)
+        found = _found(study, recipe, space, verdict)
+        write_results(found, opened.folder)
+        write_best(found, opened.folder)
+    say(f"\n{escape(verdict)}\ndone: [bold]{opened.folder / 'search.html'}[/bold] shows the trials, {file} is the best")
+    return {
+        "trials": [asdict(trial) for trial in found.trials],
+        "front": list(found.front),
+        "best": found.best,
+        "recipe": str(file),
+        "verdict": verdict,
+    }
+
+
+def check(recipe: Recipe) -> Space:
+    """What a search of this recipe varies. Refuses one that could not be run, before anything starts."""
+    check_recipe(recipe)
+    space = space_of(recipe)
+    if recipe.search.searcher == "grid":
+        grid_of(space)
+    objectives_of(recipe)
+    check_stopping(recipe)
+    Budget.of(recipe)
+
+    def readable(trial: Recipe) -> None:
+        check_recipe(trial)
+        check_data(recipe, trial)
+
+    _check_each(recipe, space, readable)
+    _check_prompts(recipe)
+    schedule = Teacher(recipe.teacher).schedule
+    _check_each(recipe, space, lambda trial: check_paths(trial, schedule))
+    return space
+
+
+def _check_each(recipe: Recipe, space: Space, check: Callable[[Recipe], None]) -> None:
+    """Check the recipe with each option, and each end of a range."""
+    for field, values in extremes_of(recipe, space).items():
+        for value in values:
+            try:
+                check(vary(recipe, {field: value}))
+            except BadInput as error:
+                raise BadInput(f"search.space.{field}={value!r}: {error}") from None
+
+
+def _check_prompts(recipe: Recipe) -> None:
+    if not recipe.search.prompts:
+        raise BadInput(
+            "search.prompts is missing: trials are chosen by other prompts than those that the result is judged by; "
+            "name a text file, one prompt a line"
+        )
+    mine = read_prompts(recipe.search.prompts, "search.prompts")
+    both = {*mine} & {*read_prompts(recipe.evaluation.prompts, "evaluation.prompts")} - {""}
+    if both:
+        raise BadInput(
+            f"search.prompts: {sorted(both)[0]!r} is among evaluation.prompts too, and {len(both) - 1} others; trials "
+            "are chosen by other prompts than those that the result is judged by"
+        )
+
+
+def _selecting(recipe: Recipe) -> Recipe:
+    return vary(recipe, {"evaluation.prompts": recipe.search.prompts})
+
+
+def _found(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> Found:
+    target = objectives_of(recipe).index(target_of(recipe))
+    front = front_of(study)
+    best = best_of(study, target) if front else -1
+    trials = trials_of(study, recipe, space)
+    return Found(recipe, space, trials, front, best, importance_of(study, target), verdict)
+
+
+def _confirm(recipe: Recipe, found: Found, folder: Path) -> str:
+    changes = next(trial.changes for trial in found.trials if trial.number == found.best)
+    if vary(recipe, changes).resolved() == recipe.resolved():
+        return "The recipe as it is came out best, so that there is nothing to compare: no gain."
+    return confirm(recipe, changes, folder).sentence()
+
+
+def table(trials: Sequence[Trial], recipe: Recipe) -> Table:
+    """How the trials stand."""
+    objectives = objectives_of(recipe)
+    shown = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)
+    for trial in trials:
+        step, kid = trial.curve[-1] if trial.curve else ("", "")
+        changes = ", ".join(f"{field.partition('.')[2]} {value}" for field, value in trial.changes.items())
+        there = f"{kid:.4f}" if trial.curve else ""
+        worth = [f"{trial.values[name]:.4f}" if name in trial.values else "" for name in objectives]
+        shown.add_row(str(trial.number), trial.state, escape(changes), str(step), there, *worth)
+    return shown

@@ -1,0 +1,98 @@
+"""The end of a search: is its best really better than the recipe as it is? Both trained again, on prompts none saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator.baselines import many_steps
+from orchestrator.bench import judged_prompts, key_name
+from orchestrator.checkpoint import write_whole
+from orchestrator.compare import compare, run_recipe
+from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM
+from orchestrator.feature_files import newest
+from orchestrator.findings import Findings, caution
+from orchestrator.judge import System
+from orchestrator.quality import Features, KernelDistances, Resampling, combine, units_of
+from orchestrator.recipe import Recipe, vary
+from orchestrator.search_goals import watched_steps
+from orchestrator.supply import store_of
+
+PLACE = "confirmation"  # folder of a search
+BEST, DEFAULT = "best", "default"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The paired difference of mean KIDs, best less default, with the ends of its 95 % interval."""
+
+    steps: int
+    value: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+    best: float  # mean KID
+    default: float
+    samples: int
+
+    @property
+    def verdict(self) -> str:
+        """A gain needs the interval and every seed on its side; so does a loss."""
+        if self.high < 0 and max(self.by_seed) < 0:
+            return "a gain"
+        if self.low > 0 and min(self.by_seed) > 0:
+            return "a loss"
+        return "no gain"
+
+    def sentence(self) -> str:
+        """What may be quoted."""
+        seeds = ", ".join(f"{value:+.4f}" for value in self.by_seed)
+        said = (
+            f"Trained again with {len(self.by_seed)} seeds each, and judged by {self.samples:,} samples of noise and "
+            f"prompts that no trial saw: KID at {self.steps} steps {self.best:.4f} for the search's best and "
+            f"{self.default:.4f} for the recipe as it is, paired difference {self.value:+.4f}, 95 % interval "
+            f"[{self.low:+.4f}, {self.high:+.4f}]; by seed {seeds}. That is {self.verdict}."
+        ).replace(" 1 steps", " 1 step")
+        return said if self.samples >= SAMPLES_FOR_A_CLAIM else f"{said} {caution(self.samples)}"
+
+
+def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Confirmation:
+    """Train and judge what is not trained and judged yet. Raises RuntimeError where a run fails; call it again."""
+    shared = {"trajectories.store": store_of(recipe)}
+    recipes = {DEFAULT: vary(recipe, shared), BEST: vary(recipe, {**changes, **shared})}
+    seeds = recipe.search.seeds
+    facts = compare(recipes, folder, seeds)
+    for name, why in dict(facts["failed"]).items():  # pyright: ignore[reportCallIssue, reportArgumentType]
+        raise RuntimeError(f"{name} of {folder} did not finish: {why}; the same command tries it again")
+    evaluation, steps = recipe.evaluation, watched_steps(recipe)
+    units = units_of(evaluation.samples, len(judged_prompts(evaluation)))
+    reference, _ = many_steps(evaluation)
+    sets = {"reference": Features(newest(folder / "teacher", key_name(reference)).features, units)}
+    for name, one in recipes.items():
+        for seed in range(seeds):
+            place = Path(run_recipe(one, name, seed, folder).output) / "evaluation"
+            row = Findings.read(place).find("student", steps, "KID")
+            student = System("student", row.sampler, steps, row.guidance_scale)
+            sets[f"{name} {seed}"] = Features(newest(place / "features", key_name(student)).features, units)
+    resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
+    distances = KernelDistances(sets, resampling)
+
+    def kids(name: str, weight: float):  # noqa: ANN202
+        return [(weight, distances.between(f"{name} {seed}", "reference")) for seed in range(seeds)]
+
+    best, default = kids(BEST, 1 / seeds), kids(DEFAULT, -1 / seeds)
+    difference = combine(*best, *default)
+    found = Confirmation(
+        steps=steps,
+        value=difference.value,
+        low=difference.low,
+        high=difference.high,
+        by_seed=tuple(one.value - other.value for (_, one), (_, other) in zip(best, default, strict=True)),
+        best=combine(*best).value,
+        default=-combine(*default).value,
+        samples=evaluation.samples,
+    )
+    write_whole(folder / "confirmation.json", json.dumps(asdict(found) | {"verdict": found.verdict}, indent=1) + "\n")
+    return found

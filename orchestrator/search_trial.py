@@ -1,0 +1,218 @@
+"""One trial of a search: the ordinary training, export and judging of a recipe, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ray import tune
+
+from methods.base import Round
+from orchestrator import metrics
+from orchestrator.checkpoint import write_whole
+from orchestrator.dataset import Dataset
+from orchestrator.errors import Abandoned, BadInput
+from orchestrator.export import export
+from orchestrator.recipe import Json, Recipe, Trajectories, vary
+from orchestrator.results import RESULT
+from orchestrator.run import Run, abandon, is_abandoned
+from orchestrator.search_goals import (
+    KID,
+    STEP,
+    TRAINING_HOURS,
+    device_hours,
+    kid_name,
+    objectives_of,
+    steps_of,
+    watched,
+    watched_steps,
+)
+from orchestrator.search_judge import SELECTION, judge_trial
+from orchestrator.sources import Stock, stocks_of, trajectories_of
+from orchestrator.supply import samples_itself, store_of, supply
+from orchestrator.train import train_rounds
+from orchestrator.trainee import length
+
+OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
+LOOK_S = 1.0  # between two looks at what a trial has measured
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The data sets that all trials read: of each round that the recipe's own teacher samples for."""
+
+    recipe: Recipe  # as it is
+    datasets: Mapping[int, Mapping[Stock, tuple[str, int]]]  # place and version, by the round's number from 0
+
+    def of(self, recipe: Recipe, number: int) -> dict[Stock, Dataset]:
+        """What a round of a trial reads. Raises BadInput where it needs other data."""
+        found = self.datasets[shared_round(self.recipe, recipe, number)]
+        return {stock: Dataset.open(place, version) for stock, (place, version) in found.items()}
+
+
+def pin(run: Run) -> Pinned:
+    """Make the data of a search, or find what was made when it began: no trial sees another version."""
+    datasets: dict[int, dict[Stock, tuple[str, int]]] = {}
+    for number in range(len(run.recipe.method.build().rounds())):
+        if samples_itself(run.recipe, number):
+            continue
+        if not run.recorded("pinned", str(number)):
+            made = {stock: (part.place, part.version) for stock, part in supply(run, number).items()}
+            run.record("pinned", str(number), made)
+        known = cast(Mapping[Stock, Sequence], run.recorded("pinned", str(number)))
+        datasets[number] = {stock: (str(place), int(version)) for stock, (place, version) in known.items()}
+    return Pinned(run.recipe, datasets)
+
+
+def shared_round(recipe: Recipe, trial: Recipe, number: int) -> int:
+    """The round of the recipe that reads what a round of a trial does. Raises BadInput where none does."""
+    mine = trial.method.build().rounds()[number]
+    for known, round in enumerate(recipe.method.build().rounds()):
+        stocks = {*stocks_of(recipe, round).values()} >= {*stocks_of(trial, mine).values()}
+        if not samples_itself(recipe, known) and stocks and _data(recipe, round) == _data(trial, mine):
+            return known
+    raise BadInput(
+        f"{mine.name} would learn from other trajectories than those that all trials share; leave out what changes them"
+    )
+
+
+def check_data(recipe: Recipe, trial: Recipe) -> None:
+    """Refuse a trial that would learn from other data than the recipe does."""
+    for number in range(len(trial.method.build().rounds())):
+        if not samples_itself(trial, number):
+            shared_round(recipe, trial, number)
+
+
+def _data(recipe: Recipe, round: Round) -> Trajectories:
+    return trajectories_of(recipe, round).model_copy(update={"store": ""})
+
+
+def trial_recipe(recipe: Recipe, number: int, changes: Mapping[str, object]) -> Recipe:
+    """What a trial runs, in a folder of the search's, judged by its prompts."""
+    folder = Path(recipe.output).resolve()
+    told = {
+        "output": str(trial_folder(recipe, number)),
+        "trajectories.store": store_of(recipe),
+        "evaluation.prompts": recipe.search.prompts,
+        "evaluation.baselines": str(folder / SELECTION),
+        "training.evaluate_at": watched_steps(recipe),
+    }
+    return vary(recipe, {**changes, **told})
+
+
+def trial_folder(recipe: Recipe, number: int) -> Path:
+    """Where a trial of a search is; it is called by its number."""
+    return Path(recipe.output).resolve() / "trials" / f"{number:04d}"
+
+
+class Trial(tune.Trainable):
+    """A trial as Ray Tune drives it: training runs beside, and each step is one evaluation of it.
+
+    Nobody kills it while it trains, which would leave Ray Train's placement group behind: `cleanup` lets it end.
+    """
+
+    def setup(self, config: dict[str, Any], pinned: Pinned) -> None:
+        """Start, or continue."""
+        self._pinned, self._number = pinned, int(config["number"])
+        self._run = Run(trial_recipe(pinned.recipe, self._number, config["changes"]))
+        self._errors: list[BaseException] = []
+        self._told = 0
+        self._thread = threading.Thread(target=self._work, daemon=True, name="trial")
+        self._thread.start()
+
+    def step(self) -> dict[str, object]:
+        """The next evaluation, or the end. The last one is not told: there is nothing left to stop."""
+        total = total_steps(self._run.recipe)
+        while True:
+            is_over = not self._thread.is_alive()  # before the look, or a row could be missed
+            rows = [row for row in evaluations(self._pinned.recipe, self._number) if row[0] < total]
+            if len(rows) > self._told:
+                self._told += 1
+                step, kid = rows[self._told - 1]
+                return {STEP: step, KID: kid}
+            if is_over:
+                if self._errors:
+                    raise self._errors[0]
+                return {"done": True}
+            time.sleep(LOOK_S)
+
+    def cleanup(self) -> None:
+        """Called in the end, and where a scheduler stops the trial."""
+        if self._thread.is_alive():
+            abandon(self._run.folder)
+            self._thread.join()
+        for checkpoints in self._run.folder.glob("rounds/*/checkpoints"):
+            shutil.rmtree(checkpoints)
+
+    def _work(self) -> None:
+        try:
+            run_trial(self._run, self._pinned)
+        except Abandoned:
+            return
+        except BaseException as error:
+            why = str(error).strip() or type(error).__name__
+            write_whole(self._run.folder / OUTCOME, json.dumps({"why": why}))
+            self._errors.append(error)
+
+
+def run_trial(run: Run, pinned: Pinned) -> None:
+    """Train, export and judge; what is done is not done again."""
+    recipe = run.recipe
+
+    def data_of(number: int) -> dict[Stock, Dataset]:
+        if samples_itself(recipe, number):
+            return {stock: Dataset.open(part.place, part.version) for stock, part in supply(run, number).items()}
+        return pinned.of(recipe, number)
+
+    with run.stage("trial"):
+        train_rounds(recipe, run, data_of)
+        student = run.folder / "student"
+        if not student.exists():
+            rounds = recipe.method.build().rounds()
+            export(recipe, run.round_folder(len(rounds), rounds[-1]) / RESULT, student)
+        judged = [steps for objective in objectives_of(recipe) if (steps := steps_of(objective))]
+        kids = judge_trial(recipe, student, judged, run.folder / "judged")
+    train_s = float(str(run.recorded("stages", "train")))
+    values = {kid_name(steps): kid for steps, kid in kids.items()}
+    values[TRAINING_HOURS] = device_hours(recipe, recipe.resources.workers, train_s)
+    write_whole(run.folder / OUTCOME, json.dumps({"values": values}))
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether there is nothing left to do of a trial."""
+    return bool(read_outcome(folder)) or is_abandoned(folder)
+
+
+def read_outcome(folder: Path) -> Json:
+    """The "values" of a finished trial, or "why" it failed; neither while it is under way or where it was stopped."""
+    file = folder / OUTCOME
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def evaluations(recipe: Recipe, number: int) -> list[tuple[int, float]]:
+    """Training steps and KID of what a trial of a search has measured on its way."""
+    before, found = 0, list[tuple[int, float]]()
+    files = trial_folder(recipe, number).glob("rounds/*/metrics.jsonl")
+    for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
+        rows = metrics.read(file)
+        found += [(before + int(row["step"]), row[watched(recipe)]) for row in rows if watched(recipe) in row]
+        before += int(rows[-1]["step"]) if rows else 0
+    return found
+
+
+def hours_of(recipe: Recipe, number: int) -> float:
+    """Device-hours that a trial held, at most; 0 before it has ended."""
+    file = trial_folder(recipe, number) / "run.json"
+    seconds = json.loads(file.read_text())["stages"].get("trial", 0.0) if file.exists() else 0.0
+    return device_hours(recipe, max(recipe.resources.workers, recipe.resources.generators), seconds)
+
+
+def total_steps(recipe: Recipe) -> int:
+    """Training steps of all rounds."""
+    return sum(length(round, recipe) for round in recipe.method.build().rounds())
