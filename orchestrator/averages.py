@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,11 @@ class Average:
         shared = {id(weight): weight for weight in source.parameters() if not weight.requires_grad}
         self.module = copy.deepcopy(source, shared).requires_grad_(False).eval()
         self.values: list[Tensor] = []
-        self._place: Callable[[nn.Parameter], Tensor] = whole
+        self.is_sharded = False  # over the ranks, as at ZeRO-3
 
     def attach(self, engine: Engine, *, partitioned: bool) -> None:
         """Start from the engine's weights; `partitioned` says that both networks are sharded (ZeRO-3)."""
-        self._engine = engine
-        self._place = shard if partitioned else whole
+        self._engine, self.is_sharded = engine, partitioned
         self.values = [engine.master(weight).float().clone() for weight in self._sources()]
 
     @torch.no_grad()
@@ -59,13 +57,11 @@ class Average:
     def _sources(self) -> list[nn.Parameter]:
         return list(itertools.compress(self._engine.module.parameters(), self._moves))
 
+    def _place(self, weight: nn.Parameter) -> Tensor:
+        return shard(weight) if self.is_sharded else weight.data
+
     def _kept(self) -> list[nn.Parameter]:
         return [weight for _, weight in self.named_weights()]
-
-
-def whole(weight: nn.Parameter) -> Tensor:
-    """The weight where every rank holds all of it."""
-    return weight.data
 
 
 def shard(weight: nn.Parameter) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from methods.base import Critic, Trained
 from orchestrator.recipe import Json, Training
+
+TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
 
 
 class Engine(Protocol):
@@ -45,8 +48,8 @@ class Engine(Protocol):
         """Write weights and optimizer state; every rank calls it."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Read back what `save` wrote."""
+    def load(self, folder: Path, *, is_universal: bool = False) -> None:
+        """Read back what `save` wrote, or what DeepSpeed made of it for any number of ranks."""
         ...
 
 
@@ -119,8 +122,8 @@ class TorchEngine:
         state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
         torch.save(state, folder / "state.pt")
 
-    def load(self, folder: Path) -> None:
-        """From that file, whose hash the caller has checked."""
+    def load(self, folder: Path, *, is_universal: bool = False) -> None:
+        """From that file, whose hash the caller has checked. One process has no use for the other kind."""
         state = torch.load(folder / "state.pt", weights_only=True)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -141,6 +144,7 @@ class DeepSpeedCore(Protocol):
 
     module: nn.Module
     optimizer: ZeroOptimizer
+    _config: Namespace
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of one micro-batch."""
@@ -215,11 +219,12 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
-        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=True)
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, *, is_universal: bool = False) -> None:
         """From those files, with the same number of ranks. They are pickles: the caller has checked their hashes."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag="engine", load_module_strict=self._trains_all)
+        self._engine._config.load_universal_checkpoint = is_universal
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self._trains_all)
         assert loaded is not None
 
 

@@ -39,12 +39,18 @@ class Place:
         torch.distributed.broadcast_object_list(box)
         return box[0]
 
+    def total(self, part: int) -> int:
+        """The sum of what the ranks say; every rank calls it."""
+        parts = [0] * self.world_size
+        torch.distributed.all_gather_object(parts, part)
+        return sum(parts)
+
 
 class Progress:
     """What happened since the last report; tensors stay on the device until it is asked for."""
 
-    def __init__(self, device: torch.device, batches: str = "") -> None:
-        self.batches = batches  # a digest of the sample ids of every batch so far
+    def __init__(self, device: torch.device, batches: int = 0) -> None:
+        self.batches = batches  # a digest of this rank's rows so far; the sum over ranks is that of the whole batches
         self.clock = Clock(device)
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -56,9 +62,11 @@ class Progress:
         self.sums[key] = self.sums.get(key, torch.zeros((), device=value.device)) + value.detach().float()
         self.counts[key] = self.counts.get(key, 0) + 1
 
-    def saw(self, ids: Tensor) -> None:
-        """One more batch."""
-        self.batches = hashlib.sha256(f"{self.batches}{ids.tolist()}".encode()).hexdigest()
+    def saw(self, step: int, source: str, rows: range, ids: Tensor) -> None:
+        """One more batch: the ids of the samples in this rank's rows of it."""
+        for row, sample in zip(rows, ids.tolist(), strict=True):
+            told = hashlib.sha256(f"{step} {source} {row} {sample}".encode()).digest()
+            self.batches = (self.batches + int.from_bytes(told[:8])) % 2**64
 
     def report(self, place: Place, batch_size: int) -> dict[str, float]:
         """Means over the steps since the last report and over the ranks; starts anew."""
@@ -111,8 +119,8 @@ def train(
     for step in range(start, steps):
         clock.mark()
         whole = {name: next(stream) for name, stream in streams.items()}
-        for source in whole.values():
-            progress.saw(source.columns["sample_id"])
+        for name, source in whole.items():
+            progress.saw(step, name, rows, source.columns["sample_id"])
         clock.mark("time/data_s")
         for number, update in enumerate(round.updates):
             if step % update.every:

@@ -38,7 +38,7 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stoc
     """
     rounds = recipe.method.build().rounds()
     check(recipe)
-    require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.workers, "resources.workers")
+    require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.first_workers, "resources.workers")
     for number, round in enumerate(rounds):
         folder = run.round_folder(number + 1, round)
         if (folder / RESULT).exists():
@@ -67,7 +67,7 @@ def fit(recipe: Recipe, job: Job) -> None:
         train_loop_config={"job": vars(job)},
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=(resources.min_workers, resources.workers) if resources.min_workers else resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=bundle(resources),
         ),
@@ -105,7 +105,7 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandone
     torch.set_num_threads(recipe.resources.threads_per_worker)
     place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
     try:
-        Trainee(recipe, job, place).train()
+        Trainee(recipe, job, place, lambda: ray.train.get_preemption_info() is not None).train()
     except (Diverged, Abandoned) as error:
         return error
     return None

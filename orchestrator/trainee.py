@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods.base import Round, Start
 from methods.diffusion import Denoiser
-from orchestrator import checkpoint, metrics
+from orchestrator import checkpoint, metrics, snapshot
 from orchestrator.cache import cache_for
 from orchestrator.console import say
 from orchestrator.dataset import Dataset
 from orchestrator.engine import DeepSpeedEngine, EngineSpec
-from orchestrator.errors import Abandoned, BadInput, Diverged
+from orchestrator.errors import Abandoned, Diverged
 from orchestrator.exam import Exam, Examiner, Scores, metric_of, moments, sums
 from orchestrator.frozen import frozen_network
 from orchestrator.guard import Fault, Guard
@@ -28,7 +28,7 @@ from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, learning_rate, train
 from orchestrator.network import PipelineNetwork
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.recipe import Recipe
+from orchestrator.recipe import Json, Recipe
 from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
 from orchestrator.run import is_abandoned
 from orchestrator.sources import clean, columns_of, stocks_of
@@ -56,9 +56,12 @@ def length(round: Round, recipe: Recipe) -> int:
 
 
 class Trainee:
-    """One rank of one round: networks, loaders, checkpoints. torch.distributed must be up."""
+    """One rank of one round: networks, loaders, checkpoints. torch.distributed must be up.
 
-    def __init__(self, recipe: Recipe, job: Job, place: Place) -> None:
+    `is_warned` says whether a node is about to be taken away; every rank asks it as often, and hears the same.
+    """
+
+    def __init__(self, recipe: Recipe, job: Job, place: Place, is_warned: Callable[[], bool] = lambda: False) -> None:
         self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
@@ -68,6 +71,8 @@ class Trainee:
         self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
         self._guard = Guard(self.round, is_scaled=recipe.training.precision == "float16")
         self._exam, self._scores = job.exam, Scores()
+        self._is_warned, self._was_warned = is_warned, False
+        self._sealer, self._sealing = ThreadPoolExecutor(1, "sealer"), list[Future[None]]()
         if job.exam:
             facts = StudentFacts.of(trained_of(self.round, self.round.result))
             self._examiner = Examiner(job.exam, recipe, base, facts, place)
@@ -149,6 +154,7 @@ class Trainee:
             self._report(step, progress)
             if self.place.told(is_abandoned(self.folder.parent.parent)):
                 raise Abandoned(f"{self.round.name} was told to end at step {step}")
+            is_saved = is_saved or (not is_last and self._must_hurry())
         if is_judged:
             self._judge(step)
         if stops := 0 < training.patience <= self._scores.since_best:
@@ -156,6 +162,11 @@ class Trainee:
         if is_saved:
             self._save(step, progress.batches)
         return False
+
+    def _must_hurry(self) -> bool:
+        """Whether this is the first time that a node is said to go."""
+        before, self._was_warned = self._was_warned, self._is_warned()
+        return self._was_warned and not before
 
     def _report(self, step: int, progress: Progress) -> None:
         training = self.recipe.training
@@ -179,67 +190,75 @@ class Trainee:
         """Raise Diverged where rank 0 sees a fault."""
         why = ""
         if fault and self.place.rank == 0:
+            self._settle()
             good = checkpoint.newest(self.folder / "checkpoints", fault.good)
             left = f"the last good checkpoint is {good.folder}" if good else "no checkpoint is from before that"
             why = f"training went wrong at step {step} of {self.round.name}: {fault.why}; {left}"
         if why := self.place.told(why):
             raise Diverged(why)
 
-    def _save(self, step: int, seen: str) -> None:
+    def _save(self, step: int, seen: int) -> None:
+        """Write a checkpoint. Rank 0 hashes the files of all ranks and seals it while training goes on."""
         started = time.perf_counter()
-        root = self.folder / "checkpoints"
-        folder = self.place.told(checkpoint.new_folder(root, step))
-        for name, engine in self.networks.engines.items():
-            engine.save(folder / name)
-        for name, average in self.networks.averages.items():
-            save_file(average.state(), folder / f"{name}-rank{self.place.rank}.safetensors")
-        torch.distributed.barrier()
+        self._settle()
+        folder = self.place.told(checkpoint.new_folder(self.folder / "checkpoints", step))
+        snapshot.save(self.networks, folder, self.place.rank)
+        batches = digest(self.place.total(seen))  # which waits for every rank
         if self.place.rank == 0:
-            facts = {"world_size": self.place.world_size, "batches": seen, "scores": self._scores.found}
-            checkpoint.seal(folder, step, facts)
-            checkpoint.prune(root, self.recipe.training.keep_checkpoints, self._scores.best)
-            took = {"time/checkpoint_s": time.perf_counter() - started, "train/saved_unix_s": time.time()}
-            self.recorder.record(step, took)
-        torch.distributed.barrier()
+            self.recorder.record(step, {"time/checkpoint_s": time.perf_counter() - started})
+            facts = {"world_size": self.place.world_size, "batches": batches, "scores": list(self._scores.found)}
+            self._sealing.append(self._sealer.submit(self._seal, folder, step, facts, self._scores.best))
 
-    def _resume(self) -> tuple[int, str]:
-        """Where to go on, and the digest of the batches before; rank 0 looks and tells the others."""
+    def _seal(self, folder: Path, step: int, facts: Json, best: int) -> None:
+        checkpoint.seal(folder, step, facts)
+        checkpoint.prune(folder.parent, self.recipe.training.keep_checkpoints, best)
+        self.recorder.record(step, {"train/saved_unix_s": time.time()})
+
+    def _settle(self) -> None:
+        """Wait until what was written is sealed. Raises what went wrong with it."""
+        while self._sealing:
+            self._sealing.pop().result()
+
+    def _resume(self) -> tuple[int, int]:
+        """Where to go on, and this rank's digest of the batches before; rank 0 looks and tells the others."""
         root = self.folder / "checkpoints"
         last = self.place.told(checkpoint.newest(root) if self.place.rank == 0 else None)
         if last is None:
-            return 0, ""
-        self._load(last)
+            return 0, 0
         self._scores = Scores(cast(Sequence[tuple[int, float]], last.facts["scores"]))
-        return last.step, str(last.facts["batches"])
+        return last.step, self._load(last)
 
-    def _load(self, last: checkpoint.Checkpoint) -> None:
-        if last.facts["world_size"] != self.place.world_size and self.recipe.training.zero_stage:
-            raise BadInput(
-                f"resources.workers: the checkpoint {last.folder.name} was written by {last.facts['world_size']} "
-                f"workers at ZeRO-{self.recipe.training.zero_stage} and cannot be continued by {self.place.world_size}"
-            )
-        for name, engine in self.networks.engines.items():
-            engine.load(last.folder / name)
-        for name, average in self.networks.averages.items():
-            rank = self.place.rank if self.recipe.training.zero_stage == 3 else 0
-            average.restore(load_file(last.folder / f"{name}-rank{rank}.safetensors"))
+    def _load(self, last: checkpoint.Checkpoint) -> int:
+        """Go back to a checkpoint; this rank's digest of its batches, all of which rank 0 holds."""
+        written_by = int(str(last.facts["world_size"]))
+        if written_by == self.place.world_size or not self.recipe.training.zero_stage:
+            snapshot.load(self.networks, last.folder, self.place.rank)
+        else:
+            snapshot.load_rescaled(self.networks, last.folder, self.place, written_by)
+        return 0 if self.place.rank else int(str(last.facts["batches"]), 16)
 
     def _finish(self, progress: Progress) -> None:
         """Write the result, the best where the student was judged, whole or not at all."""
+        self._settle()
         if self._scores.since_best:
             root = self.folder / "checkpoints"
             best = self.place.told(checkpoint.newest(root, self._scores.best) if self.place.rank == 0 else None)
             if best and best.step == self._scores.best:
-                self._load(best)
-                progress.batches = str(best.facts["batches"])
+                progress.batches = self._load(best)
             elif self.place.rank == 0:
                 say(f"the best checkpoint, of step {self._scores.best}, is gone: the last weights are the result")
         states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
         if self.round.result != "student":
             states["student"] = full_state(self.networks, "student")  # a next round may go on from it
+        batches = digest(self.place.total(progress.batches))
         if self.place.rank == 0:
-            write_result(self.folder / RESULT, states, self.round, progress.batches)
+            write_result(self.folder / RESULT, states, self.round, batches)
         torch.distributed.barrier()
+
+
+def digest(total: int) -> str:
+    """Of all batches of a round, out of the sum over its ranks: the same for any number of them."""
+    return f"{total % 2**64:016x}"
 
 
 def peak_memory(device: torch.device) -> float:

@@ -201,8 +201,9 @@ def _require(recipe: Recipe) -> None:
     check(recipe)
     check_evaluation(recipe.evaluation)
     connect(recipe.resources)
-    for field, count in (("generators", recipe.resources.first_generators), ("workers", recipe.resources.workers)):
-        require(recipe.resources, [bundle(recipe.resources)] * count, f"resources.{field}")
+    told = recipe.resources
+    for field, count in (("generators", told.first_generators), ("workers", told.first_workers)):
+        require(told, [bundle(told)] * count, f"resources.{field}")
 
 
 def _train(opened: Run, first: Mapping[Stock, Generated]) -> None:

@@ -17,21 +17,21 @@ from orchestrator.loop import Place
 ROOT = Path(__file__).parents[2]
 
 
-def run(module: str, folder: Path) -> None:
-    """Run a module in each of the two, and wait for both."""
+def run(module: str, folder: Path, *words: str, size: int = 2) -> None:
+    """Run a module in each of the two, or of another number, and wait for all. `words` end its command line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, str(rank), "2", str(port), str(folder)],
+            [sys.executable, "-W", "ignore", "-m", module, str(rank), str(size), str(port), str(folder), *words],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(size)
     ]
     outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
     for rank, output in zip(ranks, outputs, strict=True):

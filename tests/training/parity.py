@@ -191,6 +191,16 @@ def states(built: Networks, names: Sequence[str]) -> dict[str, Tensor]:
     return {f"{name}/{key}": value for name in names for key, value in full_state(built, name).items()}
 
 
+def networks_of(weights: dict[str, Tensor]) -> set[str]:
+    """Those whose weights these are."""
+    return {name.partition("/")[0] for name in weights}
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor], network: str) -> float:
+    """Between the weights of one network, as one vector."""
+    return torch.cat([(a[name] - b[name]).flatten() for name in a if name.startswith(f"{network}/")]).norm().item()
+
+
 def start(case: str) -> dict[str, Tensor]:
     """The weights before training."""
     built = networks(case, settings(0), Place(0, 1, torch.device("cpu")), TorchEngine)

@@ -57,26 +57,18 @@ def test_two_ranks_follow_one_process(two_ranks: Path, case: str, accumulation: 
     assert weights.keys() == expected.keys()
     # Adam moves a weight whose gradient is nearly zero by a whole step one way or the other, so single weights
     # may differ; all together they must not, measured against how far training moved them.
-    for name in networks_of(expected):
-        apart = distance(weights, expected, name)
-        assert apart < 5e-3 * distance(expected, start(case), name), name
-
-
-def networks_of(weights: dict[str, Tensor]) -> set[str]:
-    return {name.partition("/")[0] for name in weights}
-
-
-def distance(a: dict[str, Tensor], b: dict[str, Tensor], network: str) -> float:
-    return torch.cat([(a[name] - b[name]).flatten() for name in a if name.startswith(f"{network}/")]).norm().item()
+    for name in parity.networks_of(expected):
+        apart = parity.distance(weights, expected, name)
+        assert apart < 5e-3 * parity.distance(expected, start(case), name), name
 
 
 @pytest.mark.parametrize("case", parity.CASES)
 def test_training_moved_the_weights_and_averages_lag_behind(case: str) -> None:
     weights, nets = alone(case)[1], parity.CASES[case].nets
-    for name in networks_of(weights):
-        moved = distance(weights, start(case), name)
+    for name in parity.networks_of(weights):
+        moved = parity.distance(weights, start(case), name)
         if isinstance(net := nets[name], Averaged):
-            assert 0 < moved < 3 * (1 - net.decay) * parity.STEPS * distance(weights, start(case), net.of)
+            assert 0 < moved < 3 * (1 - net.decay) * parity.STEPS * parity.distance(weights, start(case), net.of)
         else:
             assert moved > 0.05
 

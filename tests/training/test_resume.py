@@ -1,0 +1,29 @@
+"""A training that was ended and goes on, at every ZeRO stage; tests/slow has it for every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training import resume
+
+CASES = ("lcm", "lcm-lora")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of every case, at every stage."""
+    folder = tmp_path_factory.mktemp("resume")
+    resume.run(CASES, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("case", "stage"), resume.pairs_of(CASES))
+def test_as_many_ranks_end_in_the_very_same_weights(parts: Path, case: str, stage: int) -> None:
+    resume.check_resumed(parts / f"{case}-{stage}")
+
+
+@pytest.mark.parametrize(("case", "stage"), resume.pairs_of(CASES))
+def test_two_ranks_then_one_then_two_end_in_the_same_weights(parts: Path, case: str, stage: int) -> None:
+    resume.check_rescaled(parts / f"{case}-{stage}")
