@@ -40,6 +40,11 @@ def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path
 
 def contact_sheet(pictures: Pixels, columns: int, file: Path) -> None:
     """Pictures in reading order."""
+    _save(sheet_of(pictures, columns), file)
+
+
+def sheet_of(pictures: Pixels, columns: int) -> Image.Image:
+    """The same, not yet in a file."""
     tile = _tile(pictures)
     step = tile + GAP_PX
     rows = -(-len(pictures) // columns)
@@ -47,7 +52,7 @@ def contact_sheet(pictures: Pixels, columns: int, file: Path) -> None:
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         sheet.paste(_enlarged(picture, tile), (GAP_PX + column * step, GAP_PX + row * step))
-    _save(sheet, file)
+    return sheet
 
 
 def _tile(pictures: Pixels) -> int:

@@ -329,6 +329,7 @@ class Recipe(Section):
     resources: Resources = Resources()
     search: Search = Search()
     output: str
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # that training is followed at
 
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:

@@ -154,8 +154,8 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def identity(resolved: Mapping[str, object]) -> Json:
-    """The part of a recipe that makes a run what it is; the same run may continue on other resources."""
-    return {key: value for key, value in resolved.items() if key not in ("resources", "search", "output")}
+    """What makes a run what it is; the same run may continue on other resources, and be followed elsewhere."""
+    return {key: value for key, value in resolved.items() if key not in ("resources", "search", "output", "trackers")}
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,17 @@ from orchestrator.loader import Loader
 from orchestrator.loop import Place, Progress, learning_rate, train
 from orchestrator.network import PipelineNetwork
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
+from orchestrator.pictures import sheet_of
 from orchestrator.recipe import Json, Recipe
 from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
 from orchestrator.run import is_abandoned
 from orchestrator.sources import clean, columns_of, stocks_of
 from orchestrator.teacher import Teacher
+from orchestrator.trackers import Trackers
 from orchestrator.warm_start import warm_start
 
 KIB = 1024  # bytes
+COLUMNS = 6  # of pictures that are shown while training
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Trainee:
         base = Teacher(recipe.teacher, place.device)
         self.networks = self._networks(job, base)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", Path(recipe.output).name, recipe.method.name)
+        self._trackers = Trackers(recipe, self.folder)
         self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
         self._guard = Guard(self.round, is_scaled=recipe.training.precision == "float16")
         self._exam, self._scores = job.exam, Scores()
@@ -113,18 +117,21 @@ class Trainee:
             self._begin(start)
         progress = Progress(self.place.device, seen)
         batches = {name: self._loader(name).batches for name in self.round.sources}
-        train(
-            self.round,
-            self.networks,
-            batches,
-            self.recipe.training,
-            self.place,
-            steps=self.steps,
-            start=start,
-            progress=progress,
-            after=self._after,
-        )
-        self._finish(progress)
+        try:
+            train(
+                self.round,
+                self.networks,
+                batches,
+                self.recipe.training,
+                self.place,
+                steps=self.steps,
+                start=start,
+                progress=progress,
+                after=self._after,
+            )
+            self._finish(progress)
+        finally:
+            self._trackers.close()
 
     def _loader(self, name: str) -> Loader:
         dataset = self._datasets[name]
@@ -144,7 +151,12 @@ class Trainee:
         """Record where the round stands before its first step."""
         before = metrics.newest(self.folder / "metrics.jsonl").get("train/recoveries", -1)
         standing = {"train/steps": self.steps, "train/recoveries": before + 1, "train/saved_unix_s": time.time()}
-        self.recorder.record(start, {"train/step": start, **standing})
+        self._trackers.open(start)
+        self._record(start, {"train/step": start, **standing})
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        self.recorder.record(step, values)
+        self._trackers.log(step, values)
 
     def _after(self, step: int, progress: Progress) -> bool:
         training, is_last = self.recipe.training, step == self.steps
@@ -176,13 +188,14 @@ class Trainee:
             values[f"learning_rate/{name}"] = learning_rate(self.round, training, name, step - 1, self.steps)
         if self.place.rank == 0:
             values["train/peak_memory"] = peak_memory(self.place.device)
-            self.recorder.record(step, values | {"train/step": step})
+            self._record(step, values | {"train/step": step})
         self._stop_on(step, self._guard.report(step, values))
 
     def _judge(self, step: int) -> None:
         sampled = self._examiner.sample(full_state(self.networks, self.round.result))
         if self.place.rank == 0:
-            self.recorder.record(step, {metric_of(self.recipe): sampled.kid})
+            self._record(step, {metric_of(self.recipe): sampled.kid})
+            self._trackers.picture(step, sheet_of(sampled.measured.pictures, COLUMNS))
         self._stop_on(step, self._guard.samples(step, sampled.latents, self._teacher_latents))
         self._scores.add(step, sampled.kid)
 
@@ -205,7 +218,7 @@ class Trainee:
         snapshot.save(self.networks, folder, self.place.rank)
         batches = digest(self.place.total(seen))  # which waits for every rank
         if self.place.rank == 0:
-            self.recorder.record(step, {"time/checkpoint_s": time.perf_counter() - started})
+            self._record(step, {"time/checkpoint_s": time.perf_counter() - started})
             facts = {"world_size": self.place.world_size, "batches": batches, "scores": list(self._scores.found)}
             self._sealing.append(self._sealer.submit(self._seal, folder, step, facts, self._scores.best))
 

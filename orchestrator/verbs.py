@@ -34,6 +34,7 @@ from orchestrator.sample import sample as sample_pair
 from orchestrator.show import describe_dataset, draw_dataset
 from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
+from orchestrator.trackers import check as check_trackers
 from orchestrator.train import train_rounds
 
 NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
@@ -200,6 +201,7 @@ def _require(recipe: Recipe) -> None:
     """The cluster can hold every stage, or it is said now."""
     check(recipe)
     check_evaluation(recipe.evaluation)
+    check_trackers(recipe)
     connect(recipe.resources)
     told = recipe.resources
     for field, count in (("generators", told.first_generators), ("workers", told.first_workers)):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from methods import METHODS
 from orchestrator import checkpoint, metrics
@@ -53,6 +54,15 @@ def test_the_result_is_the_best_that_was_judged_and_its_export_is_worth_what_was
 
 def test_a_student_is_judged_at_intervals_and_at_the_end(trained: Path) -> None:
     assert list(judged(trained, "judged")) == [2, 4, 5]
+
+
+def test_tensorboard_shows_what_was_measured_and_what_the_student_makes(trained: Path) -> None:
+    board = EventAccumulator(str(trained / "judged/tensorboard")).Reload()
+    assert {event.step: event.value for event in board.Scalars("quality/kid@4")} == pytest.approx(
+        judged(trained, "judged")
+    )
+    assert [event.step for event in board.Images("samples")] == [2, 4, 5]
+    assert board.Scalars("train/step")[-1].value == 5
 
 
 def test_training_stops_when_the_student_is_past_its_best(trained: Path) -> None:
