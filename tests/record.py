@@ -12,14 +12,16 @@ from pathlib import Path
 import psutil
 
 
-def write_record(folder: Path, found: Mapping[str, object]) -> None:
-    """Write `folder`/results.json."""
+def write_record(folder: Path, found: Mapping[str, object]) -> str:
+    """Write `folder`/results.json; the machine, in words."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
     kind = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs"
+    machine = f"{kind}, Python {platform.python_version()}"
     facts = {
         "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{kind}, Python {platform.python_version()}",
+        "machine": machine,
         **found,
     }
     (folder / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 Row = dict[str, object]
 
@@ -29,12 +29,16 @@ def paired(
     rates = [(timed(bare), timed(ours)) for _ in range(repeats)]
     ratios = [mine / plain for plain, mine in rates]
     return {
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(ratio, 3) for ratio in ratios],
+        **median_of(ratios),
         "bare_per_s": round(statistics.median(plain for plain, _ in rates), 2),
         "ours_per_s": round(statistics.median(mine for _, mine in rates), 2),
         "work": work,
     }
+
+
+def median_of(ratios: Sequence[float]) -> Row:
+    """The ratio of several repeats, and all of theirs."""
+    return {"ratio": round(statistics.median(ratios), 3), "ratios": [round(ratio, 3) for ratio in ratios]}
 
 
 def show(rows: Iterable[Row]) -> list[Row]:

@@ -109,8 +109,8 @@ def main(shards: Sequence[int]) -> Iterator[Row]:
             "shards": list(shards),
             "seconds": [round(value, 4) for value in seconds],
             "memory_mb": [round(value, 1) for value in memory],
+            "ratio": round(seconds[-1] / seconds[-2], 1),
             "times_the_shards": shards[-1] / shards[-2],
-            "times_the_seconds": round(seconds[-1] / seconds[-2], 1),
         }
 
 

@@ -1,0 +1,124 @@
+"""Two ranks under DeepSpeed, as fewstep trains, against two under torch's DistributedDataParallel.
+
+    python -m tests.benchmarks.ranks [--steps 8] [--batch-size 32] [--repeats 5]
+
+Both train the embedded teacher's network on the same rows, in the same pair of gloo processes and in turns. Bare is
+forward, backward, clipping and AdamW with nothing around them. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
+from methods.losses import l2
+from orchestrator.engine import DeepSpeedEngine, EngineSpec
+from orchestrator.loop import Place, Progress, train
+from orchestrator.networks import Networks, build, student_network
+from orchestrator.recipe import Training
+from tests.benchmarks.ratio import Row, paired, show
+from tests.benchmarks.work import Work, embedded_teacher
+
+RANKS = 2
+STAGES = (0, 1)
+
+
+def denoising(nets: Nets, batch: Batch) -> Losses:
+    """The student's answer to noise against the stored end."""
+    student, rows = nets["student"], batch["pairs"]
+    return {"x0": l2(student(rows.noise, torch.full((len(rows),), 999.0), rows.cond).x0, rows.x0).mean()}
+
+
+ROUND = Round("denoising", (Update("student", denoising),), {"student": Trained()}, {"pairs": Source("pairs")})
+
+
+def rank(number: int, port: int, steps: int, batch_size: int, repeats: int, rows: "multiprocessing.Queue[Row]") -> None:
+    """Measure at each stage; rank 0 tells."""
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(number)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=RANKS)
+    teacher, place = embedded_teacher(), Place(number, RANKS, torch.device("cpu"))
+    mine = place.rows(batch_size)
+    part = Work(teacher, ROUND, batch_size).rows.take(slice(mine.start, mine.stop))
+
+    module = student_network(teacher.network, Trained())
+    parallel = DistributedDataParallel(module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0)
+
+    def bare() -> None:
+        for _ in range(steps):
+            answer = parallel(part.noise, torch.full((len(part),), 999.0), part.cond)
+            (answer + part.x0).square().mean().backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        torch.distributed.barrier()
+
+    bare()
+    for stage in STAGES:
+        training = Training(steps=steps, batch_size=batch_size, zero_stage=stage)
+        denoiser = teacher.denoiser()
+        networks = build(
+            ROUND,
+            denoiser,
+            denoiser,
+            student_network(teacher.network, Trained()),
+            lambda net, training=training: EngineSpec.of(training, net, RANKS),
+            DeepSpeedEngine,
+        )
+
+        def ours(networks: Networks = networks, training: Training = training) -> None:
+            def after(step: int, progress: Progress) -> bool:
+                if step == steps:
+                    progress.report(place, batch_size)
+                return False
+
+            def stream(start: int) -> Iterator[Rows]:
+                while True:
+                    yield part
+
+            train(ROUND, networks, {"pairs": stream}, training, place, steps=steps, after=after)
+            torch.distributed.barrier()
+
+        ours()
+        result = paired(bare, ours, steps, repeats)
+        if number == 0:
+            rows.put({"benchmark": f"DeepSpeed stage {stage}, two ranks", **result, "batch_size": batch_size})
+    torch.distributed.barrier()
+    rows.close()
+    rows.join_thread()
+    os._exit(0)  # DeepSpeed keeps threads of its own past this line
+
+
+def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
+    """Measure."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    rows: multiprocessing.Queue[Row] = context.Queue()
+    told = (port, steps, batch_size, repeats, rows)
+    ranks = [context.Process(target=rank, args=(number, *told)) for number in range(RANKS)]
+    for process in ranks:
+        process.start()
+    for _ in STAGES:
+        yield rows.get(timeout=1800)
+    for process in ranks:
+        process.join()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    show(main(args.steps, args.batch_size, args.repeats))

@@ -1,0 +1,90 @@
+"""What each ratio has to be, and a table of what it was: benchmarks.json and benchmarks.md beside this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from tests.benchmarks.ratio import Row
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a ratio, whether more is better, and what the ratio is of."""
+
+    bound: float
+    higher: bool
+    of: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A ratio by its target: the median of its repeats, and the least and the greatest."""
+
+    name: str
+    ratio: float
+    target: float
+    higher: bool
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the median keeps to the target."""
+        return self.ratio >= self.target if self.higher else self.ratio <= self.target
+
+
+BARE = "work per second, of a bare loop's"
+CEILING = "gain over the online step, of what counted network passes allow"
+TARGETS: Mapping[str, Target] = {
+    "training loop": Target(0.95, True, BARE),
+    "DeepSpeed stage 0, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
+    "DeepSpeed stage 1, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
+    **{f"stored path, {name}": Target(0.9, True, CEILING) for name in ("lcm", "tcd", "consistency", "progressive")},
+    "factory, one actor's work in one process": Target(0.95, True, BARE),
+    "factory, two actors": Target(0.9, True, "samples per second, of two bare processes'"),
+    "factory, writing beside sampling": Target(1.2, False, "seconds, of the longer of the two"),
+    "ledger, scan of ten times the shards": Target(15, False, "seconds, of a tenth of the shards"),
+    "loader, verified": Target(0.8, True, "rows per second, of a bare pyarrow loop that hashes"),
+    "loader, later epochs": Target(0.9, True, "rows per second, of a bare pyarrow loop"),
+    "loader, later epochs, against raw reads": Target(0.5, True, "rows per second, of reading the bytes alone"),
+    "loader, start in the middle of an epoch": Target(0.9, True, "starts per second, of those at the beginning"),
+    "loader, against WebDataset": Target(1.0, True, "rows per second, of WebDataset's"),
+    "start-up, fewstep --help": Target(3.0, False, "seconds, of importing typer and rich"),
+    "start-up, import methods": Target(1.2, False, "seconds, of importing torch"),
+}
+
+
+def results(rows: Sequence[Row]) -> list[Result]:
+    """Of the rows that have a target, in the order of the targets."""
+    found = {str(row["benchmark"]): row for row in rows}
+    kept = []
+    for name, target in TARGETS.items():
+        if name in found:
+            ratios = cast(Sequence[float], found[name]["ratios"])
+            ratio = cast(float, found[name]["ratio"])
+            kept.append(Result(name, ratio, target.bound, target.higher, min(ratios), max(ratios)))
+    return kept
+
+
+def write(rows: Sequence[Row], folder: Path, machine: str) -> None:
+    """Both files."""
+    found = results(rows)
+    (folder / "benchmarks.json").write_text(json.dumps([asdict(result) for result in found], indent=1) + "\n")
+    lines = [
+        f"Ratios within one run on {machine}: the median, and the range of its repeats. Seconds, sizes and repeats of",
+        "each are in results.json.",
+        "",
+        "| benchmark | of what | ratio | range | target | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        sign, holds = "≥" if one.higher else "≤", "" if one.holds else "missed"
+        spread = f"{one.low:.2f} to {one.high:.2f}"
+        lines.append(
+            f"| {one.name} | {TARGETS[one.name].of} | {one.ratio:.2f} | {spread} | {sign} {one.target:g} | {holds} |"
+        )
+    (folder / "benchmarks.md").write_text("\n".join(lines) + "\n")
