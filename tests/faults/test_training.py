@@ -23,7 +23,7 @@ from tests.faults.test_nodes import drain, lose
 
 pytestmark = pytest.mark.faults
 ROUND = "rounds/1-lcm"
-STEPS = 400
+STEPS = 200
 
 
 @pytest.fixture(scope="module")
