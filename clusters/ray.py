@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import field_validator
 from ray.job_submission import JobSubmissionClient
@@ -27,6 +28,8 @@ class Ray(JobsCluster):
     def _url(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError(f"must be the dashboard's, like http://127.0.0.1:8265; got {value!r}")
+        if "@" in urlsplit(value).netloc:
+            raise ValueError("holds a name or a password, which would be stored in the clear; name a `token_file`")
         return value.rstrip("/")
 
     @contextmanager

@@ -15,7 +15,7 @@ from clusters.bundle import Bundle
 
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]  # as Ray's Jobs API has them
 ENDED: tuple[Status, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
-SECRET = re.compile(r"(^|_)(TOKEN|KEY|KEY_ID|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$|SECRET", re.IGNORECASE)
+SECRET = re.compile(r"(^|_)(TOKEN|(API)?KEY|KEY_ID|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$|SECRET", re.IGNORECASE)
 
 
 class ClusterError(ValueError):

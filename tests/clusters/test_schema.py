@@ -29,6 +29,7 @@ def test_there_is_a_file_for_each_kind() -> None:
     [
         {"HF_TOKEN": "x"},
         {"WANDB_API_KEY": "x"},
+        {"MY_APIKEY": "x"},
         {"AWS_ACCESS_KEY_ID": "x"},
         {"MY_SECRET_PLACE": "x"},
         {"MLFLOW_TRACKING_URI": "https://me:password@host"},
@@ -47,6 +48,7 @@ def test_a_variable_that_only_sounds_like_a_secret_is_taken() -> None:
     ("name", "changes", "says"),
     [
         ("ray", {"address": "127.0.0.1:8265"}, "like http://127.0.0.1:8265"),
+        ("ray", {"address": "https://me:canary@host:8265"}, "a name or a password"),
         ("ray", {"outputs": "outputs"}, "absolute folder"),
         ("slurm", {"folder": "/shared/my folder; rm"}, "nothing that a shell reads"),
         ("slurm", {"secrets": ["HF_TOKEN=hf_canary"]}, "not its value"),
