@@ -27,8 +27,8 @@ def connect(resources: Resources) -> None:
         return
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if not resources.address:
-        # Shards and checkpoints never pass through the object store, so a small one will do.
-        ray.init(include_dashboard=False, object_store_memory=200 * 1024**2, **quiet)
+        # Its own, whatever else runs here. Shards and checkpoints never pass through its object store.
+        ray.init("local", include_dashboard=False, object_store_memory=200 * 1024**2, **quiet)
         return
     try:
         ray.init(address=resources.address, **quiet)

@@ -54,6 +54,7 @@ def s3_url(s3: str) -> str:
 @pytest.fixture(scope="session")
 def cluster(s3: str) -> Iterator[None]:
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=100 * 1024**2,
