@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from ray.job_submission import JobSubmissionClient
 
 from clusters.jobs_api import JobsCluster, connect
 from clusters.schema import ENDED, ClusterError, Found, Job
-from clusters.state import state_folder, token_file
+from clusters.state import alone, state_folder, token_file
 
 STARTS_S = 90.0
 ENDS_S = 20.0
@@ -72,30 +73,9 @@ class Local(JobsCluster):
     def prepare(self, job: Job) -> None:
         """Start the head, unless it runs."""
         super().prepare(job)
-        if self._head():
-            return
-        log = Path(self.temp_dir) / "head.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as stream:
-            head = subprocess.Popen(
-                self.command(),
-                env=os.environ | self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._pid_file.parent.mkdir(parents=True, exist_ok=True)
-        self._pid_file.write_text(f"{head.pid} {psutil.Process(head.pid).create_time()}")
-        ends = time.monotonic() + STARTS_S
-        while head.poll() is None and time.monotonic() < ends:
-            try:
-                with self.client():
-                    return
-            except ClusterError:
-                time.sleep(0.5)
-        self.release()
-        raise ClusterError(f"local: the Ray head did not start on port {self.port}; {log} says why")
+        with alone(self._pid_file.with_suffix(".lock")):
+            if not self._head():
+                self._start()
 
     @contextmanager
     def client(self) -> Iterator[JobSubmissionClient]:
@@ -153,3 +133,36 @@ class Local(JobsCluster):
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
+
+    def _start(self) -> None:
+        self._check_port()
+        log = Path(self.temp_dir) / "head.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as stream:
+            head = subprocess.Popen(
+                self.command(),
+                env=os.environ | self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(f"{head.pid} {psutil.Process(head.pid).create_time()}")
+        ends = time.monotonic() + STARTS_S
+        while head.poll() is None and time.monotonic() < ends:
+            try:
+                with self.client():
+                    return
+            except ClusterError:
+                time.sleep(0.5)
+        self.release()
+        raise ClusterError(f"local: the Ray head did not start on port {self.port}; {log} says why")
+
+    def _check_port(self) -> None:
+        """Or the job might go to the Ray of somebody else, who has the port already."""
+        try:
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError as error:
+            raise ClusterError(
+                f"port: {self.port} is not free ({error.strerror}); give another one in a cluster file"
+            ) from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clusters.schema import ClusterError
@@ -26,6 +29,15 @@ def token_file(name: str) -> Path:
     except FileExistsError:
         pass
     return file
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Only one process of this machine is in here with the same file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def program(name: str, mend: str) -> str:

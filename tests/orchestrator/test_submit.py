@@ -103,6 +103,12 @@ def test_an_address_that_never_answers_is_given_up_within_ten_seconds(place: Pat
         refused(submitted(place, tmp_path, **ray_at(silent.getsockname()[1])), "no Ray dashboard answers")
 
 
+def test_a_port_that_somebody_has_is_not_taken_for_our_cluster(place: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused(submitted(place, tmp_path, kind="local", port=port, outputs=str(place)), "port", f"{port} is not free")
+
+
 def test_a_token_file_that_is_missing_is_named(place: Path, tmp_path: Path) -> None:
     told = ray_at(8265) | {"token_file": str(tmp_path / "token")}
     refused(submitted(place, tmp_path, **told), "token_file", str(tmp_path / "token"))

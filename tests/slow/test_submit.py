@@ -92,6 +92,18 @@ def test_a_job_that_was_stopped_goes_on_where_it_was_left(place: Path, local: Pa
     assert {file: file.stat().st_mtime_ns for file in made} == written
 
 
+def test_jobs_that_are_submitted_at_once_share_a_cluster(place: Path, local: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator.cli", "submit", "plan", place / "tiny.yaml", "--cluster", local]
+    ids = ("one", "one", "other")
+    submits = [subprocess.Popen([*command, "--id", id, "--no-follow"]) for id in ids]
+    assert [submit.wait(240) for submit in submits] == [0, 0, 0]
+    assert {job["id"] for job in facts("jobs", "list")["jobs"]} == {"one", "other"}
+    assert len(list((place / "state/fewstep").glob("local-*.pid"))) == 1
+    for id in set(ids):
+        assert facts("submit", "plan", place / "tiny.yaml", "--cluster", local, "--id", id)["status"] == "SUCCEEDED"
+    assert not list((place / "state/fewstep").glob("local-*.pid"))
+
+
 def head(port: int) -> dict[str, object]:
     """Of a cluster in this process, with its dashboard on a port."""
     dashboard = {"include_dashboard": True, "dashboard_port": port, "dashboard_host": "127.0.0.1"}
