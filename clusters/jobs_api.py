@@ -23,7 +23,7 @@ from ray.job_submission import JobSubmissionClient
 from clusters.schema import Cluster, ClusterError, Found, Job
 
 ANSWERS_S = 4.0  # a dashboard that says nothing for so long is not there
-READY_S = 60.0
+READY_S = 60.0  # for a head that answers to take a job, too
 CARRIES = 100 * 1024**2  # bytes that a dashboard takes for one job
 RAY_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray lets them win over an address that it is told
 
