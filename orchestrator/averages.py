@@ -31,6 +31,8 @@ class Average:
         """Start from the engine's weights; `partitioned` says that both networks are sharded (ZeRO-3)."""
         self._engine, self.is_sharded = engine, partitioned
         self.values = [engine.master(weight).float().clone() for weight in self._sources()]
+        for kept, source in zip(self._kept(), self._sources(), strict=True):
+            kept.data = kept.data.to(source.dtype)  # what losses call computes as the network does
 
     @torch.no_grad()
     def update(self) -> None:

@@ -21,6 +21,7 @@ from methods.base import Critic, Trained
 from orchestrator.recipe import Json, Training
 
 TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
+BUCKET = 500_000_000  # gradients that DeepSpeed adds up over the ranks together, at most
 
 
 class Engine(Protocol):
@@ -177,8 +178,9 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         deepspeed = import_deepspeed()
         optimizer = spec.optimizer(module)
+        trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
         engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=dict(configuration(spec)), dist_init_required=False
+            model=module, optimizer=optimizer, config=dict(configuration(spec, trained)), dist_init_required=False
         )
         self._engine = cast(DeepSpeedCore, engine)
         self.module = self._engine.module
@@ -240,14 +242,16 @@ def import_deepspeed():  # noqa: ANN201 - a module
     return deepspeed
 
 
-def configuration(spec: EngineSpec) -> Json:
-    """DeepSpeed's configuration of one network; the recipe's own entries win."""
+def configuration(spec: EngineSpec, trained: int = BUCKET) -> Json:
+    """DeepSpeed's configuration of a network of which so many numbers are trained; the recipe's own entries win."""
     training = spec.training
+    # The buffer is as large as the bucket, however few gradients there are.
+    zero: Json = {"stage": training.zero_stage, "reduce_bucket_size": min(trained, BUCKET), **_offloads(training)}
     ours: Json = {
         "train_micro_batch_size_per_gpu": spec.micro_batch_size,
         "gradient_accumulation_steps": training.accumulation,
         "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": zero,
         "bf16": {"enabled": training.precision == "bfloat16"},
         "fp16": {"enabled": training.precision == "float16"},
         # The optimizer is torch's AdamW: DeepSpeed's own CPU and fused ones are compiled at first use.
@@ -256,6 +260,13 @@ def configuration(spec: EngineSpec) -> Json:
         "steps_per_print": 10**9,
     }
     return merged(ours, training.deepspeed)
+
+
+def _offloads(training: Training) -> Json:
+    """DeepSpeed's sections for what is kept in the host's memory."""
+    cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    sections = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
+    return dict.fromkeys(sections[training.offload], cpu)
 
 
 def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from itertools import chain
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -63,6 +64,11 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         """Has `with_guidance_input` an answer?"""
         return self.is_told_guidance
 
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of one row of what it is conditioned on, for the longest prompts."""
+        return {}
+
     @abstractmethod
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the model, in its own dtype."""
@@ -92,13 +98,18 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         names = [*(lora.targets or self.lora_targets), *self.guidance_modules]
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=names)  # pyright: ignore[reportArgumentType]
         try:
-            # As diffusers' own add_adapter, which not all of its models have.
-            inject_adapter_in_model(config, model, ADAPTER)
+            with model.device:
+                # As diffusers' own add_adapter, which not all of its models have.
+                inject_adapter_in_model(config, model, ADAPTER)
         except ValueError as error:
             modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
             known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
             asked = " or ".join(names)
             raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
+
+    def recompute(self) -> None:
+        """Keep the inputs of blocks alone while it is trained, and compute the rest again on the way back."""
+        self.model.enable_gradient_checkpointing()
 
     def merge_lora(self) -> None:
         """Add the adapters to the weights that they adapt, and take them away."""

@@ -29,6 +29,10 @@ class Distillable(Protocol):
         """Another over the same weights that trains low-rank adapters alone."""
         ...
 
+    def recompute(self) -> None:
+        """Keep the inputs of blocks alone, and compute the rest again on the way back."""
+        ...
+
 
 @dataclass
 class Networks:
@@ -101,10 +105,12 @@ def build(
     specs: Callable[[Trained | Critic], EngineSpec],
     make_engine: Callable[[nn.Module, EngineSpec], Engine],
     frozen: Callable[[Frozen], nn.Module] | None = None,
+    placed: Callable[[Denoiser], Denoiser] = lambda teacher: teacher,
 ) -> Networks:
     """The round's networks. `start` is what the student begins as, already with its inputs.
 
-    `base` is the model that the first round starts from, `teacher` the one that teaches this round.
+    `base` is the model that the first round starts from, `teacher` the one that teaches this round; `placed` says where
+    that is kept.
 
     Averages are copied before the engines partition their sources; at ZeRO-3 they are partitioned themselves.
     """
@@ -126,6 +132,8 @@ def build(
         module = start if net.init == "student" else student_network(cast(nn.Module, teacher.net), net)
         module.train()
         spec = specs(net)
+        if spec.training.gradient_checkpointing:
+            cast(Distillable, module).recompute()
         followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
         averages = {other: Average(module, a.decay) for other, a in followers.items()}
         engine = make_engine(module, spec)
@@ -137,6 +145,8 @@ def build(
             average.attach(engine, partitioned=partitioned)
             networks.averages[other], networks.of[other] = average, name
             networks.nets[other] = meaning(average.module, net, base)
+    if round.online:  # only now, because networks started as copies of it
+        networks.nets["teacher"] = placed(teacher)
     return networks
 
 

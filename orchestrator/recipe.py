@@ -205,7 +205,10 @@ class Training(Section):
     evaluate_at: int = Field(default=0, ge=0)  # steps of the student; 0 is as many as the method is made for
     patience: int = Field(default=0, ge=0)  # evaluations without a better one, then training stops; 0 goes on
     features: str = "mobilenetv2"  # the feature network of perceptual and adversarial losses
+    gradient_checkpointing: bool = False  # compute activations again on the way back instead of keeping them
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "all"] = "none"  # to the host's memory; all is the weights too, at ZeRO-3
+    placement: Literal["auto", "replicate", "shard", "offload"] = "auto"  # of the teacher; auto is below
     deepspeed: Json = {}  # merged over the configuration that fewstep writes
 
     @model_validator(mode="after")
@@ -213,6 +216,31 @@ class Training(Section):
         if self.patience and not self.evaluate_every:
             raise ValueError(f"patience={self.patience} counts evaluations, and there are none; set evaluate_every")
         return self
+
+    @model_validator(mode="after")
+    def _staged(self) -> Training:
+        if self.precision != "float32" and not self.zero_stage:
+            raise ValueError(
+                f"precision {self.precision} needs zero_stage 1, 2 or 3, which keep the float32 weights that averages "
+                "and optimizer steps are made of; set zero_stage to 1"
+            )
+        if self.offload != "none" and not self.zero_stage:
+            raise ValueError("offload needs zero_stage 1, 2 or 3; set zero_stage to 1")
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError("offload of all, the weights too, needs zero_stage 3; set that, or offload the optimizer")
+        if self.evaluate_every and self.placement in ("shard", "offload"):
+            raise ValueError(
+                f"placement {self.placement} leaves no rank the whole teacher, of which evaluate_every makes the "
+                "student that it judges; leave one of the two out"
+            )
+        return self
+
+    @property
+    def teacher_placement(self) -> Literal["replicate", "shard", "offload"]:
+        """Where the teacher is kept. By itself it is cut up where the student is, unless exams need it whole."""
+        if self.placement == "auto":
+            return "shard" if self.zero_stage == 3 and not self.evaluate_every else "replicate"
+        return self.placement
 
 
 PROTOCOLS: Mapping[str, Mapping[str, int]] = {"coco-30k": {"samples": 30_000}}  # what each fixes
@@ -341,6 +369,11 @@ class Recipe(Section):
                 f"training.batch_size={self.training.batch_size} must be a multiple of "
                 f"{workers} x training.accumulation = {parts}"
             )
+        if self.teacher.compile and self.training.teacher_placement != "replicate":
+            raise ValueError(
+                f"teacher.compile: compiled code needs the whole teacher, and training.placement is "
+                f"{self.training.teacher_placement}; leave compile out, or set training.placement=replicate"
+            )
         return self
 
     def resolved(self) -> Json:
@@ -350,7 +383,7 @@ class Recipe(Section):
 
 def find(name: str) -> Path:
     """The recipe file at a path, or one that comes with fewstep by its name."""
-    shipped = {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+    shipped = {file.stem: file for file in sorted((*RECIPES.glob("*.yaml"), *RECIPES.glob("real/*.yaml")))}
     file = Path(name)
     if file.is_file():
         return file.resolve()
@@ -392,9 +425,16 @@ def parse(data: Mapping[str, object]) -> Recipe:
 
 
 def _check_adapters(recipe: Recipe) -> None:
-    """Refuse low-rank adapters at ZeRO-3, which would cut up the weights that the teacher shares with them."""
+    """Refuse to cut up or to move the weights that low-rank adapters share with the teacher."""
     nets = (net for round in recipe.method.build().rounds() for net in round.nets.values())
-    if recipe.training.zero_stage == 3 and any(isinstance(net, Trained) and net.lora.rank for net in nets):
+    if not any(isinstance(net, Trained) and net.lora.rank for net in nets):
+        return
+    if recipe.training.placement in ("shard", "offload"):
+        raise BadInput(
+            f"training.placement: {recipe.training.placement} would take the teacher's weights away from the adapters "
+            "that train over them; leave it out: all networks share one copy"
+        )
+    if recipe.training.zero_stage == 3:
         raise BadInput(
             "training.zero_stage: 3 cuts up every weight, and low-rank adapters train over the teacher's own, whole "
             "and one copy for all networks; choose 2, which shards all that adapters add, or method.lora_rank=0"

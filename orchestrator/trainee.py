@@ -29,6 +29,7 @@ from orchestrator.loop import Place, Progress, learning_rate, train
 from orchestrator.network import PipelineNetwork
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
 from orchestrator.pictures import sheet_of
+from orchestrator.placement import called, let_go, placed
 from orchestrator.recipe import Json, Recipe
 from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
 from orchestrator.run import is_abandoned
@@ -82,6 +83,8 @@ class Trainee:
             self._examiner = Examiner(job.exam, recipe, base, facts, place)
             stored = next(iter(self._datasets.values())).row_groups().read(0)
             self._teacher_latents = moments(sums(clean(stored)))
+        else:
+            let_go(base, called(self.round, base))
 
     def _open(self, place: str, version: int) -> Dataset:
         resources = self.recipe.resources
@@ -108,6 +111,7 @@ class Trainee:
             specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
             make_engine=DeepSpeedEngine,
             frozen=lambda net: frozen_network(net, base, self.recipe.training.features),
+            placed=lambda teacher: placed(teacher, self.recipe.training, self.recipe.teacher.dtype, self.place.device),
         )
 
     def train(self) -> None:

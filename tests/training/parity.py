@@ -30,6 +30,7 @@ from methods.trajectory_consistency import TrajectoryConsistency
 from orchestrator.engine import DeepSpeedEngine, EngineSpec, TorchEngine
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
+from orchestrator.placement import placed
 from orchestrator.recipe import Training
 from orchestrator.teacher import schedule_of
 from orchestrator.unet import UNetNetwork
@@ -53,6 +54,18 @@ CASES: dict[str, Round] = {
     "progressive": Progressive(teacher_steps=8).rounds()[0],
     "reflow": METHODS["reflow"]().rounds()[0],
     "tcd": TrajectoryConsistency(lora_rank=2).rounds()[0],
+}
+TINY: dict[str, object] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # or ZeRO-3 keeps it whole
+VARIANTS: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {  # cases, the stages that they run at, and how
+    "accumulation": ("lcm", STAGES, {"accumulation": 2}),
+    "clipping": ("lcm", (2, 3), {"max_grad_norm": 0.01}),
+    "recomputing": ("lcm", (1, 3), {"gradient_checkpointing": True}),
+    "optimizer on the host": ("lcm", (1, 2), {"offload": "optimizer"}),
+    "all on the host": ("lcm", (3,), {"offload": "all"}),
+    "bfloat16": ("lcm", (2, 3), {"precision": "bfloat16"}),
+    "teacher in parts": ("dmd", (2,), {"placement": "shard", "deepspeed": TINY}),
+    "teacher on the host": ("dmd", (2,), {"placement": "offload"}),
+    "teacher whole": ("dmd", (3,), {"placement": "replicate"}),
 }
 ADAPTERS = ("dmd-lora", "lcm-lora", "tcd")  # which ZeRO-3 is refused for
 SEVERAL = tuple(name for name, round in CASES.items() if len(round.updates) > 1)
@@ -107,18 +120,17 @@ def frozen(net: Frozen) -> nn.Module:
     return {"decoder": Decoder, "features": Features, "perceptual": Perceptual}[net.role]()
 
 
-def settings(stage: int, accumulation: int = 1) -> Training:
-    """Of every case, at a stage."""
-    return Training(
-        steps=STEPS,
-        batch_size=BATCH,
-        accumulation=accumulation,
-        learning_rate=1e-3,
-        zero_stage=stage,  # pyright: ignore[reportArgumentType]
-        warmup_steps=1,
-        # Otherwise ZeRO-3 keeps weights as small as these whole.
-        deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {},
-    )
+def settings(stage: int, **others: object) -> Training:
+    """Of every case, at a stage; `others` are laid over them."""
+    told: dict[str, object] = {
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "learning_rate": 1e-3,
+        "zero_stage": stage,
+        "warmup_steps": 1,
+        "deepspeed": TINY if stage == 3 else {},
+    }
+    return Training.model_validate({**told, **others})
 
 
 def teacher() -> Denoiser:
@@ -183,6 +195,7 @@ def networks(case: str, training: Training, place: Place, engine: type) -> Netwo
         lambda net: EngineSpec.of(training, net, place.world_size),
         engine,
         frozen,
+        lambda teacher: placed(teacher, training, "float32", place.device),
     )
 
 
@@ -242,19 +255,37 @@ def routes(case: str, training: Training, place: Place, engine: type) -> dict[st
     return found
 
 
+def held(place: Place) -> dict[str, int]:
+    """Numbers that this rank holds: of a teacher in parts, and of the optimizer at ZeRO-0 and ZeRO-2."""
+    case, (stage,), told = VARIANTS["teacher in parts"]
+    teacher = networks(case, settings(stage, **told), place, DeepSpeedEngine).nets["teacher"]
+    weights = cast(nn.Module, cast(Denoiser, teacher).net).parameters()
+    found = {"teacher": sum(weight.ds_tensor.numel() for weight in weights)}  # pyright: ignore[reportAttributeAccessIssue]
+    for stage in (0, 2):
+        training, round = settings(stage), CASES["lcm"]
+        built = networks("lcm", training, place, DeepSpeedEngine)
+        train(round, built, dict.fromkeys(round.sources, batches(place)), training, place, steps=1)
+        optimizer = built.engines["student"]._engine.optimizer  # pyright: ignore[reportAttributeAccessIssue]
+        states = (optimizer.optimizer if stage else optimizer).state.values()
+        found[f"optimizer at ZeRO-{stage}"] = sum(v.numel() for s in states for v in s.values() if v.ndim)
+    return found
+
+
 def main(place: Place, folder: Path) -> None:
     """Train every case at each stage, and let rank 0 write the results."""
     for stage in STAGES:
-        for case in (case for case in CASES if is_possible(case, stage)):
-            for accumulation in (1, 2) if case == "lcm" else (1,):
-                log, weights = run(case, settings(stage, accumulation), place, DeepSpeedEngine)
-                if place.rank == 0:
-                    save_file(weights, folder / f"{case}-{stage}-{accumulation}.safetensors")
-                    (folder / f"{case}-{stage}-{accumulation}.json").write_text(json.dumps(log))
+        cases = {case: (case, settings(stage)) for case in CASES if is_possible(case, stage)}
+        cases |= {name: (case, settings(stage, **told)) for name, (case, at, told) in VARIANTS.items() if stage in at}
+        for name, (case, training) in cases.items():
+            log, weights = run(case, training, place, DeepSpeedEngine)
+            if place.rank == 0:
+                save_file(weights, folder / f"{name}-{stage}.safetensors")
+                (folder / f"{name}-{stage}.json").write_text(json.dumps(log))
         for case in (case for case in SEVERAL if is_possible(case, stage)):
             found = routes(case, settings(stage), place, DeepSpeedEngine)
             if place.rank == 0:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
+    (folder / f"held-{place.rank}.json").write_text(json.dumps(held(place)))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.base import Averaged
 from orchestrator.engine import TorchEngine
@@ -29,9 +30,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def alone(case: str) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def alone(case: str, max_grad_norm: float = 1.0) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """What plain torch does in one process."""
-    return parity.run(case, parity.settings(0), ONE, TorchEngine)
+    return parity.run(case, parity.settings(0, max_grad_norm=max_grad_norm), ONE, TorchEngine)
 
 
 @functools.cache
@@ -40,26 +41,52 @@ def start(case: str) -> dict[str, Tensor]:
     return parity.start(case)
 
 
-@pytest.mark.parametrize(
-    ("case", "stage", "accumulation"),
-    [*((case, stage, 1) for case, stage in TRAINED), *(("lcm", s, 2) for s in range(4))],
-)
-def test_two_ranks_follow_one_process(two_ranks: Path, case: str, accumulation: int, stage: int) -> None:
-    log = json.loads((two_ranks / f"{case}-{stage}-{accumulation}.json").read_text())
-    weights = load_file(two_ranks / f"{case}-{stage}-{accumulation}.safetensors")
-    expected_log, expected = alone(case)
+@pytest.mark.parametrize(("case", "stage"), TRAINED)
+def test_two_ranks_follow_one_process(two_ranks: Path, case: str, stage: int) -> None:
     # The same float32 sums in another order: a few units in the last place.
-    for step, (row, wanted) in enumerate(zip(log, expected_log, strict=True)):
-        for name, value in wanted.items():
-            rel = 1e-5 if name.startswith("loss/") else 1e-3
+    agree(two_ranks / f"{case}-{stage}", case, alone(case), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "stage"), [(name, s) for name, (_, at, _) in parity.VARIANTS.items() for s in at])
+def test_two_ranks_follow_one_process_however_they_are_told_to(two_ranks: Path, name: str, stage: int) -> None:
+    case, _, told = parity.VARIANTS[name]
+    norm = float(str(told.get("max_grad_norm", 1.0)))
+    if told.get("precision") != "bfloat16":
+        agree(two_ranks / f"{name}-{stage}", case, alone(case, norm), rel=1e-5)
+        return
+    # It has 8 bits of mantissa, which turn the steps of weights whose gradients are near zero; and DeepSpeed's float32
+    # weights start as the rounded ones.
+    rounded = {name: value.bfloat16().float() for name, value in start(case).items()}
+    agree(two_ranks / f"{name}-{stage}", case, alone(case, norm), rel=3e-3, apart=0.5, rounded=rounded)
+
+
+def agree(
+    made: Path,
+    case: str,
+    wanted: tuple[list[dict[str, float]], dict[str, Tensor]],
+    *,
+    rel: float,
+    apart: float = 5e-3,
+    rounded: dict[str, Tensor] | None = None,
+) -> None:
+    """Losses and gradient norms of every step, and final weights, of a run of the pair and of one process.
+
+    `rounded` are the weights that the pair started from, where they are not quite those of the process.
+    """
+    log, weights = json.loads(made.with_suffix(".json").read_text()), load_file(made.with_suffix(".safetensors"))
+    expected_log, expected = wanted
+    for step, (row, values) in enumerate(zip(log, expected_log, strict=True)):
+        for name, value in values.items():
+            bound = rel if name.startswith("loss/") else max(1e-3, 10 * rel)
             # An adversarial loss is a sum of logits that nearly cancel, hence the absolute part.
-            assert row[name] == pytest.approx(value, rel=rel, abs=1e-5), f"{name} at step {step}"
+            assert row[name] == pytest.approx(value, rel=bound, abs=1e-5), f"{name} at step {step}"
     assert weights.keys() == expected.keys()
     # Adam moves a weight whose gradient is nearly zero by a whole step one way or the other, so single weights
     # may differ; all together they must not, measured against how far training moved them.
     for name in parity.networks_of(expected):
-        apart = parity.distance(weights, expected, name)
-        assert apart < 5e-3 * parity.distance(expected, start(case), name), name
+        away, moved = (parity.distance(other, expected, name) for other in (weights, start(case)))
+        off = parity.distance(rounded, start(case), name) if rounded else 0.0
+        assert away < apart * moved + off, name
 
 
 @pytest.mark.parametrize("case", parity.CASES)
@@ -85,3 +112,13 @@ def test_an_update_touches_its_own_network_alone_at_every_zero_stage(two_ranks: 
 
 def own(case: str) -> dict[str, list[str]]:
     return {update.net: [update.net] for update in parity.CASES[case].updates}
+
+
+def test_a_rank_of_two_holds_half_of_a_teacher_in_parts_and_half_of_the_optimizer_at_zero_2(two_ranks: Path) -> None:
+    ranks = [json.loads((two_ranks / f"held-{rank}.json").read_text()) for rank in range(2)]
+    teacher = sum(weight.numel() for weight in cast(nn.Module, parity.teacher().net).parameters())
+    student = sum(value.numel() for name, value in start("lcm").items() if name.startswith("student/"))
+    for rank in ranks:
+        assert rank["teacher"] == pytest.approx(teacher / 2, rel=0.01)  # each weight's halves are alike, if padded
+        assert rank["optimizer at ZeRO-0"] == 2 * student
+        assert rank["optimizer at ZeRO-2"] == pytest.approx(student, rel=0.01)
