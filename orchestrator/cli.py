@@ -43,11 +43,17 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
 
 
 @app.command()
-def plan(recipe: RecipeArgument, overrides: Overrides = None, price: Price = 0.0, as_json: AsJson = False) -> None:
-    """Say what would be generated, what is already there and what the rest costs, before anything is spent."""
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    price: Price = 0.0,
+    offline: Annotated[bool, typer.Option(help="From configurations alone: no weights, no network, no clock.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would be generated, what is already there, what the rest costs and what a training worker holds."""
     from orchestrator import verbs
 
-    _answer(as_json, lambda: verbs.plan(_load(recipe, overrides), price))
+    _answer(as_json, lambda: verbs.plan(_load(recipe, overrides), price, offline=offline))
 
 
 @app.command()

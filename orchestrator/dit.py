@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor
@@ -21,6 +23,11 @@ class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):
         for module in model.modules():
             if isinstance(module, LabelEmbedding):
                 module.dropout_prob = 0.0  # in training it would forget classes by chance; a student must not
+
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """A class, or none."""
+        return {"class": (self.model.config["num_embeds_ada_norm"] + 1,)}
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The noise, in the model's own dtype; a variance that it learned beside it is left out."""

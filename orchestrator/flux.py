@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
@@ -11,6 +13,7 @@ from methods.diffusion import Cond
 from orchestrator.network import PipelineNetwork
 
 PATCH = 2  # latents along a side that make one token
+TOKENS = 512  # that T5 reads
 
 
 class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
@@ -30,6 +33,12 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
     def is_told_guidance(self) -> bool:
         """As FLUX.1-dev is, which was distilled from a guided model."""
         return bool(self.model.config["guidance_embeds"])
+
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """As its configuration says."""
+        config = self.model.config
+        return {"prompt": (TOKENS, config["joint_attention_dim"]), "pooled": (config["pooled_projection_dim"],)}
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The velocity, in the model's own dtype."""

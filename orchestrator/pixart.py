@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diffusers import PixArtTransformer2DModel
 from torch import Tensor
 
 from methods.diffusion import Cond
 from orchestrator.network import PipelineNetwork
+
+TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 
 
 class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
@@ -18,6 +22,12 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
 
     component = "transformer"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """As its configuration says."""
+        told = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
+        return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **told}
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The noise, in the model's own dtype; a variance that it learned beside it is left out."""

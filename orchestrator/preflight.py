@@ -12,7 +12,7 @@ from methods.diffusion import Schedule
 from methods.neighbors import points_in
 from orchestrator.errors import BadInput
 from orchestrator.export import check as check_export
-from orchestrator.features import feature_network
+from orchestrator.features import feature_network, features_label
 from orchestrator.network import PipelineNetwork
 from orchestrator.networks import meaning, student_network, trained_of
 from orchestrator.recipe import Recipe
@@ -24,8 +24,12 @@ from orchestrator.teacher import Teacher
 from orchestrator.warm_start import warm_start
 
 
-def preflight(recipe: Recipe, teacher: Teacher) -> None:
-    """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported."""
+def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:
+    """Raises BadInput where this teacher cannot be sampled or the method built on it, or its student not exported.
+
+    Offline no weights are read, neither a feature network's nor those that the student is to start from; and adapters
+    are made for the estimate of memory anyway.
+    """
     told, config = recipe.trajectories, teacher.scheduler
     rounds = recipe.method.build().rounds()
     check_paths(recipe, teacher.schedule)
@@ -48,8 +52,8 @@ def preflight(recipe: Recipe, teacher: Teacher) -> None:
     if not teacher.family.has_null:
         _check_unguided(recipe, rounds, is_judged=teacher.family.has_pictures)
     for round in rounds:
-        _check_networks(round, recipe, teacher)
-    if recipe.training.init_from:
+        _check_networks(round, recipe, teacher, is_offline=is_offline)
+    if recipe.training.init_from and not is_offline:
         first = trained_of(rounds[0], rounds[0].result)
         warm_start(cast(PipelineNetwork, student_network(teacher.network, first)), recipe, first)
     last = rounds[-1]
@@ -100,8 +104,11 @@ def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool)
             raise BadInput(f"method.guidance_scale: {recipe.method.name} guides its teacher, but {mend}")
 
 
-def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
+def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offline: bool) -> None:
     network: nn.Module = teacher.network
+    trained = (net for net in round.nets.values() if isinstance(net, Trained) and not is_offline)
+    for net in {net.lora: net for net in trained if net.lora.rank}.values():
+        student_network(network, net)
     for net in round.nets.values():
         if isinstance(net, Trained):
             try:
@@ -110,13 +117,11 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher) -> None:
                 raise BadInput(f"method: {error}") from error
             if net.guidance_input and not teacher.network.can_be_told_guidance:
                 teacher.network.with_guidance_input()  # which says why not
-            if net.lora.rank:
-                student_network(network, net)
         if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
             net.init(network)
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder":
-            features = feature_network(recipe.training.features, section="training")
-            if not features.channels:
+            features_label(recipe.training.features, section="training")
+            if not is_offline and not feature_network(recipe.training.features, section="training").channels:
                 raise BadInput(f"training.features: {recipe.training.features} shows no layers, which losses look at")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
 from orchestrator.errors import BadInput
 from orchestrator.families import load
+from orchestrator.family import Family
 from orchestrator.own_family import factory_hash
 from orchestrator.recipe import Json, TeacherSpec
 
@@ -45,7 +46,12 @@ class TeacherCard:
 class Teacher:
     """A loaded pipeline, frozen, on one device."""
 
-    def __init__(self, spec: TeacherSpec, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        device: str | torch.device = "cpu",
+        load: Callable[[TeacherSpec, torch.device], Family] = load,
+    ) -> None:
         self.spec, self.device = spec, torch.device(device)
         self.family = load(spec, self.device)
         self.pipeline, self.network = self.family.pipeline, self.family.network

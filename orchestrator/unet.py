@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from diffusers import UNet2DConditionModel, UNet2DModel
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from methods.diffusion import Cond
 from orchestrator.network import PipelineNetwork
 
+TOKENS = 77  # that CLIP reads
+SIZES = 6  # numbers that tell Stable Diffusion XL of the picture's size
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
@@ -45,6 +48,12 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):
     """A UNet that is told a class or nothing as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
 
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """A class, or nothing."""
+        classes = self.model.config["num_class_embeds"]
+        return {"class": (classes,)} if classes else {}
+
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
         label = cond["class"].argmax(1) if "class" in cond else None
@@ -63,6 +72,19 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
     def can_be_told_guidance(self) -> bool:
         """By one more projection beside that of the time."""
         return True
+
+    @property
+    def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """As its configuration says."""
+        config, shapes = self.model.config, dict[str, tuple[int, ...]]()
+        if any("CrossAttn" in block for block in config["down_block_types"]):
+            shapes["prompt"] = (TOKENS, config["cross_attention_dim"])
+        if config["addition_embed_type"] == "text_time":
+            told = SIZES * config["addition_time_embed_dim"]
+            shapes |= {"pooled": (config["projection_class_embeddings_input_dim"] - told,), "size": (SIZES,)}
+        if config["num_class_embeds"]:
+            shapes["class"] = (config["num_class_embeds"],)
+        return shapes
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
@@ -99,7 +121,8 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
         # diffusers notes in private keys which values were defaults, and would put those back.
         config = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
         config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
-        unet = UNet2DConditionModel(**config)
+        with self.model.device:
+            unet = UNet2DConditionModel(**config)
         nn.Module.to(unet, device=self.model.device, dtype=self.model.dtype)
         state = self.model.state_dict(keep_vars=shares_weights)
         missing, unexpected = unet.load_state_dict(state, strict=False, assign=shares_weights)

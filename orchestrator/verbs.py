@@ -11,7 +11,7 @@ from rich.table import Table
 from orchestrator import metrics
 from orchestrator.baselines import present_teacher
 from orchestrator.card import UNJUDGED, card, write_card
-from orchestrator.cluster import bundle, connect, require
+from orchestrator.cluster import ask, bundle, connect, require
 from orchestrator.console import console, say
 from orchestrator.dataset import Dataset
 from orchestrator.durations import seconds_of
@@ -20,6 +20,7 @@ from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.facts import card_facts, findings_of, report_facts, teacher_facts
 from orchestrator.findings import Findings
+from orchestrator.forecast import forecast, memory_facts, memory_of
 from orchestrator.generate import SINGLE_WRITER, Generated, import_samples
 from orchestrator.generate import repair as repair_data
 from orchestrator.hub import check_push, push
@@ -32,6 +33,7 @@ from orchestrator.run import Run, reopen
 from orchestrator.sample import Request
 from orchestrator.sample import sample as sample_pair
 from orchestrator.show import describe_dataset, draw_dataset
+from orchestrator.skeleton import has_configuration
 from orchestrator.sources import Stock, check
 from orchestrator.supply import plan_supply, supply
 from orchestrator.trackers import check as check_trackers
@@ -60,12 +62,20 @@ def run(recipe: Recipe) -> Json:
     return {**facts, "quarantined": _quarantined(made.values())}
 
 
-def plan(recipe: Recipe, price: float) -> Json:
-    """What would be generated, and what that takes; `price` is of one device's hour."""
+def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
+    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
+
+    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
+    """
     check(recipe)
     check_evaluation(recipe.evaluation)
     warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
-    facts = {**plan_supply(recipe, price), **warning}
+    if offline:
+        facts = {**forecast(recipe), **warning}
+    else:
+        supplied = plan_supply(recipe, price)
+        held = ask(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
+        facts = {**supplied, **(memory_facts(held) if held else {}), **warning}
     print_facts(facts)
     return facts
 

@@ -1,0 +1,56 @@
+"""What can be said of a run from configurations alone, before any weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from huggingface_hub import snapshot_download
+
+from orchestrator.memory import Memory, estimate
+from orchestrator.plan import make_plan
+from orchestrator.preflight import preflight
+from orchestrator.prompts import read_prompts
+from orchestrator.recipe import Json, Recipe
+from orchestrator.skeleton import skeleton
+from orchestrator.sources import samples_teacher, trajectories_of
+from orchestrator.teacher import Teacher
+
+
+def forecast(recipe: Recipe) -> Json:
+    """Whether the recipe fits its teacher, what is sampled for it and what a worker holds; needs no network.
+
+    Raises BadInput as `preflight` does, and for a teacher whose configuration is not here.
+    """
+    teacher = Teacher(recipe.teacher, load=skeleton)
+    preflight(recipe, teacher, is_offline=True)
+    return {**_sampled(recipe, teacher), **memory_facts(estimate(recipe, teacher))}
+
+
+def memory_of(recipe: Recipe) -> Memory:
+    """What a training worker will hold, by the teacher's configuration; a hub's is downloaded."""
+    told = recipe.teacher
+    if told.hub:
+        told = told.at(snapshot_download(told.hub, revision=told.revision or None, allow_patterns="*.json"))
+    return estimate(recipe, Teacher(told, load=skeleton))
+
+
+def memory_facts(memory: Memory) -> Json:
+    """For people and machines."""
+    parts = {f"{name}_bytes": value for name, value in dataclasses.asdict(memory).items()}
+    return {"worker_memory_gb": round(memory.device / 1e9, 1), **parts}
+
+
+def _sampled(recipe: Recipe, teacher: Teacher) -> Json:
+    rounds = recipe.method.build().rounds()
+    if not samples_teacher(recipe, rounds):
+        return {}
+    told = trajectories_of(recipe, rounds[0])
+    prompts = read_prompts(told.prompts, column=told.prompt_column)
+    batch_size = 1 if told.batch_size == "auto" else told.batch_size
+    plan = make_plan(recipe.model_copy(update={"trajectories": told}), teacher.card, prompts, batch_size)
+    return {
+        "rows": plan.samples,
+        "bytes": plan.total_bytes,
+        "shards": len(plan.shards()),
+        "teacher_evaluations": plan.teacher_evaluations,
+    }

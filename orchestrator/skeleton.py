@@ -1,0 +1,66 @@
+"""A teacher without its weights: what the configurations of its networks and its scheduler tell."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import cast
+
+import diffusers
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline
+from torch import nn
+
+from orchestrator.errors import BadInput
+from orchestrator.families import DTYPES, family_of
+from orchestrator.family import Family
+from orchestrator.pipelines.overshooting import OvershootingScheduler
+from orchestrator.recipe import RECIPES, TeacherSpec
+
+MODELS = RECIPES / "real" / "models"  # configurations of public models, one folder each
+NETWORKS = ("unet", "transformer", "vae")
+
+
+def has_configuration(spec: TeacherSpec) -> bool:
+    """Does a configuration tell all of the network? Not of one that a factory made, nor of its students."""
+    return not spec.factory and not (Path(spec.folder) / "network").is_dir()
+
+
+def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
+    """A pipeline with networks of shapes alone and nothing that reads prompts. Needs no network connection.
+
+    Raises BadInput for a hub id whose configuration did not come with fewstep, and for a factory's model.
+    """
+    if not has_configuration(spec):
+        raise BadInput(
+            f"teacher: {spec.place or spec.factory} is a model of your own, which no configuration tells of; "
+            "leave --offline out"
+        )
+    folder = Path(spec.folder) if spec.folder else MODELS / spec.hub.replace("/", "--")
+    if not folder.is_dir():
+        known = ", ".join(place.name.replace("--", "/") for place in sorted(MODELS.iterdir()))
+        raise BadInput(f"teacher.hub: the configuration of {spec.hub} is not known offline; known are {known}")
+    family = family_of(str(folder))
+    index = json.loads((folder / "model_index.json").read_text())
+    parts: dict = dict.fromkeys(_required(family.pipeline_class))
+    for name in NETWORKS:
+        if name in index:
+            parts[name] = nn.Module.to(_empty(folder / name, index[name][1]), DTYPES[spec.dtype])
+    # The one scheduler that is not diffusers' is that of an exported student.
+    scheduler = cast(type[ConfigMixin], getattr(diffusers, index["scheduler"][1], OvershootingScheduler))
+    parts["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")  # pyright: ignore[reportAttributeAccessIssue]
+    return family(family.pipeline_class(**parts), spec.resolution)
+
+
+def _required(pipeline: type[DiffusionPipeline]) -> list[str]:
+    """The parts that a pipeline cannot be made without."""
+    parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
+
+
+def _empty(folder: Path, name: str) -> nn.Module:
+    """A network of diffusers by its configuration, without memory for its weights."""
+    cls = getattr(diffusers, name)
+    with torch.device("meta"):
+        return cls.from_config(cls.load_config(folder))
