@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli import app
 from orchestrator.compare import check, read
 from orchestrator.preflight import preflight
-from orchestrator.recipe import RECIPES, load, parse
+from orchestrator.recipe import RECIPES, find, load, parse
 from orchestrator.sources import check as check_recipe
 from orchestrator.teacher import Teacher
 from tests import tiny
 
-FILES = sorted(RECIPES.rglob("*.yaml"))
+REAL = sorted((RECIPES / "real").glob("*.yaml"))
+FILES = sorted({*RECIPES.rglob("*.yaml")} - {*REAL})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(RECIPES)))
@@ -21,6 +25,19 @@ def test_every_shipped_recipe_fits_its_teacher(file: Path) -> None:
     recipe = load(str(file))
     check_recipe(recipe)
     preflight(recipe, Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in REAL])
+def test_every_real_recipe_fits_its_teacher_and_says_what_a_worker_holds(name: str, tmp_path: Path) -> None:
+    said = find(name).read_text()
+    assert "Not run on a GPU yet." in said
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    given = {"trajectories.prompts": tmp_path / "prompts.txt", "data.images": tmp_path}
+    words = [f"{field}={place}" for field, place in given.items() if f"give {field} and" in said]
+    asked = ["plan", name, "--offline", "--json", *words, f"evaluation.prompts={tmp_path / 'prompts.txt'}"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert f" Memory: {json.loads(result.stdout)['worker_memory_gb']} GB a worker" in said
 
 
 @pytest.mark.parametrize("teacher", ["emoji", "fashion"])
