@@ -65,7 +65,6 @@ VARIANTS: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {  # cases
     "bfloat16": ("lcm", (2, 3), {"precision": "bfloat16"}),
     "teacher in parts": ("dmd", (2,), {"placement": "shard", "deepspeed": TINY}),
     "teacher on the host": ("dmd", (2,), {"placement": "offload"}),
-    "teacher whole": ("dmd", (3,), {"placement": "replicate"}),
 }
 ADAPTERS = ("dmd-lora", "lcm-lora", "tcd")  # which ZeRO-3 is refused for
 SEVERAL = tuple(name for name, round in CASES.items() if len(round.updates) > 1)
