@@ -93,13 +93,15 @@ class Pool:
 
     def _assign(self) -> None:
         """Give every idle actor a shard, then a second one while shards outnumber the actors without any."""
+        idle = sum(not worker.calls and not worker.is_leaving for worker in self._workers)
         for depth in range(1, IN_FLIGHT + 1):
             for worker in self._workers:
-                idle = sum(not other.calls and not other.is_leaving for other in self._workers)
-                is_spare = depth == 1 or len(self._waiting) > idle
-                if self._waiting and is_spare and self._has_room(worker, depth):
+                if len(self._waiting) <= (0 if depth == 1 else idle):
+                    break
+                if self._has_room(worker, depth):
                     shard = self._waiting.popleft()
                     if not worker.calls:
+                        idle -= 1
                         worker.since = time.monotonic()
                     worker.calls[worker.actor.make.remote(shard)] = shard
 

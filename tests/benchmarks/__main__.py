@@ -14,6 +14,7 @@ from tests.benchmarks import (
     ranks,
     sampling,
     scaling,
+    simulation,
     startup,
     steps,
     stored,
@@ -39,6 +40,7 @@ if __name__ == "__main__":
             tars.main(samples=2048, repeats=5),
             commits.main(shards=10_000),
             scaling.main(shards=[10, 1_000, 100_000]),
+            simulation.main(shard_s=60.0, mtbf_h=8.0),
             sampling.main(images=16, repeats=3),
         )
     )
