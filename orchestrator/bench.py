@@ -107,6 +107,7 @@ class Bench:
             "revision": self.revisions[system.name],
             "dtype": setting.teacher.dtype,
             **({"compile": True} if setting.teacher.compile else {}),
+            **({"size": setting.teacher.sizes[0]} if setting.teacher.sizes else {}),
             "prompts": prompts_digest(setting.prompts),
             "negative_prompt": setting.negative_prompt,
             "call": vars(setting.call) if system.name == "student" else {},

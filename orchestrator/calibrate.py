@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -139,6 +140,7 @@ class _Clock:
         device = device_of(recipe.resources)
         set_up(device, recipe.resources.threads_per_worker)
         self._teacher, self._plan = Teacher(recipe.teacher, device), plan
+        self._largest = max(plan.latent_shapes, key=math.prod)
         self._uncond = self._teacher.encode([plan.negative_prompt])
 
     def seconds_per_evaluation(self, batch_size: int) -> float:
@@ -147,7 +149,7 @@ class _Clock:
 
         from orchestrator.sampling import GuidedTeacher
 
-        noise = torch.zeros(batch_size, *self._plan.latent_shape, device=self._teacher.device)
+        noise = torch.zeros(batch_size, *self._largest, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}
         scale = torch.full((batch_size,), self._plan.sample_guidance(0), device=noise.device)
         guided = GuidedTeacher(self._teacher.denoiser(), cond, self._uncond, scale)

@@ -13,7 +13,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import brings_scheduler, call_of, fixed_guidance
-from orchestrator.family import Family
+from orchestrator.family import Family, LatentFamily
 from orchestrator.findings import FRECHET, Findings
 from orchestrator.recipe import Recipe, TeacherSpec
 from orchestrator.terms import Terms
@@ -68,6 +68,9 @@ def _arguments(recipe: Recipe, family: type[Family], findings: Findings) -> list
         steps = findings.judged_steps(recipe.method.build().student_steps)
         scale = findings.find("student", steps, "KID").guidance_scale
     arguments = [f"guidance_scale={scale:g}"] if family.is_conditional else []
+    if recipe.teacher.sizes and issubclass(family, LatentFamily):
+        height, width = recipe.teacher.sizes[0]
+        arguments += [f"height={height}", f"width={width}"]
     if call.eta:
         arguments.append(f"eta={call.eta:g}")
     if call.negative_prompt:

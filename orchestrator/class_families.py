@@ -29,10 +29,11 @@ class OneSize(Family[Pipeline]):
 
     task = "unconditional-image-generation"
 
-    def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
-        super().__init__(pipeline, resolution)
-        if resolution not in (0, self.image_size):
-            raise BadInput(f"teacher.resolution: this teacher paints {self.image_size} pixels; leave resolution out")
+    def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(pipeline, sizes)
+        if set(sizes) - {self.image_size}:
+            height, width = self.image_size
+            raise BadInput(f"teacher.resolution: this teacher paints {height} x {width} pixels; leave resolution out")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels are what they are; grey ones are shown in three channels."""
@@ -144,10 +145,11 @@ class DiT(ByClass[DiTPipeline]):
         config = self.pipeline.transformer.config
         return (config.in_channels, config.sample_size, config.sample_size)
 
-    @property
-    def image_size(self) -> int:
+    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """The autoencoder's enlargement of the latents."""
-        return self.latent_shape[-1] * 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        scale = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        _, height, width = latent_shape
+        return height * scale, width * scale
 
     @property
     def has_null(self) -> bool:
@@ -189,7 +191,7 @@ class Unconditional(OneSize[DDPMPipeline]):
     pipeline_class = DDPMPipeline
     is_conditional = False
 
-    def __init__(self, pipeline: DDPMPipeline, resolution: int = 0) -> None:
+    def __init__(self, pipeline: DDPMPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         config = pipeline.unet.config
         if config.num_class_embeds:
             raise BadInput(
@@ -201,7 +203,7 @@ class Unconditional(OneSize[DDPMPipeline]):
                 f"teacher: its UNet answers with {config.out_channels} channels to {config.in_channels}; a learned "
                 "variance beside the noise is known for DiT and PixArt alone"
             )
-        super().__init__(pipeline, resolution)
+        super().__init__(pipeline, sizes)
 
     @property
     def network(self) -> PlainUNetNetwork:

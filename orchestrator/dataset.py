@@ -11,6 +11,7 @@ from methods.diffusion import Cond
 from orchestrator.cache import Cache, Uncached
 from orchestrator.commits import Commit, Manifest
 from orchestrator.ledger import Ledger, open_ledger
+from orchestrator.plan import Shard
 from orchestrator.shards import Columns, ShardReader
 
 NULL = -1  # condition_id of the null condition, the first row of the conditions
@@ -41,6 +42,12 @@ class RowGroups:
     def sizes(self) -> list[int]:
         """Rows of each."""
         return [commit.file.row_groups[index].rows for commit, index in self._places]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the latents of each one's rows."""
+        plan = self._ledger.plan
+        return [plan.sample_shape(Shard.named(commit.name).samples.start) for commit, _ in self._places]
 
     def read(self, group: int) -> Columns:
         """The rows of one: sample_id, seed, condition_id, guidance_scale and path. Raises Damaged."""

@@ -130,7 +130,7 @@ def dress(recipe: Recipe, teacher: Teacher, network: PipelineNetwork, facts: Stu
     pipeline = copy.copy(teacher.pipeline)
     scheduler = check(recipe, teacher.scheduler, facts)
     pipeline.register_modules(**{network.component: network.model, "scheduler": scheduler})
-    return type(teacher.family)(pipeline, teacher.spec.resolution)
+    return type(teacher.family)(pipeline, teacher.spec.sizes)
 
 
 def write(recipe: Recipe, result: Path, out: Path) -> None:

@@ -83,9 +83,14 @@ class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
         if self.pipeline.config["force_zeros_for_empty_prompt"]:
             says = torch.tensor([bool(text) for text in conditions], device=device)
             prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
-        side = self.image_size
-        size = torch.tensor([[side, side, 0, 0, side, side]], dtype=pooled.dtype)
-        return {"prompt": prompt, "pooled": pooled, "size": size.to(device).expand(len(conditions), -1)}
+        size = self.told_size(self.latent_shape)["size"]
+        return {"prompt": prompt, "pooled": pooled, "size": size.expand(len(conditions), -1)}
+
+    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+        """`size` [1, 6]: that it had originally, nothing cropped, and that it is to have."""
+        height, width = self.pixels(latent_shape)
+        told = [[height, width, 0, 0, height, width]]
+        return {"size": torch.tensor(told, dtype=self.pipeline.text_encoder_2.dtype, device=self.pipeline.device)}
 
     def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
         """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""
@@ -122,7 +127,7 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     if spec.factory:
         own = made_by(spec.factory)
         nn.Module.to(own.network, device, DTYPES[spec.dtype])
-        return Own(own, spec.resolution)
+        return Own(own, spec.sizes)
     place, arguments = spec.place, cast(dict, {"revision": spec.revision} if spec.revision else {})
     use_fast_downloads()
     try:
@@ -140,4 +145,4 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     except (OSError, ValueError) as error:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return family(pipeline.to(device), spec.resolution)
+    return family(pipeline.to(device), spec.sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, cast
 
@@ -53,8 +54,9 @@ class Family(ABC, Generic[Pipeline]):
     saving: ClassVar[str] = 'image.save("picture.png")'  # what a card's example does with a sample
     is_conditional: bool = True
 
-    def __init__(self, pipeline: Pipeline, resolution: int = 0) -> None:
-        self.pipeline, self.resolution = pipeline, resolution
+    def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        """`sizes` are heights and widths in pixels to paint, the pipeline's own where there are none."""
+        self.pipeline, self.sizes = pipeline, sizes
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -67,7 +69,12 @@ class Family(ABC, Generic[Pipeline]):
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch."""
+        """Of one sample, without the batch; where there are several sizes, of the first."""
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all sizes."""
+        return (self.latent_shape,)
 
     @property
     def has_null(self) -> bool:
@@ -80,13 +87,21 @@ class Family(ABC, Generic[Pipeline]):
         return True
 
     @property
-    def image_size(self) -> int:
-        """Height and width of a picture."""
-        return self.latent_shape[-1]
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a picture, of the first size."""
+        return self.pixels(self.latent_shape)
+
+    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of a picture with such latents."""
+        return latent_shape[-2], latent_shape[-1]
 
     @abstractmethod
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """What the network is conditioned on, one row per condition. Raises BadInput for one that has no meaning."""
+
+    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+        """What of its conditions a network is told of its picture's size, one row; for most nothing."""
+        return {}
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -139,16 +154,17 @@ class Family(ABC, Generic[Pipeline]):
 
 
 class LatentFamily(Family[LatentPipeline]):
-    """Text to image in an autoencoder's latents, square ones."""
+    """Text to image in an autoencoder's latents."""
 
     task = "text-to-image"
 
-    def __init__(self, pipeline: LatentPipeline, resolution: int = 0) -> None:
-        super().__init__(pipeline, resolution)
+    def __init__(self, pipeline: LatentPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(pipeline, sizes)
         whole = pipeline.vae_scale_factor * PATCH
-        if resolution % whole:
-            nearest = round(resolution / whole) * whole or whole
-            raise BadInput(f"teacher.resolution: {resolution} is not a multiple of {whole}; try {nearest}")
+        for side in chain(*sizes):
+            if side % whole:
+                nearest = round(side / whole) * whole or whole
+                raise BadInput(f"teacher.resolution: {side} is not a multiple of {whole}; try {nearest}")
 
     @property
     @abstractmethod
@@ -158,19 +174,25 @@ class LatentFamily(Family[LatentPipeline]):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """[channels, height, width]."""
-        channels, side = self.own_shape
-        asked = self.resolution // self.pipeline.vae_scale_factor
-        return (channels, asked or side, asked or side)
+        return self.latent_shapes[0]
 
     @property
-    def image_size(self) -> int:
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """[channels, height, width] each."""
+        (channels, side), scale = self.own_shape, self.pipeline.vae_scale_factor
+        asked = tuple((channels, height // scale, width // scale) for height, width in self.sizes)
+        return asked or ((channels, side, side),)
+
+    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """The autoencoder's enlargement of the latents."""
-        return self.latent_shape[-1] * self.pipeline.vae_scale_factor
+        _, height, width = latent_shape
+        return height * self.pipeline.vae_scale_factor, width * self.pipeline.vae_scale_factor
 
     @property
     def size(self) -> dict[str, object]:
         """As its pipeline is told it."""
-        return {"height": self.image_size, "width": self.image_size}
+        height, width = self.image_size
+        return {"height": height, "width": width}
 
     def save_lora(self, folder: Path) -> None:
         """For `load_lora_weights`."""

@@ -35,10 +35,18 @@ class FlowFamily(LatentFamily[FlowPipeline]):
         return (drawn(self.pipeline.vae, images, noise) - config.shift_factor) * config.scaling_factor
 
     def shift(self, config: Mapping[str, object]) -> float:
-        """For pictures of this size, linear in the number of tokens before the exponential."""
+        """For pictures of this size, linear in the number of tokens before the exponential.
+
+        Raises BadInput for sizes that differ in that.
+        """
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         few, many, low, high = (float(str(config[name])) for name in names)
-        tokens = (self.latent_shape[-1] // PATCH) ** 2
+        tokens, *others = {height * width // PATCH**2 for _, height, width in self.latent_shapes}
+        if others:
+            raise BadInput(
+                "teacher.resolution: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), so "
+                "that all sizes need one area; or set a fixed shift in its scheduler_config.json"
+            )
         return math.exp(low + (high - low) * (tokens - few) / (many - few))
 
 

@@ -108,6 +108,8 @@ def import_samples(recipe: Recipe, place: str, store_url: str) -> Generated:
 
     Raises BadInput for files that are no samples of this teacher.
     """
+    if len(recipe.teacher.sizes) > 1:
+        raise BadInput(f"teacher.resolution has {len(recipe.teacher.sizes)} sizes, and what is imported one; give one")
     _check_room(recipe)
     samples = open_samples(place)
     captions = samples.captions("")

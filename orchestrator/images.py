@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +23,7 @@ from orchestrator.errors import BadInput, nearest
 from orchestrator.prompts import READERS
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+Seen = TypeVar("Seen")
 METADATA = ("metadata.csv", "metadata.jsonl")  # as Hugging Face's imagefolder has them
 
 
@@ -46,12 +50,22 @@ class Images(ABC):
         """What a column says of each picture; a class is its number. Raises BadInput where it says nothing."""
 
     @abstractmethod
-    def _encoded(self, rows: range) -> Iterator[tuple[str, bytes]]:
-        """Each picture's name and file."""
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        """The name and the file of each picture; the rows ascend."""
 
-    def pixels(self, rows: range, size: int) -> Tensor:
-        """Some of them [n, 3, size, size] in 0..1, cut square. Raises BadInput with the first that is none."""
-        return torch.stack([self._square(name, data, size) for name, data in self._encoded(rows)])
+    def pixels(self, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """Some of them [n, 3, height, width] in 0..1, cut to that; the rows ascend.
+
+        Raises BadInput with the first that is none.
+        """
+        return torch.stack(self._seen(rows, lambda picture: cut(picture.convert("RGB"), size)))
+
+    def arranged(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """The rows for each size, that of the nearest aspect. All headers are read, and BadInput raised as above."""
+        aspects, parts = [math.log(height / width) for height, width in sizes], [list[int]() for _ in sizes]
+        for row, aspect in enumerate(self._seen(range(len(self)), lambda picture: picture.height / picture.width)):
+            parts[min(range(len(sizes)), key=lambda size: abs(aspects[size] - math.log(aspect)))].append(row)
+        return parts
 
     def digest(self) -> str:
         """SHA-256 of the one file, or over names and bytes of all."""
@@ -61,20 +75,30 @@ class Images(ABC):
         named = [(file.relative_to(root).as_posix(), file_hash(file)) for file in self.files]
         return hashlib.sha256(repr(named).encode()).hexdigest()
 
-    def _square(self, name: str, data: bytes, size: int) -> Tensor:
-        try:
-            picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise self._bad(f"{name} of {self.place} cannot be read as an image ({error}); take it out") from None
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-        if side != size:
-            picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    def _seen(self, rows: Sequence[int], look: Callable[[Image.Image], Seen]) -> list[Seen]:
+        """What a look at each of them says."""
+        found = list[Seen]()
+        for name, data in self._encoded(rows):
+            try:
+                found.append(look(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise self._bad(f"{name} of {self.place} cannot be read as an image ({error}); take it out") from None
+        return found
 
     def _bad(self, why: str) -> BadInput:
         return BadInput(f"{self.field}: {why}")
+
+
+def cut(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """The largest middle part of this aspect, brought to this height and width: [3, height, width] in 0..1."""
+    height, width = size
+    scale = min(picture.height / height, picture.width / width)
+    tall, wide = round(height * scale), round(width * scale)
+    left, top = (picture.width - wide) // 2, (picture.height - tall) // 2
+    picture = picture.crop((left, top, left + wide, top + tall))
+    if (tall, wide) != size:
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def open_images(place: str, field: str) -> Images:
@@ -128,16 +152,15 @@ class ParquetImages(Images):
             raise self._bad(f"the column {column!r} of {self.place} must hold text or a class's number in every row")
         return [str(value).strip() for value in read.to_pylist()]
 
-    def _encoded(self, rows: range) -> Iterator[tuple[str, bytes]]:
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         start = 0
         for parquet in self._parquet:
             for group in range(parquet.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
-                wanted = range(max(rows.start, start), min(rows.stop, start + count))
-                if wanted:
+                if wanted := rows[bisect.bisect_left(rows, start) : bisect.bisect_left(rows, start + count)]:
                     cells = parquet.read_row_group(group, columns=["image"])["image"]
-                    for row, cell in zip(wanted, cells.slice(wanted.start - start, len(wanted)), strict=True):
-                        held = cell.as_py()
+                    for row in wanted:
+                        held = cells[row - start].as_py()
                         data = held["bytes"] if isinstance(held, dict) else held
                         yield f"row {row}", data or b""
                 start += count
@@ -200,6 +223,6 @@ class ImageFolder(Images):
             )
         return name.split("/")[-2]
 
-    def _encoded(self, rows: range) -> Iterator[tuple[str, bytes]]:
-        for file in self._pictures[rows.start : rows.stop]:
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        for file in (self._pictures[row] for row in rows):
             yield file.relative_to(self._root).as_posix(), file.read_bytes()

@@ -93,8 +93,9 @@ class Samples(Images):
         named = list(self._samples.items())[rows.start : rows.stop]
         return torch.stack([self._tensor(name, *_find(parts, kind), shape) for name, parts in named])
 
-    def _encoded(self, rows: range) -> Iterator[tuple[str, bytes]]:
-        for name, parts in list(self._samples.items())[rows.start : rows.stop]:
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        named = list(self._samples.items())
+        for name, parts in (named[row] for row in rows):
             yield name, next(part for extension, part in parts.items() if extension in SUFFIXES).read()
 
     def _tensor(self, name: str, extension: str, part: Part, shape: tuple[int, ...]) -> Tensor:

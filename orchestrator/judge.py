@@ -213,7 +213,7 @@ class Judge:
         return (time.perf_counter() - started) / len(batch)
 
     def measure_images(self, file: str, samples: range) -> Measured:
-        """Real images, cut square and brought to the teacher's size, so that size makes no difference."""
+        """Real images, cut and brought to the teacher's size, so that size makes no difference."""
         images = open_images(file, "evaluation.images")
         return self._look(images.pixels(samples, self.teacher.family.image_size), samples)
 

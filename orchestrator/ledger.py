@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from orchestrator.cache import Cache, Uncached
 from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
 from orchestrator.errors import BadInput
-from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan
+from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan, Shard
 from orchestrator.recipe import Json, TeacherSpec
 from orchestrator.records import Complaint, Damaged, seal, unseal
 from orchestrator.shards import Columns, ShardReader, encode
@@ -112,7 +112,8 @@ class Ledger:
         if (found.version, found.plan) != (version, self.plan.hash):
             raise complaint(f"is version {found.version} of {found.plan[:8]}, put in its place")
         for commit in found.shards:
-            if wrong := commit.file.wrong_rows(self.plan.row_bytes):
+            shape = self.plan.sample_shape(Shard.named(commit.name).samples.start)
+            if wrong := commit.file.wrong_rows(self.plan.row_bytes(shape)):
                 raise self._complaint(commit.what)(wrong)
         return found
 

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,10 +44,10 @@ class Own(Family[OwnPipeline]):
     task = "other"
     saving = "print(image.shape)"
 
-    def __init__(self, pipeline: OwnPipeline, resolution: int = 0) -> None:
-        super().__init__(pipeline, resolution)
-        if resolution:
-            raise BadInput(f"teacher.resolution: {resolution} means nothing to a factory's model, which says its shape")
+    def __init__(self, pipeline: OwnPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(pipeline, sizes)
+        if sizes:
+            raise BadInput("teacher.resolution means nothing to a factory's model, which says its shape; leave it out")
         self.is_conditional = pipeline.model.encode is not nothing
 
     @property
@@ -77,10 +76,10 @@ class Own(Family[OwnPipeline]):
         assert isinstance(self.pipeline.model, OwnModel)
         return self.pipeline.model
 
-    @cached_property
-    def image_size(self) -> int:
+    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """Of what is decoded."""
-        return self.decode(torch.zeros(1, *self.latent_shape)).shape[-1]
+        height, width = self.decode(torch.zeros(1, *latent_shape, device=self.pipeline.device)).shape[-2:]
+        return height, width
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """By the factory's function. Raises BadInput for what cannot be stored, one row a condition."""

@@ -18,23 +18,23 @@ INK, PAPER, FAINT = (28, 32, 40), (255, 255, 255), (110, 118, 130)
 
 def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path) -> None:
     """The same noise and prompt down each column; the rows are named at their left, the columns above."""
-    tile = _tile(rows[0][1])
+    tall, wide = _tile(rows[0][1])
     font = ImageFont.load_default(14)
     small = ImageFont.load_default(12)
-    lines = [textwrap.wrap(caption or "(empty prompt)", max(8, tile // 7))[:3] for caption in captions]
+    lines = [textwrap.wrap(caption or "(empty prompt)", max(8, wide // 7))[:3] for caption in captions]
     left = int(max(font.getlength(label) for label, _ in rows)) + 3 * GAP_PX
     top = 15 * max(len(words) for words in lines) + 2 * GAP_PX
-    step = tile + GAP_PX
-    sheet = Image.new("RGB", (left + step * len(captions) + GAP_PX, top + step * len(rows) + GAP_PX), PAPER)
+    across, down = wide + GAP_PX, tall + GAP_PX
+    sheet = Image.new("RGB", (left + across * len(captions) + GAP_PX, top + down * len(rows) + GAP_PX), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, words in enumerate(lines):
-        x = left + column * step + tile / 2
+        x = left + column * across + wide / 2
         pen.multiline_text((x, top - GAP_PX), "\n".join(words), FAINT, small, anchor="md", align="center", spacing=2)
     for row, (label, pictures) in enumerate(rows):
-        y = top + row * step
-        pen.text((left - 2 * GAP_PX, y + tile / 2), label, INK, font, anchor="rm")
+        y = top + row * down
+        pen.text((left - 2 * GAP_PX, y + tall / 2), label, INK, font, anchor="rm")
         for column in range(len(captions)):
-            sheet.paste(_enlarged(pictures[column], tile), (left + column * step, y))
+            sheet.paste(_enlarged(pictures[column], tall, wide), (left + column * across, y))
     _save(sheet, file)
 
 
@@ -45,23 +45,25 @@ def contact_sheet(pictures: Pixels, columns: int, file: Path) -> None:
 
 def sheet_of(pictures: Pixels, columns: int) -> Image.Image:
     """The same, not yet in a file."""
-    tile = _tile(pictures)
-    step = tile + GAP_PX
+    tall, wide = _tile(pictures)
+    across, down = wide + GAP_PX, tall + GAP_PX
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * step + GAP_PX, rows * step + GAP_PX), PAPER)
+    sheet = Image.new("RGB", (columns * across + GAP_PX, rows * down + GAP_PX), PAPER)
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
-        sheet.paste(_enlarged(picture, tile), (GAP_PX + column * step, GAP_PX + row * step))
+        sheet.paste(_enlarged(picture, tall, wide), (GAP_PX + column * across, GAP_PX + row * down))
     return sheet
 
 
-def _tile(pictures: Pixels) -> int:
-    size = pictures.shape[1]
-    return size * max(1, TILE_PX // size)
+def _tile(pictures: Pixels) -> tuple[int, int]:
+    """Height and width."""
+    _, height, width, _ = pictures.shape
+    times = max(1, TILE_PX // max(height, width))
+    return height * times, width * times
 
 
-def _enlarged(picture: Pixels, tile: int) -> Image.Image:
-    return Image.fromarray(picture).resize((tile, tile), Image.Resampling.NEAREST)
+def _enlarged(picture: Pixels, tall: int, wide: int) -> Image.Image:
+    return Image.fromarray(picture).resize((wide, tall), Image.Resampling.NEAREST)
 
 
 def _save(sheet: Image.Image, file: Path) -> None:

@@ -40,10 +40,15 @@ class PixArt(LatentFamily[PixArtPipeline]):
         told = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
         prompt, mask, _, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, **told)
         encoding = {"prompt": cast(Tensor, prompt), "mask": cast(Tensor, mask).float()}
+        size = self.told_size(self.latent_shape)
+        return {**encoding, **{name: value.expand(len(conditions), -1) for name, value in size.items()}}
+
+    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+        """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
         if not self.pipeline.transformer.use_additional_conditions:
-            return encoding
-        side = torch.full((len(conditions), 2), float(self.image_size), device=self.pipeline.device)
-        return {**encoding, "size": side, "aspect": side[:, :1] / side[:, 1:]}
+            return {}
+        size = torch.tensor([self.pixels(latent_shape)], dtype=torch.float32, device=self.pipeline.device)
+        return {"size": size, "aspect": size[:, :1] / size[:, 1:]}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
+import itertools
 import json
 import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -63,7 +65,7 @@ class DatasetPlan(BaseModel, ABC):
     samples: int
     dtype: Literal["float16", "float32"]  # of what is stored
     compute_dtype: Precision  # of the teacher's weights
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]  # or the first of several, which the teacher has, and shards take in turn
     seed: int
     batch_size: int
     shard_size: int
@@ -79,10 +81,9 @@ class DatasetPlan(BaseModel, ABC):
     def condition_prompt(self, condition: int) -> int:
         """The prompt of a condition."""
 
-    @property
     @abstractmethod
-    def row_bytes(self) -> int:
-        """Payload of one sample."""
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
+        """Payload of a sample with latents of this shape."""
 
     @property
     @abstractmethod
@@ -100,6 +101,16 @@ class DatasetPlan(BaseModel, ABC):
         """Of the generator that draws sample i's noise."""
         return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
 
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all sizes: a shard has one, and what the teacher samples takes them in turn."""
+        several = cast(Sequence[Sequence[int]], self.teacher.get("latent_shapes", ()))
+        return tuple(tuple(shape) for shape in several) or (self.latent_shape,)
+
+    def sample_shape(self, i: int) -> tuple[int, ...]:
+        """Of the latents of sample i, and of all in its shard."""
+        return self.latent_shapes[i // self.shard_size % len(self.latent_shapes)]
+
     def shards(self) -> list[Shard]:
         """All shards; only the last may be shorter."""
         starts = range(0, self.samples, self.shard_size)
@@ -113,12 +124,14 @@ class DatasetPlan(BaseModel, ABC):
     @property
     def total_bytes(self) -> int:
         """Payload of all samples; Parquet adds little to it."""
-        return self.samples * self.row_bytes
+        found = (shard.samples for shard in self.shards())
+        return sum(len(ids) * self.row_bytes(self.sample_shape(ids.start)) for ids in found)
 
     @property
     def rows_per_group(self) -> int:
         """Rows that a reader takes at once: about 4 MiB."""
-        return max(1, min(self.shard_size, ROW_GROUP_BYTES // self.row_bytes))
+        longest = max(self.row_bytes(shape) for shape in self.latent_shapes)
+        return max(1, min(self.shard_size, ROW_GROUP_BYTES // longest))
 
     @property
     def teacher_evaluations(self) -> int:
@@ -146,11 +159,6 @@ class Plan(DatasetPlan):
     prompt_order: Literal["rounds", "random"]
     saved_points: tuple[int, ...]  # of the path: 0 is the noise, num_inference_steps the sample
 
-    @property
-    def path_shape(self) -> tuple[int, ...]:
-        """Of one sample's saved points, [points, *latent]."""
-        return (len(self.saved_points), *self.latent_shape)
-
     def sample_condition(self, i: int) -> int:
         """The condition of sample i: each some times in a row; all in order, then again and again in random orders."""
         draw = i // self.prompt_repeats
@@ -176,10 +184,13 @@ class Plan(DatasetPlan):
         drawn = listed[number % len(listed)] if listed else low + (high - low) * number / 2**64
         return struct.unpack("<f", struct.pack("<f", drawn))[0]
 
-    @property
-    def row_bytes(self) -> int:
-        """Payload of one sample."""
-        return SCALAR_BYTES + math.prod(self.path_shape) * ITEM_BYTES[self.dtype]
+    def path_shape(self, i: int) -> tuple[int, ...]:
+        """Of the saved points of sample i, [points, *latent]."""
+        return (len(self.saved_points), *self.sample_shape(i))
+
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
+        """Ids, and the saved points of a path."""
+        return SCALAR_BYTES + len(self.saved_points) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
     @property
     def evaluations_per_sample(self) -> int:
@@ -211,18 +222,36 @@ class CaptionedPlan(DatasetPlan, ABC):
 
 
 class ImagePlan(CaptionedPlan):
-    """Real images, as latents; row i is image i."""
+    """Real images, as latents; row i is image i, or where there are several sizes the i-th of `arranged` ones."""
 
     images: str  # where they were, which is no part of the identity
     images_sha256: str
     caption_column: str  # "" where nothing is said of them
+    size_counts: tuple[int, ...] = ()  # how many have each of several sizes; follows from images and teacher
 
-    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images"})
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images", "size_counts"})
 
     @property
-    def row_bytes(self) -> int:
+    def _starts(self) -> list[int]:
+        """The first row of each size."""
+        return list(itertools.accumulate(self.size_counts[:-1], initial=0))
+
+    def sample_shape(self, i: int) -> tuple[int, ...]:
+        """Of the latents of image i, and of all in its shard."""
+        return self.latent_shapes[bisect.bisect_right(self._starts, i) - 1]
+
+    def shards(self) -> list[Shard]:
+        """All shards; only the last of each size may be shorter."""
+        ends = [*self._starts[1:], self.samples]
+        return [
+            Shard(range(first, min(first + self.shard_size, end)))
+            for start, end in zip(self._starts, ends, strict=True)
+            for first in range(start, end, self.shard_size)
+        ]
+
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
         """Ids and a latent."""
-        return 2 * 8 + math.prod(self.latent_shape) * ITEM_BYTES[self.dtype]
+        return 2 * 8 + math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 
 class ImportPlan(CaptionedPlan):
@@ -235,10 +264,9 @@ class ImportPlan(CaptionedPlan):
 
     apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
 
-    @property
-    def row_bytes(self) -> int:
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
         """As a path of its ends where there is noise, or a latent."""
-        return SCALAR_BYTES + (1 + self.has_noise) * math.prod(self.latent_shape) * ITEM_BYTES[self.dtype]
+        return SCALAR_BYTES + (1 + self.has_noise) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
@@ -274,7 +302,7 @@ def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_s
 
 def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions: Sequence[str]) -> ImagePlan:
     """The plan of a recipe's real images, for a teacher."""
-    told = recipe.trajectories
+    told, sizes = recipe.trajectories, recipe.teacher.sizes
     return ImagePlan(
         teacher=card.dump(),
         negative_prompt=told.negative_prompt,
@@ -288,6 +316,7 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
         images=images.place,
         images_sha256=images.digest(),
         caption_column=recipe.data.caption_column,
+        size_counts=tuple(len(part) for part in images.arranged(sizes)) if len(sizes) > 1 else (),
         num_captions=len(set(captions)),
     )
 

@@ -41,6 +41,10 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
             f"teacher.compile: {told.solver} evaluates batches of ever other sizes, each of which would be compiled; "
             "choose another solver, or leave compile out"
         )
+    if recipe.teacher.compile and len(teacher.family.latent_shapes) > 1:
+        raise BadInput(
+            "teacher.compile: each size would be compiled; give one teacher.resolution, or leave compile out"
+        )
     judged = recipe.evaluation
     if teacher.family.has_pictures:
         if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):

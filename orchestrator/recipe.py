@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     TypeAdapter,
     ValidationError,
@@ -55,7 +56,9 @@ class TeacherSpec(Section):
     revision: str = ""  # of the hub id: a commit
     factory: str = ""  # package.module:function, which returns an `orchestrator.own_model.OwnModel`
     dtype: Precision = "float32"
-    resolution: int = Field(default=0, ge=0)  # pixels along a side; 0 is the pipeline's own
+    # Pixels along a side, or [height, width] of several sizes, which shards take in turn; the first is the one that is
+    # judged. 0 is the pipeline's own.
+    resolution: NonNegativeInt | tuple[tuple[PositiveInt, PositiveInt], ...] = 0
     compile: bool = False  # with torch.compile, where the teacher samples and where it teaches
 
     @model_validator(mode="after")
@@ -74,6 +77,13 @@ class TeacherSpec(Section):
         if self.revision and not self.hub:
             raise ValueError(f"revision {self.revision!r} is for a `hub` id; anything else is what it holds")
         return self
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width in pixels of what is painted, none where that is the pipeline's own."""
+        if isinstance(self.resolution, tuple):
+            return self.resolution
+        return ((self.resolution, self.resolution),) if self.resolution else ()
 
     @property
     def place(self) -> str:
@@ -358,6 +368,14 @@ class Recipe(Section):
     search: Search = Search()
     output: str
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # that training is followed at
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Recipe:
+        if len(self.teacher.sizes) > 1 and self.data.imported:
+            raise ValueError(
+                f"teacher.resolution has {len(self.teacher.sizes)} sizes, and what is imported one; give one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:

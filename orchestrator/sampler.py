@@ -9,11 +9,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from methods.diffusion import Cond
 from orchestrator.commits import CONDITIONS, Commit, Compute
 from orchestrator.dataset import NULL, read_conditions
 from orchestrator.errors import BadInput
@@ -118,7 +120,7 @@ class ShardSampler(ShardMaker):
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
         plan, times = self.plan, torch.empty(0)
-        path = torch.empty(len(shard.samples), *plan.path_shape, dtype=DTYPES[plan.dtype])
+        path = torch.empty(len(shard.samples), *plan.path_shape(shard.samples.start), dtype=DTYPES[plan.dtype])
         for ids, room in zip(plan.batches(shard), path.split(plan.batch_size), strict=True):
             states, times = self._sample_batch(ids)
             room.copy_(states)
@@ -132,13 +134,18 @@ class ShardSampler(ShardMaker):
         columns = scalars(plan, filled)
         # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
-        cond = {name: value.to(self.device) for name, value in self._conditions.rows(columns["condition_id"]).items()}
-        uncond = {name: value.to(self.device) for name, value in self._conditions.uncond.items()}
+        size = self.teacher.family.told_size(plan.sample_shape(ids.start))
+        told = {name: value.expand(len(filled), -1) for name, value in size.items()}
+        cond = self._on_device({**self._conditions.rows(columns["condition_id"]), **told})
+        uncond = self._on_device({**self._conditions.uncond, **size})
         guided = GuidedTeacher(self._denoiser, cond, uncond, columns["guidance_scale"].to(self.device))
         steps = plan.num_inference_steps
         states, times = sample_path(self._solver, self.teacher.scheduler, guided, noise, steps)
         points = list(plan.saved_points)
         return states[: len(ids), points].to(stored).cpu(), times[points]
+
+    def _on_device(self, cond: Cond) -> Cond:
+        return {name: value.to(self.device) for name, value in cond.items()}
 
 
 class ImageEncoder(ShardMaker):
@@ -153,20 +160,24 @@ class ImageEncoder(ShardMaker):
         self._images = open_images(self.plan.images, "data.images")
         place = {caption: id for id, caption in enumerate(ledger.prompts())}
         self._conditions = [place[caption] for caption in captions_of(self._images, self.plan.caption_column)]
+        sizes = ledger.teacher.sizes
+        self._order = list(chain(*self._images.arranged(sizes))) if self.plan.size_counts else range(len(self._images))
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Latents. Raises BadInput with the first image that cannot be read."""
-        x0 = torch.empty(len(shard.samples), *self.plan.latent_shape, dtype=DTYPES[self.plan.dtype])
+        shape = self.plan.sample_shape(shard.samples.start)
+        x0 = torch.empty(len(shard.samples), *shape, dtype=DTYPES[self.plan.dtype])
         for ids, room in zip(self.plan.batches(shard), x0.split(self.plan.batch_size), strict=True):
             room.copy_(self._encode_batch(ids))
             check_finite(room, ids)
-        conditions = [self._conditions[i] for i in shard.samples]
+        conditions = [self._conditions[self._order[i]] for i in shard.samples]
         return {"sample_id": torch.tensor(shard.samples), "condition_id": torch.tensor(conditions), "x0": x0}, {}
 
     def _encode_batch(self, ids: range) -> Tensor:
         """Filled up as `_sample_batch` does."""
         filled = [*range(len(ids)), *[len(ids) - 1] * (self.plan.batch_size - len(ids))]
-        pixels = self._images.pixels(ids, self.teacher.family.image_size)[filled].to(self.device)
+        size = self.teacher.family.pixels(self.plan.sample_shape(ids.start))
+        pixels = self._images.pixels([self._order[i] for i in ids], size)[filled].to(self.device)
         noise = torch.stack([noise_of(self.plan, i) for i in ids])[filled]
         return self.teacher.latents(pixels, noise)[: len(ids)].to(DTYPES[self.plan.dtype]).cpu()
 
@@ -226,7 +237,7 @@ def check_finite(rows: Tensor, ids: Sequence[int]) -> None:
 
 def noise_of(plan: DatasetPlan, i: int) -> Tensor:
     """The unit noise of sample i in float32, drawn on the CPU wherever it is used."""
-    return torch.randn(plan.latent_shape, generator=torch.Generator().manual_seed(plan.sample_seed(i)))
+    return torch.randn(plan.sample_shape(i), generator=torch.Generator().manual_seed(plan.sample_seed(i)))
 
 
 def scalars(plan: Plan, ids: Sequence[int]) -> Columns:

@@ -65,7 +65,7 @@ def _describe_paths(plan: Plan) -> Json:
         "guidance_scale": list(plan.guidance_scales) or ([low, high] if low < high else low),
         "prompts": plan.num_prompts,
         "saved_points": list(plan.saved_points),
-        "tensor": f"{plan.dtype} {list(plan.path_shape)}",
+        "tensor": f"{plan.dtype} " + " or ".join(str([len(plan.saved_points), *shape]) for shape in plan.latent_shapes),
     }
 
 

@@ -50,7 +50,7 @@ def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
     # The one scheduler that is not diffusers' is that of an exported student.
     scheduler = cast(type[ConfigMixin], getattr(diffusers, index["scheduler"][1], OvershootingScheduler))
     parts["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")  # pyright: ignore[reportAttributeAccessIssue]
-    return family(family.pipeline_class(**parts), spec.resolution)
+    return family(family.pipeline_class(**parts), spec.sizes)
 
 
 def _required(pipeline: type[DiffusionPipeline]) -> list[str]:

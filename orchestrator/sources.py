@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -53,6 +54,11 @@ def check(recipe: Recipe) -> None:
     if samples_teacher(recipe, rounds):
         if not told.samples:
             raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples")
+        if (sizes := len(recipe.teacher.sizes)) > (shards := math.ceil(told.samples / told.shard_size)):
+            raise BadInput(
+                f"teacher.resolution: each shard has one size, and there are {sizes} sizes and {shards} shards; lower "
+                f"trajectories.shard_size={told.shard_size}"
+            )
     for round in rounds:
         for name, stock in stocks_of(recipe, round).items():
             _check_source(recipe, round.sources[name].kind, stock)

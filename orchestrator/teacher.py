@@ -31,16 +31,18 @@ class TeacherCard:
     pipeline: str  # diffusers class
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]  # of what is judged
     is_told_guidance: bool = False  # where the guidance scale is an input, an evaluation needs no second one
     is_compiled: bool = False  # other kernels, other low bits
     has_pictures: bool = True
+    latent_shapes: tuple[tuple[int, ...], ...] = ()  # that shards take in turn, where it is not that one alone
 
     def dump(self) -> Json:
         """As plain data; what came later is told where it is unusual, so that older data sets keep their names."""
-        unusual = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures}
-        told = {name: value for name, value in vars(self).items() if unusual.get(name, True)}
-        return {**told, "latent_shape": list(self.latent_shape)}
+        several = [list(shape) for shape in self.latent_shapes]
+        unusual = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures, "latent_shapes": several}
+        told = {**vars(self), "latent_shape": list(self.latent_shape), "latent_shapes": several}
+        return {name: value for name, value in told.items() if unusual.get(name, True)}
 
 
 class Teacher:
@@ -70,6 +72,7 @@ class Teacher:
             is_told_guidance=self.network.is_told_guidance,
             is_compiled=self.spec.compile,
             has_pictures=self.family.has_pictures,
+            latent_shapes=self.family.latent_shapes if len(self.family.latent_shapes) > 1 else (),
         )
 
     def _revision(self) -> str:

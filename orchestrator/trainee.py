@@ -74,6 +74,8 @@ class Trainee:
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", Path(recipe.output).name, recipe.method.name)
         self._trackers = Trackers(recipe, self.folder)
         self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
+        shapes = {shape for dataset in self._datasets.values() for shape in dataset.plan.latent_shapes}
+        self._told_sizes = {shape: base.family.told_size(shape) for shape in shapes}
         self._guard = Guard(self.round, is_scaled=recipe.training.precision == "float16")
         self._exam, self._scores = job.exam, Scores()
         self._is_warned, self._was_warned = is_warned, False
@@ -147,6 +149,7 @@ class Trainee:
             seed=self.recipe.training.seed,
             conditions=conditions.cond,
             uncond=conditions.uncond,
+            told_sizes=self._told_sizes,
             device=self.place.device,
             columns=columns_of(self.round.sources[name].kind, stocks_of(self.recipe, self.round)[name], dataset),
         )

@@ -42,7 +42,7 @@ def new_dataset(folder: Path, samples: int) -> Dataset:
     conditions = {"condition_id": torch.arange(-1, plan.num_conditions), "prompt": torch.randn(8, 12, 16)}
     ledger.commit(CONDITIONS, 0, conditions, {}, COMPUTE)
     for shard in plan.shards():
-        rows = {**scalars(plan, shard.samples), "path": torch.randn(len(shard.samples), *plan.path_shape)}
+        rows = {**scalars(plan, shard.samples), "path": torch.randn(len(shard.samples), *plan.path_shape(0))}
         ledger.commit(shard.name, 0, rows, {}, COMPUTE)
     return Dataset.open(ledger.url, ledger.publish(ledger.commits()[0]).version)
 
@@ -89,6 +89,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
                 seed=0,
                 conditions=conditions.cond,
                 uncond=conditions.uncond,
+                told_sizes={dataset.plan.latent_shape: {}},
                 device=torch.device("cpu"),
                 columns=dict,
             )
@@ -102,7 +103,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
         def begin(step: int) -> None:
             loader(dataset.row_groups()).batch(step)
 
-        warm, shape = dataset.row_groups(), dataset.plan.path_shape
+        warm, shape = dataset.row_groups(), dataset.plan.path_shape(0)
         epoch(warm)
         endless = loader(warm).batches(0)
 

@@ -42,6 +42,7 @@ class Random:
     sizes = [ROWS] * GROUPS
 
     def __init__(self, latent: tuple[int, ...]) -> None:
+        self.shapes = [latent] * GROUPS
         self._rows = {
             "noise": torch.randn(ROWS, *latent),
             "x0": torch.randn(ROWS, *latent),
@@ -79,6 +80,7 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
         seed=0,
         conditions=prompt,
         uncond={"prompt": prompt["prompt"][:1]},
+        told_sizes={latent: {}},
         device=place.device,
         columns=dict,
     )

@@ -38,7 +38,7 @@ class Paused(ShardSampler):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger, "cpu", 1)
-        self._path = torch.randn(SAMPLES, *ledger.plan.path_shape)
+        self._path = torch.randn(SAMPLES, *ledger.plan.path_shape(0))
 
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """Random rows, after the pause."""

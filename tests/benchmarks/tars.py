@@ -65,6 +65,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
             seed=0,
             conditions=conditions.cond,
             uncond=conditions.uncond,
+            told_sizes={dataset.plan.latent_shape: {}},
             device=torch.device("cpu"),
             columns=dict,
         )

@@ -23,7 +23,7 @@ COMPUTE: dict[str, str | int] = {"device": "test", "torch": "test"}
 def rows(plan: Plan, name: str) -> Columns:
     """A shard's rows, a function of the plan and their ids."""
     ids = next(shard.samples for shard in plan.shards() if shard.name == name)
-    path = torch.tensor(ids).half().view(-1, 1, 1, 1, 1).expand(-1, *plan.path_shape)
+    path = torch.tensor(ids).half().view(-1, 1, 1, 1, 1).expand(-1, *plan.path_shape(0))
     return {**scalars(plan, ids), "path": path.contiguous()}
 
 

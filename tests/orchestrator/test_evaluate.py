@@ -29,8 +29,9 @@ from orchestrator.evaluate import Row, evaluate
 from orchestrator.export import write
 from orchestrator.feature_files import FeatureFiles, Key
 from orchestrator.features import CLIP, feature_network, features_label
-from orchestrator.images import open_images
+from orchestrator.images import cut, open_images
 from orchestrator.judge import Call, Judge, Measured, Setting, System
+from orchestrator.pictures import GAP_PX, contact_sheet
 from orchestrator.quality import Features, Moments, Resampling, clip_score, frechet_distance
 from orchestrator.recipe import Evaluation, Recipe, parse
 from tests import tiny
@@ -283,9 +284,22 @@ def test_features_depend_on_all_that_made_them(tmp_path: Path) -> None:
 
 
 def test_images_are_cut_square_and_brought_to_size(images: Path) -> None:
-    read = open_images(str(images), "evaluation.images").pixels(range(0, 5), 32)
+    read = open_images(str(images), "evaluation.images").pixels(range(0, 5), (32, 32))
     assert read.shape == (5, 3, 32, 32)
     assert 0 <= float(read.min()) < float(read.max()) <= 1
+
+
+def test_images_are_cut_to_an_aspect_and_not_stretched() -> None:
+    whole = np.zeros((20, 40, 3), np.uint8)
+    whole[:, 10:30] = 255
+    square, wide, tall = (cut(Image.fromarray(whole), size) for size in ((20, 20), (10, 20), (40, 20)))
+    assert square.min() == 1 and wide.shape == (3, 10, 20) and tall.shape == (3, 40, 20)
+    assert wide.mean() == pytest.approx(0.5, abs=0.02) and tall.min() > 0.99
+
+
+def test_pictures_are_drawn_in_their_aspect(tmp_path: Path) -> None:
+    contact_sheet(np.zeros((2, 48, 96, 3), np.uint8), 2, tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size == (2 * (96 + GAP_PX) + GAP_PX, 48 + 2 * GAP_PX)
 
 
 @pytest.mark.parametrize(

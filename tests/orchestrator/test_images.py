@@ -102,11 +102,27 @@ def test_a_row_is_an_image_through_the_teachers_autoencoder_and_its_caption(reci
     conditions = Dataset.open(encoded.url, 1).conditions()
     expected = teacher.encode(["a cat", "a dog", "a red cat"])["prompt"]
     torch.testing.assert_close(conditions.cond["prompt"], expected, atol=1e-5, rtol=1e-5)
-    pixels = open_images(recipe.data.images, "data.images").pixels(range(5), 32)
+    pixels = open_images(recipe.data.images, "data.images").pixels(range(5), (32, 32))
     believed = teacher.pipeline.vae.encode(2 * pixels - 1).latent_dist
     noise = torch.stack([noise_of(encoded.plan, i) for i in range(5)])
     expected = (believed.mean + believed.std * noise) * teacher.pipeline.vae.config.scaling_factor
     torch.testing.assert_close(found["x0"].float(), expected, atol=2e-3, rtol=2e-3)  # stored as float16
+
+
+def test_images_are_encoded_in_the_size_of_the_nearest_aspect(recipe: Recipe, tmp_path: Path) -> None:
+    sizes = ((32, 32), (48, 32), (32, 48))
+    sized = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"resolution": sizes})})
+    ledger = made(sized, tmp_path)
+    groups = Dataset.open(ledger.url, 1).row_groups()
+    found = [groups.read(i) for i in range(len(groups.sizes))]
+    assert [part["sample_id"].tolist() for part in found] == [[0, 1], [2], [3], [4]]  # of images 0 3, 4, 1, 2
+    assert [part["condition_id"].tolist() for part in found] == [[0, 2], [1], [1], [0]]
+    assert groups.shapes == [(4, 8, 8), (4, 8, 8), (4, 12, 8), (4, 8, 12)]
+    teacher, images = Teacher(sized.teacher), open_images(sized.data.images, "data.images")
+    for part, image, size in zip(found, ([0, 3], [4], [1], [2]), (*sizes[:1], *sizes), strict=True):
+        noise = torch.stack([noise_of(ledger.plan, i) for i in part["sample_id"].tolist()])
+        expected = teacher.latents(images.pixels(image, size), noise)
+        torch.testing.assert_close(part["x0"].float(), expected, atol=2e-3, rtol=2e-3)  # stored as float16
 
 
 def test_what_is_encoded_does_not_depend_on_how_it_was_cut(recipe: Recipe, encoded: Ledger, tmp_path: Path) -> None:
@@ -117,7 +133,7 @@ def test_what_is_encoded_does_not_depend_on_how_it_was_cut(recipe: Recipe, encod
 def test_a_folder_of_images_holds_what_the_parquet_file_does(parquet: str, folder: Path) -> None:
     one, other = open_images(parquet, "data.images"), open_images(str(folder), "data.images")
     assert one.captions("prompt") == other.captions("prompt") == CAPTIONS
-    assert torch.equal(one.pixels(range(1, 4), 16), other.pixels(range(1, 4), 16))
+    assert torch.equal(one.pixels(range(1, 4), (16, 16)), other.pixels(range(1, 4), (16, 16)))
     assert one.digest() != other.digest() and other.digest() == open_images(str(folder), "data.images").digest()
 
 
@@ -133,7 +149,7 @@ def test_classes_and_pixels_serve_a_class_conditional_teacher(parquet: str, tmp_
     told = dict(tiny.class_recipe_data(tmp_path))
     recipe = parse(told | {"data": {"images": parquet, "caption_column": "label"}, "method": {"name": "consistency"}})
     found = rows(made(recipe, tmp_path / "store"))
-    grey = 2 * open_images(parquet, "data.images").pixels(range(5), 8).mean(1, keepdim=True) - 1
+    grey = 2 * open_images(parquet, "data.images").pixels(range(5), (8, 8)).mean(1, keepdim=True) - 1
     torch.testing.assert_close(found["x0"].float(), grey, atol=1e-3, rtol=0.0)  # stored as float16
     assert found["condition_id"].tolist() == [0, 1, 0, 2, 1]
 
@@ -185,9 +201,9 @@ def test_what_holds_no_images_or_captions_is_refused_in_a_sentence(case: str, tm
 
 def test_an_image_that_cannot_be_read_is_named_by_its_row(tmp_path: Path) -> None:
     images = open_images(break_row(tmp_path / "images.parquet"), "data.images")
-    images.pixels(range(3), 32)
+    images.pixels(range(3), (32, 32))
     with pytest.raises(BadInput, match="^data.images: row 3 of .* cannot be read as an image"):
-        images.pixels(range(2, 5), 32)
+        images.pixels(range(2, 5), (32, 32))
 
 
 def test_a_picture_that_the_metadata_forgets_is_named(folder: Path) -> None:

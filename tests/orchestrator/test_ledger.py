@@ -37,7 +37,7 @@ def empty(finished: Ledger, tmp_path: Path) -> Ledger:
 def rows(ledger: Ledger, shard: int) -> Columns:
     """Rows that need no teacher."""
     ids = ledger.plan.shards()[shard].samples
-    return {**scalars(ledger.plan, ids), "path": torch.full((len(ids), *ledger.plan.path_shape), shard).half()}
+    return {**scalars(ledger.plan, ids), "path": torch.full((len(ids), *ledger.plan.path_shape(0)), shard).half()}
 
 
 def flip(file: Path, place: int) -> None:

@@ -21,7 +21,7 @@ class Instant(ShardSampler):
     """Samples batches without asking the teacher, which it has loaded all the same."""
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
-        return torch.full((len(ids), *self.plan.path_shape), ids[0] % 99), torch.zeros(len(self.plan.saved_points))
+        return torch.full((len(ids), *self.plan.path_shape(0)), ids[0] % 99), torch.zeros(len(self.plan.saved_points))
 
 
 def peak() -> int:
@@ -45,6 +45,6 @@ def test_an_actor_holds_three_shards_at_most_beside_its_teacher(make_recipe: Mak
     ledger = new_ledger(make_recipe(**told, save="all"), tmp_path)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         held = process.submit(grown, ledger.url).result()
-    shard = ledger.plan.row_bytes * ledger.plan.shard_size
+    shard = ledger.plan.row_bytes(ledger.plan.latent_shape) * ledger.plan.shard_size
     assert shard > 64 * 1024**2
     assert held < 3 * shard + 16 * ROW_GROUP_BYTES, f"{held / shard:.2f} shards"  # Parquet's writer has some, too

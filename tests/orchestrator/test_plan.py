@@ -85,6 +85,17 @@ def test_shards_cover_every_sample_once_and_batches_every_shard() -> None:
     assert [Shard.named(shard.name) for shard in shards] == shards
 
 
+def test_shards_take_sizes_in_turn() -> None:
+    shapes = [(4, 8, 8), (4, 12, 6)]
+    plan = PLAN.model_copy(update={"teacher": {**PLAN.teacher, "latent_shapes": shapes}})
+    assert [plan.sample_shape(shard.samples.start) for shard in plan.shards()] == [*shapes * 3, shapes[0]]
+    assert all(len({plan.sample_shape(i) for i in shard.samples}) == 1 for shard in plan.shards())
+    more = plan.model_copy(update={"samples": 99})
+    assert [plan.sample_shape(i) for i in range(50)] == [more.sample_shape(i) for i in range(50)]
+    assert plan.total_bytes == sum(plan.row_bytes(plan.sample_shape(i)) for i in range(50))
+    assert plan.hash != PLAN.hash and PLAN.sample_shape(49) == (4, 8, 8)
+
+
 def test_prompts_get_equal_shares_in_changing_orders() -> None:
     drawn = [PLAN.sample_condition(i) for i in range(49)]
     assert set(Counter(drawn).values()) == {7}

@@ -120,3 +120,7 @@ def test_a_shift_by_the_pictures_size_becomes_that_of_this_size(recipe: Recipe, 
     # mu is 0.5 at 256 tokens, 1.15 at 4096, and linear between them; 32, 128 and 512 pixels are 16, 256 and 4096.
     slope = (1.15 - 0.5) / (4096 - 256)
     assert shifts == pytest.approx([math.exp(0.5 - 240 * slope), math.exp(0.5), math.exp(1.15)])
+    one_area = TeacherSpec(folder=str(tmp_path), resolution=((128, 128), (64, 256)))
+    assert Teacher(one_area).scheduler["shift"] == pytest.approx(math.exp(0.5))
+    with pytest.raises(BadInput, match="teacher.resolution: .* all sizes need one area"):
+        _ = Teacher(one_area.model_copy(update={"resolution": ((128, 128), (64, 128))})).scheduler

@@ -8,12 +8,20 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
+from orchestrator.card import UNJUDGED, snippet
+from orchestrator.dataset import Dataset
+from orchestrator.errors import BadInput
 from orchestrator.export import write
+from orchestrator.families import StableDiffusionXL
 from orchestrator.judge import System
+from orchestrator.preflight import preflight
+from orchestrator.prompts import read_prompts
 from orchestrator.recipe import Recipe, parse
 from orchestrator.solvers import SOLVERS
+from orchestrator.sources import check
 from orchestrator.teacher import Teacher
 from tests import tiny
+from tests.conftest import fill, new_ledger
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
@@ -46,10 +54,73 @@ def test_the_empty_prompt_is_zeros_where_the_pipeline_says_so(recipe: Recipe) ->
     assert empty["size"].tolist() == [[32, 32, 0, 0, 32, 32]] * 2
 
 
-@pytest.mark.parametrize("method", [{"name": "lcm-lora", "lora_rank": 2}, {"name": "dmd"}, {"name": "lcm"}])
+@pytest.fixture(scope="module")
+def sized(recipe: Recipe) -> Recipe:
+    """In two sizes."""
+    told, sampled = dict(recipe.teacher) | {"resolution": ((48, 32), (32, 32))}, dict(recipe.trajectories)
+    return parse({**recipe.resolved(), "teacher": told, "trajectories": {**sampled, "guidance_scale": 5.0}})
+
+
+def test_shards_are_sampled_in_sizes_that_the_network_is_told(sized: Recipe, tmp_path: Path) -> None:
+    ledger, prompts = new_ledger(sized, tmp_path), read_prompts(sized.trajectories.prompts)
+    fill(ledger)
+    dataset = Dataset.open(ledger.url, 1)
+    groups = dataset.row_groups()
+    assert groups.shapes == [(4, 12, 8), (4, 8, 8), (4, 12, 8)]
+    rows = groups.read(0)
+    asked = [prompts[ledger.plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
+    spoken = [row for row, prompt in enumerate(asked) if prompt]  # the pipeline has zeros for negative prompts alone
+    stock = StableDiffusionXLPipeline.from_pretrained(sized.teacher.folder)
+    stock.set_progress_bar_config(disable=True)
+    stock.scheduler = SOLVERS["ddim"].build(Teacher(sized.teacher).scheduler, 4)
+    made = stock(
+        [asked[row] for row in spoken],
+        height=48,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        latents=rows["path"][spoken, 0].float(),
+        output_type="latent",
+    ).images
+    # Only the batches differ, so only the last bits of float32 do, and of the float16 that they are rounded to.
+    torch.testing.assert_close(rows["path"][spoken, -1].float(), made, atol=2e-3, rtol=2e-3)
+
+
+def test_a_students_card_says_the_size_that_is_judged(sized: Recipe) -> None:
+    assert "height=48, width=32" in snippet(sized, StableDiffusionXL, UNJUDGED, "here", "a cat")
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"teacher": {"compile": True}}, "teacher.compile: each size would be compiled"),
+        ({"data": {"imported": "somewhere"}}, "teacher.resolution has 2 sizes, and what is imported one; give one"),
+        ({"teacher": {"resolution": [[32, 36]]}}, "teacher.resolution: 36 is not a multiple of 8; try 32"),
+        ({"teacher": {"resolution": [[32, 0]]}}, "teacher.resolution"),
+        ({"trajectories": {"samples": 8}}, "there are 2 sizes and 1 shards; lower trajectories.shard_size=8"),
+    ],
+)
+def test_sizes_that_cannot_be_had_are_refused(sized: Recipe, section: dict[str, dict[str, object]], says: str) -> None:
+    whole = sized.model_dump(mode="json") | {"method": sized.method.resolved()}
+    with pytest.raises(BadInput, match=says):
+        told = parse({**whole, **{name: {**whole[name], **part} for name, part in section.items()}})
+        check(told)
+        preflight(told, Teacher(told.teacher))
+
+
+@pytest.mark.parametrize(
+    ("size", "method"),
+    [
+        ((32, 32), {"name": "lcm-lora", "lora_rank": 2}),
+        ((32, 32), {"name": "dmd"}),
+        ((48, 32), {"name": "dmd"}),
+        ((32, 32), {"name": "lcm"}),
+    ],
+)
 def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
-    recipe: Recipe, method: dict[str, object], tmp_path: Path
+    recipe: Recipe, sized: Recipe, size: tuple[int, int], method: dict[str, object], tmp_path: Path
 ) -> None:
+    recipe = sized if size == (48, 32) else recipe
     recipe = recipe.model_copy(update={"method": parse({**recipe.resolved(), "method": method}).method})
     has_input = method["name"] == "lcm"
     write(recipe, untrained(recipe, tmp_path, guidance_input=has_input), tmp_path / "student")
@@ -58,6 +129,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "LCMScheduler"), ("teacher", "ddim"))
     )
+    assert student.shape == (2, 3, *size)
     torch.testing.assert_close(student, teacher, atol=1e-4, rtol=0)
 
 

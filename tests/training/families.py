@@ -30,14 +30,14 @@ class Kind:
     teacher: Callable[[Path], Path] | str  # which writes a folder, or a factory
     prompts: Sequence[str] = tiny.PROMPTS
     solver: str = "ddim"
-    resolution: int = PIXELS
+    resolution: int | tuple[tuple[int, int], ...] = PIXELS
     is_guided: bool = True
 
 
 CLASSES = ("0", "1", "2")
 KINDS = {
     "sd": Kind(tiny.teacher),
-    "xl": Kind(tiny.xl_teacher),
+    "xl": Kind(tiny.xl_teacher, resolution=((PIXELS, PIXELS), (48, PIXELS))),
     "sd3": Kind(tiny.sd3_teacher, solver="flow-match-euler"),
     "flux": Kind(tiny.flux_teacher, solver="flow-match-euler"),
     "alpha": Kind(tiny.alpha_teacher),

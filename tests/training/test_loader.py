@@ -12,10 +12,11 @@ from orchestrator.loader import BLOCK, Loader, Order
 
 
 class Groups:
-    """Twenty-three row groups of two to five rows; a row's value says which it is."""
+    """Twenty-three row groups of two to five rows; a row's value says which it is. Some may be of twice the length."""
 
-    def __init__(self, broken: int = -1) -> None:
+    def __init__(self, broken: int = -1, every: int = 99) -> None:
         self.sizes = [2 + i % 4 for i in range(23)]
+        self.shapes = [(2,) if i % every == every - 1 else (1,) for i in range(23)]
         self.reads: Counter[int] = Counter()
         self._broken = broken
 
@@ -25,7 +26,7 @@ class Groups:
             raise BadInput(f"shard {group} is damaged")
         first = sum(self.sizes[:group])
         ids = torch.arange(first, first + self.sizes[group])
-        return {"sample_id": ids, "condition_id": ids % 3, "x0": ids.float()[:, None]}
+        return {"sample_id": ids, "condition_id": ids % 3, "x0": ids.float()[:, None].repeat(1, *self.shapes[group])}
 
 
 ROWS = sum(Groups().sizes)
@@ -39,6 +40,7 @@ def loader(groups: Groups, rows: range = range(8), seed: int = 0) -> Loader:
         seed=seed,
         conditions={"prompt": torch.tensor([[10.0], [11.0], [12.0]])},
         uncond={"prompt": torch.tensor([[-1.0]])},
+        told_sizes={(1,): {}, (2,): {"size": torch.tensor([[2.0]])}},
         device=torch.device("cpu"),
         columns=lambda columns: columns,
     )
@@ -117,6 +119,42 @@ def test_an_epoch_reads_each_row_group_once_and_one_block_ahead() -> None:
         one.batch(step)
     assert len(groups.sizes) > 2 * BLOCK  # more than a loader holds
     assert groups.reads.total() <= len(groups.sizes) + BLOCK and max(groups.reads.values()) <= 2
+
+
+def test_a_batch_has_one_shape_and_every_row_its_turn() -> None:
+    groups = Groups(every=3)
+    found = Counter[int]()
+    seen = {(1,): Counter[int](), (2,): Counter[int]()}
+    for rows in islice(loader(groups).batches(0), 90):
+        shape = tuple(rows.x0.shape[1:])
+        assert {groups.shapes[group_of(groups, id)] for id in rows.columns["sample_id"].tolist()} == {shape}
+        seen[shape].update(rows.columns["sample_id"].tolist())
+        found[len(shape) and shape[0]] += 1
+    wide = sum(size for size, shape in zip(groups.sizes, groups.shapes, strict=True) if shape == (2,))
+    assert abs(found[2] / 90 - wide / ROWS) < 0.05  # as often as there are rows of it
+    for visits in seen.values():
+        assert max(visits.values()) - min(visits.values()) <= 1
+    assert sum(len(visits) for visits in seen.values()) == ROWS
+
+
+def group_of(groups: Groups, id: int) -> int:
+    return next(group for group in range(23) if id < sum(groups.sizes[: group + 1]))
+
+
+def test_conditions_say_the_shape() -> None:
+    both = list(islice(loader(Groups(every=3)).batches(0), 10))
+    for rows in both:
+        is_wide = rows.x0.shape[1] == 2
+        assert ("size" in rows.cond, "size" in rows.uncond) == (is_wide, is_wide)
+        assert not is_wide or (rows.cond["size"] == 2).all() and rows.cond["size"].shape == (8, 1)
+    assert {rows.x0.shape[1] for rows in both} == {1, 2}
+
+
+def test_shapes_change_nothing_of_ranks_and_resumes() -> None:
+    whole = ids(loader(Groups(every=3)), 0, 40)
+    halves = [ids(loader(Groups(every=3), rows), 0, 40) for rows in (range(4), range(4, 8))]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    assert ids(loader(Groups(every=3)), 17, 23) == whole[17:]
 
 
 def test_a_damaged_row_group_stops_the_loop_with_its_message() -> None:
