@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -125,8 +126,13 @@ def _activations(recipe: Recipe, round: Round, teacher: Teacher, net: PipelineNe
     if any(isinstance(spec, Trained) and spec.guidance_input for spec in round.nets.values()):
         cond = with_guidance(cond, torch.empty(rows, device=META))
     with FusedAttention(), saved_tensors_hooks(seen.keep, lambda tensor: tensor):
-        net(torch.empty(rows, *teacher.family.latent_shape, device=META), torch.empty(rows, device=META), cond)
+        net(torch.empty(rows, *_largest(teacher), device=META), torch.empty(rows, device=META), cond)
     return seen.bytes + seen.largest
+
+
+def _largest(teacher: Teacher) -> tuple[int, ...]:
+    """The latents that take most, where there are several sizes."""
+    return max(teacher.family.latent_shapes, key=math.prod)
 
 
 def _decoding(recipe: Recipe, teacher: Teacher) -> int:
@@ -134,7 +140,7 @@ def _decoding(recipe: Recipe, teacher: Teacher) -> int:
     seen, rows = Kept(), _rows(recipe)
     seen.weights = {_storage(weight) for weight in teacher.pipeline.components["vae"].parameters()}
     with FusedAttention(), saved_tensors_hooks(seen.keep, lambda tensor: tensor):
-        teacher.family.decode(torch.empty(rows, *teacher.family.latent_shape, device=META, requires_grad=True))
+        teacher.family.decode(torch.empty(rows, *_largest(teacher), device=META, requires_grad=True))
     return seen.bytes
 
 

@@ -53,7 +53,8 @@ def check(recipe: Recipe) -> None:
     rounds, told, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
     if samples_teacher(recipe, rounds):
         if not told.samples:
-            raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples")
+            other = "" if any(is_sampled(round) for round in rounds) else ", or from the real images of data.images"
+            raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples{other}")
         if (sizes := len(recipe.teacher.sizes)) > (shards := math.ceil(told.samples / told.shard_size)):
             raise BadInput(
                 f"teacher.resolution: each shard has one size, and there are {sizes} sizes and {shards} shards; lower "
