@@ -108,13 +108,15 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class Turns:
-    """Whose turn a batch is, of sequences that share none; with one sequence always its."""
+    """Whose turn a batch is, of sequences that share none."""
 
     lengths: tuple[int, ...]  # batches of each one in an epoch
     seed: int
 
     def of(self, step: int) -> tuple[int, int]:
         """The sequence of a global batch, and how many batches it had before."""
+        if len(self.lengths) == 1:
+            return 0, step
         epoch, place = divmod(step, sum(self.lengths))
         turns = self._turns(epoch)
         return turns[place], epoch * self.lengths[turns[place]] + turns[:place].count(turns[place])
