@@ -1,0 +1,73 @@
+"""Where an LCM student's four steps go wrong: each alone on noised pictures of the teacher, then one after the other.
+
+python hops.py STUDENT [--samples 1024]     # its exported folder; prints KID to other pictures of the teacher
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.diffusion import Denoiser, diffuse, step
+from methods.lcm import consistency_function
+from orchestrator.baselines import kids
+from orchestrator.features import feature_network
+from orchestrator.judge import Measured
+from orchestrator.quality import units_of
+from orchestrator.recipe import TeacherSpec
+from orchestrator.teacher import Teacher
+
+TEACHER = Path(__file__).parents[2] / "teachers/emoji"
+TIMES = (999.0, 749.0, 499.0, 249.0)  # of four steps
+PROMPTS, STEPS = 256, 50
+
+
+@torch.inference_mode()
+def main(folder: str, samples: int) -> None:
+    """Measure."""
+    teacher = Teacher(TeacherSpec(folder=str(TEACHER)))
+    student = Teacher(TeacherSpec(folder=folder))
+    network = Denoiser(student.network, teacher.schedule, teacher.prediction)
+    lines = (TEACHER / "data/heldout.txt").read_text().split("\n")
+    prompts = [line for line in lines if line][:PROMPTS] * (samples // PROMPTS)
+    cond, look = teacher.encode(prompts), feature_network("mobilenetv2")
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        return torch.randn(len(prompts), *teacher.card.latent_shape, generator=generator)
+
+    def painted() -> Tensor:
+        x, times = noise(), [teacher.schedule.at(torch.tensor([1 - i / STEPS])) for i in range(STEPS + 1)]
+        for t, s in zip(times, times[1:], strict=False):
+            x = step(teacher.schedule, teacher.denoiser()(x, t.expand(len(x)), cond), s.expand(len(x)))
+        return x
+
+    def jumped(x0: Tensor, time: float) -> Tensor:
+        t = torch.full((len(x0),), time)
+        return consistency_function(network, diffuse(teacher.schedule, x0, noise(), t), t, cond)
+
+    def seen(latents: Tensor) -> Measured:
+        features = torch.cat([look(teacher.decode(part)) for part in latents.split(128)])
+        return Measured(features.numpy().astype(np.float16), np.empty((0, 1, 1, 3), np.uint8))
+
+    data, reference = painted(), seen(painted())
+    found = {f"from {time:g} alone": seen(jumped(data, time)) for time in TIMES}
+    x0 = torch.zeros_like(data)
+    for time in TIMES:
+        x0 = jumped(x0, time)
+        found[f"after {time:g}"] = seen(x0)
+    values = kids([reference, *found.values()], units_of(len(prompts), PROMPTS))
+    for name, value in zip(found, values, strict=True):
+        print(f"{name}: {value:.4f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student")
+    parser.add_argument("--samples", type=int, default=1024)
+    args = parser.parse_args()
+    main(args.student, args.samples)
