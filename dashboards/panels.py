@@ -59,6 +59,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Quality": (
         Panel("Quality of the student", ("quality",)),
         Panel("Samples judged", ("evaluate/samples_planned", "evaluate/samples")),
+        Panel("Trials of a search", ("search",)),
     ),
 }
 

@@ -72,6 +72,7 @@ _ALL = (
     Metric("time/update_s", "gauge", "s", "Part of a step spent in optimizers and averages"),
     Metric("time/checkpoint_s", "gauge", "s", "How long training stood still for the last checkpoint"),
     Metric("quality", "gauge", "1", "A measured quality of the student: which, and at how many steps", has_term=True),
+    Metric("search", "gauge", "trials", "Trials of a search by what has become of them", has_term=True),
     Metric("evaluate/samples", "gauge", "samples", "Samples judged so far, of those that were missing"),
     Metric("evaluate/samples_planned", "gauge", "samples", "Samples to be judged"),
 )

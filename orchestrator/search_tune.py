@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator import metrics
 from orchestrator.cluster import bundle, require, room_for
 from orchestrator.console import say
 from orchestrator.recipe import Recipe
@@ -98,6 +100,7 @@ class Proposals(Searcher):
         self._budget = Budget.of(run.recipe)
         self._started = time.time() - float(str(run.recorded("stages", "search") or 0))
         self._live: dict[str, optuna.Trial] = {}  # by Tune's name
+        self._recorder = metrics.Recorder(run.folder / "search.jsonl", run.folder.name, run.recipe.method.name)
         self._unfinished = begun(study, run.recipe)
 
     @property
@@ -130,7 +133,10 @@ class Proposals(Searcher):
         if not error and not read_outcome(folder):
             abandon(folder)
         settle(self._study, trial, self._run.recipe)
-        ended = next(t for t in trials_of(self._study, self._run.recipe, self._space) if t.number == trial.number)
+        trials = trials_of(self._study, self._run.recipe, self._space)
+        states = Counter(other.state for other in trials)
+        self._recorder.record(len(trials), {f"search/{state}": count for state, count in states.items()})
+        ended = next(other for other in trials if other.number == trial.number)
         worth = ", ".join(f"{name} {value:.4f}" for name, value in ended.values.items())
         say(f"trial {ended.number} {ended.state}: {worth or ended.why or 'worse than others'}")
         self._run.record("stages", "search", round(time.time() - self._started, 2))

@@ -12,6 +12,7 @@ import yaml
 from ray.util.placement_group import placement_group_table
 from typer.testing import CliRunner
 
+from orchestrator import metrics
 from orchestrator.cli import app
 from orchestrator.ledger import open_ledger
 from orchestrator.recipe import load
@@ -53,6 +54,7 @@ def test_a_search_ends_in_a_table_a_page_a_recipe_and_a_verdict(recipe: Path, ou
     assert facts["best"] == best["number"]
     rows = pq.read_table(output / "search.parquet").to_pylist()
     assert [row["kid@2"] for row in rows] == [trial["values"]["kid@2"] for trial in facts["trials"]]
+    assert metrics.newest(output / "search.jsonl")["search/finished"] == 2
     page = (output / "search.html").read_text()
     assert "What led where" in page and "Every trial" in page and "How they went" in page
     told = load(str(output / "best.yaml"))
