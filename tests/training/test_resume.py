@@ -8,7 +8,7 @@ import pytest
 
 from tests.training import resume
 
-CASES = ("lcm", "lcm-lora")
+CASES = ("lcm",)
 
 
 @pytest.fixture(scope="module")
