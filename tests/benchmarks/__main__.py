@@ -1,8 +1,12 @@
-"""All benchmarks, one JSON object a line, and what they found beside this file: `make bench`."""
+"""Benchmarks, one JSON object a line, and what they found beside this file: `make bench`.
+
+python -m tests.benchmarks [NAME ...]     # all by default
+"""
 
 from __future__ import annotations
 
-import itertools
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.benchmarks import (
@@ -21,28 +25,26 @@ from tests.benchmarks import (
     targets,
     tars,
 )
-from tests.benchmarks.ratio import show
+from tests.benchmarks.ratio import Row, show
 from tests.record import write_record
 
 HERE = Path(__file__).parent
+BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
+    "startup": lambda: startup.main(repeats=7),
+    "loop": lambda: loop.main(steps=20, batch_size=32, repeats=5),
+    "factory": lambda: factory.main(teacher=str(loop.EMOJI), shards=4, repeats=3),
+    "overlap": lambda: overlap.main(shards=12, repeats=3),
+    "loader": lambda: loader.main(samples=2048, repeats=9),
+    "tars": lambda: tars.main(samples=2048, repeats=5),
+    "commits": lambda: commits.main(shards=10_000),
+    "stored": lambda: stored.main(steps=6, batch_size=32, repeats=5),
+    "ranks": lambda: ranks.main(steps=8, batch_size=32, repeats=5),
+    "simulation": lambda: simulation.main(shard_s=60.0, mtbf_h=8.0),
+    "sampling": lambda: sampling.main(images=16, repeats=3),
+    "steps": lambda: steps.main(steps=4, batch_size=16, repeats=3),
+    "scaling": lambda: scaling.main(shards=[10, 1_000, 100_000]),
+}
 
 if __name__ == "__main__":
-    rows = show(
-        itertools.chain(
-            startup.main(repeats=7),
-            loop.main(steps=20, batch_size=32, repeats=5),
-            steps.main(steps=4, batch_size=16, repeats=3),
-            stored.main(steps=6, batch_size=32, repeats=5),
-            ranks.main(steps=8, batch_size=32, repeats=5),
-            factory.main(teacher=str(loop.EMOJI), shards=4, repeats=3),
-            overlap.main(shards=12, repeats=3),
-            loader.main(samples=2048, repeats=9),
-            tars.main(samples=2048, repeats=5),
-            commits.main(shards=10_000),
-            scaling.main(shards=[10, 1_000, 100_000]),
-            simulation.main(shard_s=60.0, mtbf_h=8.0),
-            sampling.main(images=16, repeats=3),
-        )
-    )
-    machine = write_record(HERE, {"benchmarks": rows})
-    targets.write(rows, HERE, machine)
+    rows = show(row for name in sys.argv[1:] or BENCHMARKS for row in BENCHMARKS[name]())
+    targets.write(rows, HERE, write_record(HERE, {"benchmarks": rows}))
