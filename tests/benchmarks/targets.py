@@ -77,8 +77,8 @@ def write(rows: Sequence[Row], folder: Path, machine: str) -> None:
     found = results(rows)
     (folder / "benchmarks.json").write_text(json.dumps([asdict(result) for result in found], indent=1) + "\n")
     lines = [
-        f"Ratios within one run on {machine}: the median, and the range of its repeats. Seconds, sizes and repeats of",
-        "each are in results.json.",
+        f"Ratios within one run on {machine}: the median, and the range of its repeats.",
+        "Seconds, sizes and repeats of each are in results.json.",
         "",
         "| benchmark | of what | ratio | range | target | |",
         "| --- | --- | --- | --- | --- | --- |",

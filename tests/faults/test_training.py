@@ -17,13 +17,14 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from orchestrator import metrics, verbs
+from orchestrator.checkpoint import broken
 from orchestrator.recipe import Recipe, parse
 from tests import tiny
 from tests.faults.test_nodes import drain, lose
 
 pytestmark = pytest.mark.faults
 ROUND = "rounds/1-lcm"
-STEPS = 200
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +107,20 @@ def test_a_worker_that_is_killed_costs_what_came_after_its_last_checkpoint(
     assert lineage(folder)["batches"] == lineage(calm)["batches"] and apart(folder, calm) == 0
 
 
-@pytest.mark.parametrize(("go", "checkpoint_every"), [(lose, 10), (drain, STEPS)])
-def test_training_goes_on_with_the_nodes_that_are_left(
-    data: dict, calm: Path, nodes: Cluster, tmp_path: Path, go: Callable[[Cluster], None], checkpoint_every: int
-) -> None:
-    training = data["training"] | {"checkpoint_every": checkpoint_every}
+def test_training_goes_on_with_the_nodes_that_are_left(data: dict, calm: Path, nodes: Cluster, tmp_path: Path) -> None:
+    resources = {"workers": 2, "min_workers": 1, "address": nodes.address}
+    recipe = parse(data | {"resources": resources, "output": str(tmp_path)})
+    folder = disturbed(recipe, lambda: lose(nodes), after=30)
+    first, again = starts(folder)
+    assert first == 0 and again >= 20
+    assert lineage(folder)["batches"] == lineage(calm)["batches"] and apart(folder, calm) < 1e-3
+
+
+def test_a_nodes_notice_leads_to_a_checkpoint(data: dict, calm: Path, nodes: Cluster, tmp_path: Path) -> None:
+    training = data["training"] | {"checkpoint_every": STEPS}  # never by itself
     resources = {"workers": 2, "min_workers": 1, "address": nodes.address}
     recipe = parse(data | {"training": training, "resources": resources, "output": str(tmp_path)})
-    folder = disturbed(recipe, lambda: go(nodes), after=30)
-    assert starts(folder)[0] == 0 and starts(folder)[1] >= 20  # with a notice, from a checkpoint that it led to
-    assert lineage(folder)["batches"] == lineage(calm)["batches"] and apart(folder, calm) < 1e-3
+    folder = disturbed(recipe, lambda: drain(nodes), after=30)
+    (saved,) = (folder / "checkpoints").iterdir()
+    assert broken(saved) == "" and 30 <= int(saved.name.split("-")[1]) < STEPS
+    assert lineage(folder)["batches"] == lineage(calm)["batches"]
