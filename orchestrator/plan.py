@@ -12,7 +12,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -277,42 +277,26 @@ def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_s
         options = {"tolerance": told.tolerance}
         steps = steps if told.save == "all" else 1  # it stops where a state is saved, and takes the steps it needs
     return Plan(
-        teacher=card.dump(),
+        **_shared(recipe, card, told.samples, batch_size),
         solver=told.solver,
         scheduler=solver.scheduler,
         scheduler_options={**solver.options, **options},
         num_inference_steps=steps,
         guidance_scale=told.guidance_scale,
         guidance_scales=told.guidance_scales,
-        negative_prompt=told.negative_prompt,
         prompts_sha256=prompts_digest(prompts),
         num_prompts=len(prompts),
         prompt_repeats=told.prompt_repeats,
         prompt_order=told.prompt_order,
-        samples=told.samples,
         saved_points=_saved(told.save, steps),
-        dtype=told.dtype,
-        compute_dtype=recipe.teacher.dtype,
-        latent_shape=card.latent_shape,
-        seed=told.seed,
-        batch_size=batch_size,
-        shard_size=told.shard_size,
     )
 
 
 def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions: Sequence[str]) -> ImagePlan:
     """The plan of a recipe's real images, for a teacher."""
-    told, sizes = recipe.trajectories, recipe.teacher.sizes
+    sizes = recipe.teacher.sizes
     return ImagePlan(
-        teacher=card.dump(),
-        negative_prompt=told.negative_prompt,
-        samples=len(images),
-        dtype=told.dtype,
-        compute_dtype=recipe.teacher.dtype,
-        latent_shape=card.latent_shape,
-        seed=told.seed,
-        batch_size=recipe.data.batch_size,
-        shard_size=told.shard_size,
+        **_shared(recipe, card, len(images), recipe.data.batch_size),
         images=images.place,
         images_sha256=images.digest(),
         caption_column=recipe.data.caption_column,
@@ -328,21 +312,29 @@ def make_import_plan(recipe: Recipe, card: TeacherCard, samples: Samples, captio
     if samples.has_noise and (low < high or told.guidance_scales):
         raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
     return ImportPlan(
-        teacher=card.dump(),
-        negative_prompt=told.negative_prompt,
-        samples=len(samples),
-        dtype=told.dtype,
-        compute_dtype=recipe.teacher.dtype,
-        latent_shape=card.latent_shape,
-        seed=told.seed,
-        batch_size=recipe.data.batch_size,
-        shard_size=told.shard_size,
+        **_shared(recipe, card, len(samples), recipe.data.batch_size),
         imported_from=samples.place,
         imported_sha256=samples.digest(),
         num_captions=len(set(captions)),
         has_noise=samples.has_noise,
         guidance_scale=low,
     )
+
+
+def _shared(recipe: Recipe, card: TeacherCard, samples: int, batch_size: int) -> dict[str, Any]:
+    """What every plan says."""
+    told = recipe.trajectories
+    return {
+        "teacher": card.dump(),
+        "negative_prompt": told.negative_prompt,
+        "samples": samples,
+        "dtype": told.dtype,
+        "compute_dtype": recipe.teacher.dtype,
+        "latent_shape": card.latent_shape,
+        "seed": told.seed,
+        "batch_size": batch_size,
+        "shard_size": told.shard_size,
+    }
 
 
 def _saved(told: Literal["all", "ends"] | tuple[int, ...], steps: int) -> tuple[int, ...]:

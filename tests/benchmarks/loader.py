@@ -17,6 +17,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 
 from orchestrator.commits import CONDITIONS
-from orchestrator.dataset import Dataset, RowGroups
+from orchestrator.dataset import Conditions, Dataset, RowGroups
 from orchestrator.ledger import create_ledger
 from orchestrator.loader import Loader
 from orchestrator.sampler import scalars
@@ -45,6 +46,21 @@ def new_dataset(folder: Path, samples: int) -> Dataset:
         rows = {**scalars(plan, shard.samples), "path": torch.randn(len(shard.samples), *plan.path_shape(0))}
         ledger.commit(shard.name, 0, rows, {}, COMPUTE)
     return Dataset.open(ledger.url, ledger.publish(ledger.commits()[0]).version)
+
+
+def new_loader(latent_shape: tuple[int, ...], conditions: Conditions, groups: RowGroups) -> Loader:
+    """As one process of a training has it."""
+    return Loader(
+        groups,
+        batch_size=BATCH,
+        rows=range(BATCH),
+        seed=0,
+        conditions=conditions.cond,
+        uncond=conditions.uncond,
+        told_sizes={latent_shape: {}},
+        device=torch.device("cpu"),
+        columns=dict,
+    )
 
 
 def bare(files: list[Path], shape: tuple[int, ...], *, hashes: bool) -> None:
@@ -79,21 +95,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
         files = sorted((Path(dataset.place) / "shards").rglob("*.parquet"))
-        conditions = dataset.conditions()
-
-        def loader(groups: RowGroups) -> Loader:
-            return Loader(
-                groups,
-                batch_size=BATCH,
-                rows=range(BATCH),
-                seed=0,
-                conditions=conditions.cond,
-                uncond=conditions.uncond,
-                told_sizes={dataset.plan.latent_shape: {}},
-                device=torch.device("cpu"),
-                columns=dict,
-            )
-
+        loader = partial(new_loader, dataset.plan.latent_shape, dataset.conditions())
         batches = samples // BATCH
 
         def epoch(groups: RowGroups) -> None:

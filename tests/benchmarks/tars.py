@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from orchestrator.dataset import Dataset
-from orchestrator.loader import Loader
-from tests.benchmarks.loader import BATCH, new_dataset
+from tests.benchmarks.loader import BATCH, new_dataset, new_loader
 from tests.benchmarks.ratio import Row, paired, show
 
 BUFFER = 1000  # samples
@@ -57,18 +56,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
         dataset = new_dataset(Path(folder) / "ours", samples)
         (Path(folder) / "tars").mkdir()
         tars = packed(dataset, Path(folder) / "tars")
-        conditions = dataset.conditions()
-        loader = Loader(
-            dataset.row_groups(),
-            batch_size=BATCH,
-            rows=range(BATCH),
-            seed=0,
-            conditions=conditions.cond,
-            uncond=conditions.uncond,
-            told_sizes={dataset.plan.latent_shape: {}},
-            device=torch.device("cpu"),
-            columns=dict,
-        )
+        loader = new_loader(dataset.plan.latent_shape, dataset.conditions(), dataset.row_groups())
         endless, batches = loader.batches(0), samples // BATCH
 
         def theirs() -> None:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.training import parity, resume
+from tests.training import parity
+from tests.training.test_resume import (  # noqa: F401 - collected here too, for other cases
+    parts,
+    pytest_generate_tests,
+    test_as_many_ranks_end_in_the_very_same_weights,
+    test_two_ranks_then_one_then_two_end_in_the_same_weights,
+)
 
 CASES = tuple(parity.CASES)
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of every case, at every stage."""
-    folder = tmp_path_factory.mktemp("resume")
-    resume.run(CASES, folder)
-    return folder
-
-
-@pytest.mark.parametrize(("case", "stage"), resume.pairs_of(CASES))
-def test_as_many_ranks_end_in_the_very_same_weights(parts: Path, case: str, stage: int) -> None:
-    resume.check_resumed(parts / f"{case}-{stage}")
-
-
-@pytest.mark.parametrize(("case", "stage"), resume.pairs_of(CASES))
-def test_two_ranks_then_one_then_two_end_in_the_same_weights(parts: Path, case: str, stage: int) -> None:
-    resume.check_rescaled(parts / f"{case}-{stage}")
