@@ -25,7 +25,7 @@ bench: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[evaluation,dashboards,development]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[evaluation,dashboards,trackers,development]"
 	touch $@
 
 clean:
