@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 BOARD = json.loads((ROOT / "dashboards/built/grafana/dashboards/fewstep.json").read_text())
 PANELS = {panel["title"]: panel for panel in BOARD["panels"] if panel["type"] != "row"}
 RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
+SEARCH = "search"  # as a run is called
 PROMETHEUS_OWN = {"__name__", "instance", "job", "ray_io_cluster"}
 
 
@@ -53,6 +54,14 @@ def started(*command: str | Path, log: Path) -> Iterator[None]:
         finally:
             process.terminate()
             process.wait(60)
+
+
+def fewstep(verb: str, data: Mapping[str, object], folder: Path) -> None:
+    file = folder / f"{verb}.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(data))))
+    command = [sys.executable, "-m", "orchestrator.cli", verb, str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def free_port() -> int:
@@ -120,10 +129,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
             data = tiny.recipe_data(folder)
             data["training"] |= {"steps": 60, "checkpoint_every": 20, "log_every": 2}  # pyright: ignore[reportOperatorIssue]
             data["resources"] = {"address": f"127.0.0.1:{ports[0]}"}
-            (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(data))))
-            command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "recipe.yaml")]
-            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-3000:]
+            fewstep("run", data, folder)
+            data["training"] |= {"steps": 8, "evaluate_every": 2}  # pyright: ignore[reportOperatorIssue]
+            data["search"] = {**tiny.search_data(folder), "trials": 1}
+            fewstep("search", {**data, "output": str(folder / SEARCH)}, folder)
             time.sleep(5)
             yield prometheus, began
     finally:
@@ -136,7 +145,7 @@ def test_a_panel_shows_the_run(title: str, scraped: tuple[Prometheus, float]) ->
     for target in PANELS[title]["targets"]:
         query = target["expr"].replace("$__rate_interval", "15s").replace("$run", ".*").replace("$method", ".*")
         found = prometheus.ask("query_range", query=query, start=began, end=time.time(), step=1)["result"]
-        assert found and all(series["metric"]["run"] == "run" for series in found), query
+        assert {series["metric"]["run"] for series in found} & {"run", SEARCH}, query
         assert any(value != "NaN" for series in found for _, value in series["values"]), query
 
 
