@@ -102,8 +102,16 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
             for _ in itertools.islice(loader(groups).batches(0), batches):
                 pass
 
+        begun = list[Loader]()
+
         def begin(step: int) -> None:
-            loader(dataset.row_groups()).batch(step)
+            begun.append(loader(dataset.row_groups()))
+            begun[-1].batch(step)
+
+        def settled() -> None:
+            """Nothing is read any more for the start before, which has its first batch and reads on."""
+            while begun:
+                begun.pop()._readers.shutdown()
 
         warm, shape = dataset.row_groups(), dataset.plan.path_shape(0)
         epoch(warm)
@@ -123,7 +131,9 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
             "later epochs, against raw reads, cold": paired(
                 lambda: raw(files), lambda: epoch(warm), samples, repeats, before=lambda: cooled(files)
             ),
-            "start in the middle of an epoch": paired(lambda: begin(0), lambda: begin(batches // 2), BATCH, repeats),
+            "start in the middle of an epoch": paired(
+                lambda: begin(0), lambda: begin(batches // 2), BATCH, repeats, before=settled
+            ),
         }
         size = {"bytes": dataset.plan.total_bytes, "batch_size": BATCH, "row_groups": len(warm.sizes)}
     for name, result in results.items():
