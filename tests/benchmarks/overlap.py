@@ -1,9 +1,10 @@
 """Writing beside sampling: wall time over the longer of the two, with the overlap and without it.
 
-    python -m tests.benchmarks.overlap [--shards 12] [--repeats 3]
+    python -m tests.benchmarks.overlap [--shards 24] [--repeats 5]
 
 Sampling is a pause, tuned to take as long as encoding, hashing, writing and committing a shard does. Perfect
-overlap is a ratio near 1, none is 2. Prints JSON.
+overlap is a ratio near 1, as the first shard's sampling and the last one's writing have nothing beside them; none is 2.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def main(shards: int, repeats: int) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     show(main(args.shards, args.repeats))
