@@ -212,20 +212,6 @@ def test_shipped_baselines_are_used_and_a_gate_is_judged(recipe: Recipe, cluster
     assert list((tmp_path / "new" / "features").iterdir()) == []
 
 
-def test_a_stochastic_solver_is_calibrated_once_for_a_teacher_and_guidance(
-    recipe: Recipe, cluster: None, tmp_path: Path
-) -> None:
-    written = set[tuple[str, int]]()
-    for steps in (1, 4):
-        with open_bench(recipe, judged_prompts(recipe.evaluation), tmp_path) as bench:
-            (part,) = bench.measure([System("teacher", "analytic-dpm", steps, 2.0)], 6, "sampling")
-        assert len(part.features) == 6
-        written |= {(file.name, file.stat().st_mtime_ns) for file in (tmp_path / "features").glob("variances-*.json")}
-    ((name, _),) = written
-    variances = json.loads((tmp_path / "features" / name).read_text())["variances"]
-    assert name.startswith("variances-2-") and variances[0] == 0 < variances[1] < variances[-1]
-
-
 def precision(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
     """By real images."""
     found = [row for row in rows if row.metric.startswith("precision") and row.reference == "images"]
