@@ -53,6 +53,7 @@ TARGETS: Mapping[str, Target] = {
     "loader, later epochs, against raw reads": Target(0.5, True, "rows per second, of reading the bytes alone"),
     "loader, start in the middle of an epoch": Target(0.9, True, "starts per second, of those at the beginning"),
     "loader, against WebDataset": Target(1.0, True, "rows per second, of WebDataset's"),
+    "loader, against mosaicml-streaming": Target(1.0, True, "rows per second, of mosaicml-streaming's"),
     "simulation, against 1 real actors": Target(0.9, True, "seconds that are simulated, of those it took"),
     "simulation, against 2 real actors": Target(0.9, True, "seconds that are simulated, of those it took"),
     "start-up, fewstep --help": Target(3.0, False, "seconds, of importing typer and rich"),
