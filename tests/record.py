@@ -12,13 +12,18 @@ from pathlib import Path
 import psutil
 
 
+def commit_of(folder: Path) -> str:
+    """What is checked out there."""
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+    return told.stdout.strip()
+
+
 def write_record(folder: Path, found: Mapping[str, object]) -> str:
     """Write `folder`/results.json; the machine, in words."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
     kind = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs"
     machine = f"{kind}, Python {platform.python_version()}"
     facts = {
-        "commit": commit.stdout.strip(),
+        "commit": commit_of(folder),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine,
         **found,

@@ -1,13 +1,17 @@
-"""All tests of a tier, and a record of how they went beside them: `make faults`, `make slow`."""
+"""All tests of a tier, and a record of how they went beside them: `make faults`, `make slow`.
+
+python -m tests.tier slow -k search     # some of them: the record keeps what it has of the others
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.record import write_record
+from tests.record import commit_of, write_record
 
 TIERS = ("faults", "slow")
 
@@ -15,13 +19,14 @@ TIERS = ("faults", "slow")
 class Record:
     """What pytest reports of each test."""
 
-    def __init__(self) -> None:
-        self.tests = dict[str, dict[str, object]]()
+    def __init__(self, commit: str) -> None:
+        self.tests, self._commit = dict[str, dict[str, object]](), commit
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the outcome and the seconds of the test itself, or of what stopped it."""
         if report.when == "call" or report.outcome != "passed":
-            self.tests[report.nodeid] = {"outcome": report.outcome, "seconds": round(report.duration, 1)}
+            told = {"outcome": report.outcome, "seconds": round(report.duration, 1), "commit": self._commit}
+            self.tests[report.nodeid] = told
 
 
 def main() -> int:
@@ -29,9 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tier", description=__doc__)
     parser.add_argument("tier", choices=TIERS)
     told, pytest_arguments = parser.parse_known_args()
-    folder, record = Path(__file__).parent / told.tier, Record()
+    folder = Path(__file__).parent / told.tier
+    record, file = Record(commit_of(folder)), folder / "results.json"
     code = pytest.main([str(folder), "-m", "", *pytest_arguments], plugins=[record])
-    write_record(folder, {"tests": record.tests})
+    known = json.loads(file.read_text())["tests"] if pytest_arguments and file.exists() else {}
+    write_record(folder, {"tests": {**known, **record.tests}})
     return int(code)
 
 
