@@ -126,20 +126,19 @@ class Trial(tune.Trainable):
         self._thread = threading.Thread(target=self._work, daemon=True, name="trial")
         self._thread.start()
 
-    def step(self) -> dict[str, object]:
-        """The next evaluation, or the end. The last one is not told: there is nothing left to stop."""
+    def step(self) -> dict[str, Any]:
+        """The next evaluation, or the last one, with the end: then there is nothing left to stop."""
         total = total_steps(self._run.recipe)
         while True:
             is_over = not self._thread.is_alive()  # before the look, or a row could be missed
-            rows = [row for row in evaluations(self._pinned.recipe, self._number) if row[0] < total]
-            if len(rows) > self._told:
+            rows = [{STEP: step, KID: kid} for step, kid in evaluations(self._pinned.recipe, self._number)]
+            if len(rows) > self._told and rows[self._told][STEP] < total:
                 self._told += 1
-                step, kid = rows[self._told - 1]
-                return {STEP: step, KID: kid}
+                return rows[self._told - 1]
             if is_over:
                 if self._errors:
                     raise self._errors[0]
-                return {"done": True}
+                return {**(rows[-1] if rows else {}), "done": True}  # Tune's median rule takes no end without them
             time.sleep(LOOK_S)
 
     def cleanup(self) -> None:

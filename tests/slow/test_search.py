@@ -78,9 +78,10 @@ def test_a_finished_search_runs_nothing_again_and_goes_on_when_the_budget_grows(
     assert written.items() <= {file: file.stat().st_mtime_ns for file in output.glob("trials/*/trial.json")}.items()
 
 
-def test_asha_stops_trials_and_leaves_no_placement_group(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_scheduler_stops_trials_and_leaves_no_placement_group(scheduler: str, recipe: Path, tmp_path: Path) -> None:
     space = "{method.skip: [250], training.learning_rate: {low: 1e-5, high: 1.0, log: true}}"
-    facts = search(recipe, tmp_path, "search.scheduler=asha", "search.trials=5", f"search.space={space}")
+    facts = search(recipe, tmp_path, f"search.scheduler={scheduler}", "search.trials=5", f"search.space={space}")
     states = [trial["state"] for trial in facts["trials"]]
     assert "stopped early" in states and "finished" in states
     stopped = next(trial for trial in facts["trials"] if trial["state"] == "stopped early")
