@@ -152,10 +152,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Averaged:
-    """An exponential moving average of a trained network, in float32."""
+    """An exponential moving average of a trained network, in float32.
+
+    Losses see it where it is a target; any other is for sampling when training is over.
+    """
 
     of: str = "student"
     decay: float = 0.999
+    is_target: bool = False
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class Consistency:
         """One round, on real data with the teacher's ODE step, or on stored paths."""
         nets: dict[str, Net] = {
             "student": Trained(),
-            "target": Averaged(decay=self.ema_decay),
+            "target": Averaged(decay=self.ema_decay, is_target=True),
             "average": Averaged(decay=self.sampling_ema_decay),
         }
         if self.metric == "lpips":

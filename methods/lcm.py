@@ -111,7 +111,7 @@ class LCM:
         """
         nets = {
             "student": Trained(guidance_input=True),
-            "target": Averaged(decay=self.ema_decay),
+            "target": Averaged(decay=self.ema_decay, is_target=True),
             "average": Averaged(decay=self.sampling_ema_decay),
         }
         update = Update("student", _loss(self, target="target", guidance_input=True))

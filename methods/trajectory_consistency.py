@@ -103,7 +103,7 @@ class TrajectoryConsistency:
     def rounds(self) -> tuple[Round, ...]:
         """One round, on real data or on stored paths as in `methods/lcm.py`."""
         student = Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))
-        nets = {"student": student, "target": Averaged(decay=self.ema_decay)}
+        nets = {"student": student, "target": Averaged(decay=self.ema_decay, is_target=True)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
         found = {
             "online": partial(online_neighbors, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),

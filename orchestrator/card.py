@@ -13,6 +13,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 
 from orchestrator.checkpoint import write_whole
 from orchestrator.export import brings_scheduler, call_of, fixed_guidance
+from orchestrator.families import holds_pipeline
 from orchestrator.family import Family, LatentFamily
 from orchestrator.findings import FRECHET, Findings
 from orchestrator.recipe import Recipe, TeacherSpec
@@ -23,10 +24,13 @@ HERE = "."  # how a folder's own card names it
 UNJUDGED = Findings((), ())
 
 
-def snippet(recipe: Recipe, family: type[Family], findings: Findings, place: str, prompt: str) -> str:
+def snippet(facts: CardFacts, student: Path, place: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
-    options, first = family.usage(place, prompt, recipe.method.build().student_steps)
-    arguments = ", ".join([first, *_arguments(recipe, family, findings)])
+    if not holds_pipeline(student):
+        return lora_snippet(facts, student, place)
+    recipe, family = facts.recipe, facts.family
+    options, first = family.usage(place, facts.prompt, recipe.method.build().student_steps)
+    arguments = ", ".join([first, *_arguments(recipe, family, facts.findings)])
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
     told = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -106,14 +110,13 @@ def card(facts: CardFacts, student: Path, place: str) -> str:
     steps = method.student_steps
     about = f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
     where = "From inside this folder, or with its path in place of the dot:\n\n" if place == HERE else ""
-    use = snippet(recipe, facts.family, findings, place, facts.prompt)
     judged = ["![The same noise and prompts down each column](grid.png)"] if findings.rows else []
     parts = [
         f"---\n{_front(facts)}---",
         f"# {Path(recipe.output).name}: {teacher_name(recipe.teacher)} in {steps} step{'s' if steps > 1 else ''}",
         about + "fewstep. " + (findings.headline(steps) if findings.rows else "It has not been judged yet."),
         *judged,
-        f"## Use\n\n{where}```python\n{use}\n```",
+        f"## Use\n\n{where}```python\n{snippet(facts, student, place)}\n```",
         *_adapters(facts, student, place),
         *(["## Quality\n\n" + table(findings)] if findings.rows else []),
         "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in facts.lineage.items()),
@@ -124,8 +127,8 @@ def card(facts: CardFacts, student: Path, place: str) -> str:
 
 
 def _adapters(facts: CardFacts, student: Path, place: str) -> list[str]:
-    """How the adapters are used alone, where there are any."""
-    if not (student / "lora").is_dir():
+    """How the adapters are used alone, where there is more."""
+    if not (student / "lora").is_dir() or not holds_pipeline(student):
         return []
     if not issubclass(facts.family.pipeline_class, LoraBaseMixin):
         return ["The adapters alone are in `lora/`; the teacher's pipeline loads none, its model or peft does."]
@@ -151,7 +154,7 @@ def _conditions(facts: CardFacts, student: Path) -> str:
         says.append(f"Its text: {files}.")
     if terms.gate:
         says.append("The teacher is gated: who passes the student on has to ask the same of those who get it.")
-    index = json.loads((student / "model_index.json").read_text())
+    index = json.loads((student / "model_index.json").read_text()) if holds_pipeline(student) else {}
     if "safety_checker" in index:
         has = "It has the teacher's" if index["safety_checker"][0] else "Like its teacher it has no"
         says.append(f"{has} safety checker.")

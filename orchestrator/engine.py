@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from methods.base import Critic, Trained
+from orchestrator.partition import Flat, Partition, Sharded, Whole
 from orchestrator.recipe import Json, Training
 
 TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
@@ -28,6 +29,7 @@ class Engine(Protocol):
     """A network that is trained."""
 
     module: nn.Module
+    partition: Partition  # of what is trained
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch's loss."""
@@ -39,10 +41,6 @@ class Engine(Protocol):
 
     def grad_norm(self) -> float:
         """Norm of the last applied gradient, before clipping."""
-        ...
-
-    def master(self, weight: nn.Parameter) -> Tensor:
-        """This process's part of a weight, in the float32 that the optimizer holds."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -74,7 +72,7 @@ class EngineSpec:
 
     def optimizer(self, module: nn.Module) -> torch.optim.AdamW:
         """AdamW over what is trained; fused where the weights are on a GPU."""
-        weights = [weight for weight in module.parameters() if weight.requires_grad]
+        weights = trained_weights(module)
         fused = weights[0].is_cuda
         return torch.optim.AdamW(
             weights,
@@ -91,7 +89,8 @@ class TorchEngine:
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         self.module, self._training = module, spec.training
         self._optimizer = spec.optimizer(module)
-        self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        self._weights = trained_weights(module)
+        self.partition = Whole(self._weights)
         self._micro, self._norm = 0, torch.zeros(())
 
     def backward(self, loss: Tensor) -> None:
@@ -113,10 +112,6 @@ class TorchEngine:
         """Norm of the last applied gradient."""
         return self._norm.item()
 
-    def master(self, weight: nn.Parameter) -> Tensor:
-        """The weight itself."""
-        return weight.detach()
-
     def save(self, folder: Path) -> None:
         """One file."""
         folder.mkdir(parents=True)
@@ -133,7 +128,7 @@ class TorchEngine:
 class ZeroOptimizer(Protocol):
     """The part of DeepSpeed's optimizers that is used here."""
 
-    param_groups: list[dict[str, float]]
+    param_groups: list[dict[str, Any]]
 
     def clear_backward_seen_flag(self) -> None:
         """Note that a new micro-batch begins."""
@@ -178,14 +173,14 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         deepspeed = import_deepspeed()
         optimizer = spec.optimizer(module)
-        trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+        numbers = sum(weight.numel() for weight in trained_weights(module))
         engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=dict(configuration(spec, trained)), dist_init_required=False
+            model=module, optimizer=optimizer, config=dict(configuration(spec, numbers)), dist_init_required=False
         )
         self._engine = cast(DeepSpeedCore, engine)
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
-        self._is_full_precision = spec.training.precision == "float32"
+        self.partition = _partition(trained_weights(self.module), self._engine, self._stage)
         self._trains_all = all(weight.requires_grad for weight in module.parameters())  # or its base is the teacher's
         self._norm = torch.zeros(())
 
@@ -211,14 +206,6 @@ class DeepSpeedEngine:
         """Norm over all ranks and shards."""
         return float(self._engine.get_global_grad_norm() if self._stage else self._norm)
 
-    def master(self, weight: nn.Parameter) -> Tensor:
-        """ZeRO-3: this rank's shard. Else the whole weight, gathered where it is trained in half precision."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
-
-        if self._stage == 3:
-            return cast(Tensor, safe_get_local_fp32_param(weight))
-        return weight.detach() if self._is_full_precision else cast(Tensor, safe_get_full_fp32_param(weight))
-
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
@@ -228,6 +215,19 @@ class DeepSpeedEngine:
         self._engine._config.load_universal_checkpoint = is_universal
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self._trains_all)
         assert loaded is not None
+
+
+def _partition(weights: Sequence[nn.Parameter], engine: DeepSpeedCore, stage: int) -> Partition:
+    from deepspeed.utils import safe_get_local_fp32_param
+
+    if stage == 3:
+        return Sharded(weights, safe_get_local_fp32_param)
+    return Flat(weights, lambda: engine.optimizer.param_groups[0]["params"][0]) if stage else Whole(weights)
+
+
+def trained_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Those of its weights that move."""
+    return [weight for weight in module.parameters() if weight.requires_grad]
 
 
 def import_deepspeed():  # noqa: ANN201 - a module

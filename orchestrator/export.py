@@ -15,7 +15,7 @@ import diffusers
 from methods.base import Sampler
 from orchestrator.cluster import ask, connect
 from orchestrator.errors import BadInput
-from orchestrator.families import load
+from orchestrator.families import load_student
 from orchestrator.family import Family
 from orchestrator.judge import Call
 from orchestrator.network import PipelineNetwork
@@ -138,9 +138,12 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
     family = build(recipe, result)
     fresh = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     if StudentFacts.read(result).lora.rank:
-        merge_lora(family, fresh / "lora")
-    family.pipeline.save_pretrained(fresh, safe_serialization=True)
-    loaded = load(recipe.teacher.at(fresh))
+        save_adapters(family, fresh / "lora", merge=recipe.export.merged)
+    if recipe.export.merged:
+        family.pipeline.save_pretrained(fresh, safe_serialization=True)
+    else:
+        family.pipeline.scheduler.save_pretrained(fresh / "scheduler")
+    loaded = load_student(recipe.teacher, fresh)
     guidance_scale = fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     image = loaded.pipeline(**loaded.call([""], "", 1, guidance_scale), output_type="pt").images
     if not bool(image.isfinite().all()):
@@ -154,11 +157,12 @@ def write(recipe: Recipe, result: Path, out: Path) -> None:
         fresh.rename(out)
 
 
-def merge_lora(family: Family, folder: Path) -> None:
-    """Merge the adapters into the pipeline's own weights; write them too where the teacher's pipeline can load them."""
+def save_adapters(family: Family, folder: Path, *, merge: bool) -> None:
+    """Write the adapters where the teacher's pipeline can load them, and add them to the pipeline's own weights."""
     if not family.network.guidance_modules:  # of which stock pipelines know nothing
         family.save_lora(folder)
-    family.network.merge_lora()
+    if merge:
+        family.network.merge_lora()
 
 
 def export(recipe: Recipe, result: Path, out: Path) -> None:

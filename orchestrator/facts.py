@@ -54,7 +54,7 @@ def report_facts(opened: Run, findings: Findings) -> ReportFacts:
         grid=evaluation / "grid.png",
         training={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
         stages_s=cast(Mapping[str, float], opened.facts["stages"]),
-        snippet=snippet(recipe, told.family, findings, str(student), told.prompt) if told else "",
+        snippet=snippet(told, student, str(student)) if told else "",
         lineage=told.lineage if told else _lineage(opened),
         places=stores | {name: str(place) for name, place in files.items() if place.exists()},
         recipe=recipe.resolved(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
@@ -146,3 +148,19 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return family(pipeline.to(device), spec.sizes)
+
+
+def load_student(teacher: TeacherSpec, folder: Path, device: str | torch.device = "cpu") -> Family:
+    """An exported student: a pipeline of its own, or its adapters and its scheduler in the teacher's."""
+    if holds_pipeline(folder):
+        return load(teacher.at(folder), device)
+    family = load(teacher, device)
+    family.pipeline.load_lora_weights(str(folder / "lora"))
+    name = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    family.pipeline.register_modules(scheduler=getattr(diffusers, name).from_pretrained(folder / "scheduler"))
+    return family
+
+
+def holds_pipeline(student: Path) -> bool:
+    """Whether an exported folder does; else it holds adapters alone, in `lora`, with their scheduler."""
+    return (student / DiffusionPipeline.config_name).is_file()

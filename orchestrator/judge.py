@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from orchestrator import analytic_dpm
 from orchestrator.errors import BadInput
-from orchestrator.families import load
+from orchestrator.families import holds_pipeline, load_student
 from orchestrator.family import Family
 from orchestrator.features import FeatureNetwork, feature_network
 from orchestrator.images import open_images
@@ -118,7 +118,7 @@ class Judge:
     @cached_property
     def student(self) -> Family:
         """Loaded when it is first asked for, unless it is set."""
-        return unchecked(load(self.setting.teacher.at(self.setting.student), self.setting.device))
+        return unchecked(load_student(self.setting.teacher, Path(self.setting.student), self.setting.device))
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -128,8 +128,11 @@ class Judge:
         """Hashes of what is judged. Raises BadInput where the teacher is told something and nobody says what."""
         if self.teacher.family.is_conditional and self.setting.prompts == ("",):
             raise BadInput("evaluation.prompts is missing; the teacher is judged on them")
-        student = {"student": folder_hash(Path(self.setting.student))} if self.setting.student else {}
-        return {"teacher": self.teacher.card.revision, **student}
+        teacher, student = self.teacher.card.revision, Path(self.setting.student)
+        if not self.setting.student:
+            return {"teacher": teacher}
+        on = "" if holds_pipeline(student) else f" on {teacher}"
+        return {"teacher": teacher, "student": folder_hash(student) + on}
 
     def refusal(self, solver: str, evaluations: int) -> str:
         """Why a solver cannot sample the teacher, or nothing."""

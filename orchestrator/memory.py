@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -67,24 +67,34 @@ def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> Memory:
         _shared(whole * size, ranks if training.zero_stage >= stage else 1)
         for size, stage in ((width, 3), (width, 2), (_optimizer_width(training), 1))
     )
+    averaged, shown = _averages(training, ranks, round, trained)
+    stepped = optimizer + averaged  # averages are where the optimizer's weights are
     buckets = sum(min(each, BUCKET) * width for each in trained.values()) if training.zero_stage else 0
-    averaged = sum(trained[net.of] for net in round.nets.values() if isinstance(net, Averaged))
     frozen, elsewhere = _frozen(training, ranks, round, teacher, nets.values())
     return Memory(
         weights=weights,
         gradients=gradients + buckets,
         optimizer=optimizer,
-        averages=_shared(averaged * (MASTER + width), ranks if training.zero_stage == 3 else 1),
+        averages=averaged + shown,
         frozen=frozen,
         activations=max(_activations(recipe, round, teacher, net) for net in nets.values())
         + (_decoding(recipe, teacher) if _is_decoded(round) else 0),
-        host=elsewhere + {"none": 0, "optimizer": optimizer, "all": optimizer + weights}[training.offload],
+        host=elsewhere + {"none": 0, "optimizer": stepped, "all": stepped + weights}[training.offload],
     )
 
 
 def _optimizer_width(training: Training) -> int:
     """DeepSpeed keeps a float32 copy of the weights at every stage but 0, whatever their precision."""
     return MOMENTS + (MASTER if training.zero_stage else 0)
+
+
+def _averages(training: Training, ranks: int, round: Round, trained: Mapping[str, int]) -> tuple[int, int]:
+    """Of their float32 values, which are cut up as the optimizer's are, and of the networks that losses call."""
+    follow = [net for net in round.nets.values() if isinstance(net, Averaged)]
+    values = sum(trained[net.of] for net in follow) * MASTER
+    called = sum(trained[net.of] for net in follow if net.is_target) * DTYPES[training.precision].itemsize
+    stage = training.zero_stage
+    return _shared(values, ranks if stage else 1), _shared(called, ranks if stage == 3 else 1)
 
 
 def _frozen(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from methods.base import Averaged, Critic, Frozen, LoRA, Round, Trained
 from methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
-from orchestrator.averages import Average
-from orchestrator.engine import Engine, EngineSpec, inference_engine
+from orchestrator.averages import Average, frozen_copy
+from orchestrator.engine import Engine, EngineSpec, inference_engine, trained_weights
+from orchestrator.partition import Sharded
 
 
 class Distillable(Protocol):
@@ -61,7 +62,7 @@ class Networks:
     def add(self, name: str, engine: Engine, net: Denoiser | nn.Module) -> None:
         """A network with its engine."""
         self.engines[name], self.nets[name] = engine, net
-        self._trained[name] = [weight for weight in engine.module.parameters() if weight.requires_grad]
+        self._trained[name] = trained_weights(engine.module)
 
 
 def student_network(network: nn.Module, spec: Trained) -> nn.Module:
@@ -112,7 +113,7 @@ def build(
     `base` is the model that the first round starts from, `teacher` the one that teaches this round; `placed` says where
     that is kept.
 
-    Averages are copied before the engines partition their sources; at ZeRO-3 they are partitioned themselves.
+    Targets are copied before an engine cuts up what they average; at ZeRO-3 they are cut up themselves.
     """
     networks = Networks()
     if round.online:
@@ -135,16 +136,15 @@ def build(
         if spec.training.gradient_checkpointing:
             cast(Distillable, module).recompute()
         followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
-        averages = {other: Average(module, a.decay) for other, a in followers.items()}
+        targets = {other: frozen_copy(module) for other, a in followers.items() if a.is_target}
         engine = make_engine(module, spec)
         networks.add(name, engine, meaning(engine.module, net, base))
-        partitioned = any(hasattr(weight, "ds_tensor") for weight in engine.module.parameters())
-        for other, average in averages.items():
-            if partitioned:
-                average.module = inference_engine(average.module, spec)
-            average.attach(engine, partitioned=partitioned)
-            networks.averages[other], networks.of[other] = average, name
-            networks.nets[other] = meaning(average.module, net, base)
+        if isinstance(engine.partition, Sharded):
+            targets = {other: inference_engine(target, spec) for other, target in targets.items()}
+        for other, follower in followers.items():
+            networks.averages[other] = Average(engine, follower.decay, targets.get(other))
+            networks.of[other] = name
+        networks.nets |= {other: meaning(target, net, base) for other, target in targets.items()}
     if round.online:  # only now, because networks started as copies of it
         networks.nets["teacher"] = placed(teacher)
     return networks
@@ -152,23 +152,10 @@ def build(
 
 def full_state(networks: Networks, name: str) -> dict[str, Tensor]:
     """What was trained of a network, in float32 on the CPU, gathered from all ranks; every rank calls it."""
-    if name in networks.averages:
-        average = networks.averages[name]
-        pairs = zip(average.named_weights(), average.values, strict=True)
-        return {key: gathered(value, weight) for (key, weight), value in pairs}
-    engine = networks.engines[name]
-    trained = [(key, weight) for key, weight in engine.module.named_parameters() if weight.requires_grad]
-    return {key: gathered(engine.master(weight), weight) for key, weight in trained}
-
-
-def gathered(value: Tensor, weight: nn.Parameter) -> Tensor:
-    """The whole of a weight whose local part is `value`."""
-    shape = getattr(weight, "ds_shape", None)  # set by DeepSpeed where it partitions the weight
-    if shape is None:
-        return value.detach().float().cpu().clone()
-    parts = [torch.empty_like(value) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, value.contiguous())
-    return torch.cat(parts)[: shape.numel()].view(shape).cpu()
+    engine, average = networks.engines[networks.of.get(name, name)], networks.averages.get(name)
+    names = [key for key, weight in engine.module.named_parameters() if weight.requires_grad]
+    whole = average.whole() if average else engine.partition.whole(engine.partition.parts())
+    return dict(zip(names, whole, strict=True))
 
 
 def trained_of(round: Round, name: str) -> Trained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
 from methods.base import Critic, Frozen, Round, Trained
@@ -61,6 +62,8 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         first = trained_of(rounds[0], rounds[0].result)
         warm_start(cast(PipelineNetwork, student_network(teacher.network, first)), recipe, first)
     last = rounds[-1]
+    if not recipe.export.merged and not isinstance(teacher.pipeline, LoraBaseMixin):
+        raise BadInput(f"export.merged: a {type(teacher.pipeline).__name__} loads no adapters; leave it out")
     if why := teacher.family.refusal(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
     check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))

@@ -238,6 +238,12 @@ class Training(Section):
             raise ValueError("offload needs zero_stage 1, 2 or 3; set zero_stage to 1")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("offload of all, the weights too, needs zero_stage 3; set that, or offload the optimizer")
+        zero = self.deepspeed.get("zero_optimization")
+        if isinstance(zero, Mapping) and zero.get("round_robin_gradients"):
+            raise ValueError(
+                "deepspeed.zero_optimization.round_robin_gradients deals weights out by the number of ranks, so that "
+                "averages could not go on with another; leave it out"
+            )
         if self.evaluate_every and self.placement in ("shard", "offload"):
             raise ValueError(
                 f"placement {self.placement} leaves no rank the whole teacher, of which evaluate_every makes the "
@@ -322,6 +328,12 @@ class Evaluation(Section):
         return value
 
 
+class Export(Section):
+    """What the student's folder holds."""
+
+    merged: bool = True  # a pipeline; else a LoRA's adapters alone, for the teacher's own pipeline
+
+
 class Resources(Section):
     """What the run asks of the cluster."""
 
@@ -364,6 +376,7 @@ class Recipe(Section):
     method: MethodSpec
     training: Training
     evaluation: Evaluation = Evaluation()
+    export: Export = Export()
     resources: Resources = Resources()
     search: Search = Search()
     output: str
@@ -444,8 +457,15 @@ def parse(data: Mapping[str, object]) -> Recipe:
 
 def _check_adapters(recipe: Recipe) -> None:
     """Refuse to cut up or to move the weights that low-rank adapters share with the teacher."""
-    nets = (net for round in recipe.method.build().rounds() for net in round.nets.values())
-    if not any(isinstance(net, Trained) and net.lora.rank for net in nets):
+    nets = [net for round in recipe.method.build().rounds() for net in round.nets.values() if isinstance(net, Trained)]
+    has_adapters = any(net.lora.rank for net in nets)
+    if not recipe.export.merged and (not has_adapters or any(net.guidance_input for net in nets)):
+        why = "has a guidance input, which is no adapter" if has_adapters else "trains no adapters"
+        raise BadInput(
+            f"export.merged: false exports adapters alone, and {recipe.method.name} {why}; leave it out, or choose a "
+            "method with lora_rank and without that input, like lcm-lora"
+        )
+    if not has_adapters:
         return
     if recipe.training.placement in ("shard", "offload"):
         raise BadInput(

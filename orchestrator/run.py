@@ -154,8 +154,9 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def identity(resolved: Mapping[str, object]) -> Json:
-    """What makes a run what it is; the same run may continue on other resources, and be followed elsewhere."""
-    return {key: value for key, value in resolved.items() if key not in ("resources", "search", "output", "trackers")}
+    """What makes a run what it is; it may continue on other resources, be followed elsewhere and exported otherwise."""
+    others = ("export", "resources", "search", "output", "trackers")
+    return {key: value for key, value in resolved.items() if key not in others}
 
 
 def recipe_hash(recipe: Recipe) -> str:

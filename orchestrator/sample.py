@@ -16,6 +16,8 @@ from orchestrator.card import RECIPE
 from orchestrator.errors import BadInput
 from orchestrator.evaluate import label
 from orchestrator.export import call_of, fixed_guidance
+from orchestrator.families import holds_pipeline
+from orchestrator.family import Family
 from orchestrator.judge import Judge, Setting, System
 from orchestrator.pictures import Pixels, grid
 from orchestrator.recipe import Recipe, TeacherSpec, parse
@@ -54,7 +56,8 @@ def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float
         raise BadInput(f"--steps: {why}")
     systems = [System("teacher", solver, steps, guidance) for steps in dict.fromkeys((many, few))]
     systems.append(System("student", "", few, own))
-    rows = [(label(system.name, system.steps), _checked(student, judge.sample(system, samples))) for system in systems]
+    seen = [_checked(student, judge.teacher.family, judge.sample(system, samples)) for system in systems]
+    rows = [(label(system.name, system.steps), images) for system, images in zip(systems, seen, strict=True)]
     grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
     facts = {"picture": str(out), "student": str(student), "teacher": teacher.place}
     return {**facts, "steps": few, "guidance_scale": own, "seed": asked.seed}
@@ -83,14 +86,17 @@ def _judge(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) 
     return Judge(setting)
 
 
-def _checked(student: Path, images: Tensor) -> Tensor:
+def _checked(student: Path, teacher: Family, images: Tensor) -> Tensor:
     """Pictures that the student's safety checker finds fault with turn black, its teacher's too."""
-    if not (student / "safety_checker").is_dir():
+    if (student / "safety_checker").is_dir():
+        checker = StableDiffusionSafetyChecker.from_pretrained(student / "safety_checker").eval()
+        reader = CLIPImageProcessor.from_pretrained(student / "feature_extractor")
+    elif holds_pipeline(student) or not teacher.pipeline.components.get("safety_checker"):
         return images
-    checker = StableDiffusionSafetyChecker.from_pretrained(student / "safety_checker").eval()
-    reader = CLIPImageProcessor.from_pretrained(student / "feature_extractor")
+    else:
+        checker, reader = teacher.pipeline.safety_checker, teacher.pipeline.feature_extractor
     seen = reader(list(_pixels(images)), return_tensors="pt").pixel_values
-    return checker(clip_input=seen, images=images.clone())[0]
+    return checker(clip_input=seen.to(checker.device), images=images.clone())[0]
 
 
 def _pixels(images: Tensor) -> Pixels:

@@ -24,7 +24,7 @@ def save(networks: Networks, folder: Path, rank: int) -> None:
     for name, engine in networks.engines.items():
         engine.save(folder / name)
     for name, average in networks.averages.items():
-        if average.is_sharded or not rank:
+        if average.is_cut or not rank:
             save_file(average.state(), _file(folder, name, average, rank))
 
 
@@ -57,7 +57,7 @@ def load_rescaled(networks: Networks, folder: Path, place: Place, world_size: in
 
 
 def _file(folder: Path, name: str, average: Average, rank: int) -> Path:
-    return folder / f"{name}-rank{rank if average.is_sharded else 0}.safetensors"
+    return folder / f"{name}-rank{rank if average.is_cut else 0}.safetensors"
 
 
 def _convert(engine: Path, out: Path) -> None:
@@ -80,7 +80,7 @@ def _convert(engine: Path, out: Path) -> None:
 def _recut(folder: Path, name: str, average: Average, rank: int, world_size: int) -> dict[str, Tensor]:
     """A rank's values out of those of `world_size` others; shards are cut as DeepSpeed does, zeros after the end."""
     written = [load_file(_file(folder, name, average, other)) for other in range(world_size)]
-    if not average.is_sharded:
+    if not average.is_cut:
         return written[0]
     found: dict[str, Tensor] = {}
     for key, mine in average.state().items():

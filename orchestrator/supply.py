@@ -12,7 +12,7 @@ from orchestrator.export import export as write_student
 from orchestrator.generate import Generated, Report, encode_images, generate, image_plan_of, imported, plan_of
 from orchestrator.ledger import count_committed
 from orchestrator.plan import DatasetPlan
-from orchestrator.recipe import Json, Recipe, TeacherSpec
+from orchestrator.recipe import Export, Json, Recipe, TeacherSpec
 from orchestrator.results import RESULT
 from orchestrator.run import Run
 from orchestrator.sources import Stock, is_sampled, stocks_of, trajectories_of
@@ -125,5 +125,5 @@ def _generator(opened: Run, number: int) -> TeacherSpec:
     before = opened.round_folder(number, rounds[number - 1])
     teacher = recipe.teacher.at(before / "pipeline")
     if not Path(teacher.folder).exists():
-        write_student(recipe, before / RESULT, Path(teacher.folder))
+        write_student(recipe.model_copy(update={"export": Export()}), before / RESULT, Path(teacher.folder))
     return teacher

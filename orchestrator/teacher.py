@@ -145,10 +145,10 @@ def schedule_of(config: Mapping[str, object]) -> Schedule:
 
 
 def folder_hash(folder: Path) -> str:
-    """Hash of a pipeline's own files: its index and the components that the index names."""
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = [folder / "model_index.json"]
-    for name in sorted(index):
+    """Hash of a pipeline's own files: its index and the components that the index names; or of a student's adapters."""
+    index = folder / "model_index.json"
+    parts = [index] if index.is_file() else []
+    for name in sorted(json.loads(index.read_text())) if parts else ("lora", "scheduler"):
         if (folder / name).is_dir():
             parts += sorted(file for file in (folder / name).rglob("*") if file.is_file())
     whole = hashlib.sha256()

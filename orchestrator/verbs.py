@@ -19,6 +19,7 @@ from orchestrator.errors import BadInput
 from orchestrator.evaluate import evaluate as evaluate_student
 from orchestrator.export import export as write_student
 from orchestrator.facts import card_facts, findings_of, report_facts, teacher_facts
+from orchestrator.families import holds_pipeline
 from orchestrator.findings import Findings
 from orchestrator.forecast import forecast, memory_facts, memory_of
 from orchestrator.generate import SINGLE_WRITER, Generated, import_samples
@@ -230,15 +231,15 @@ def _train(opened: Run, first: Mapping[Stock, Generated]) -> None:
 
 
 def _export(opened: Run) -> Json:
-    """Write `student/`, unless it is there already."""
+    """Write `student/`, unless it is there already as the recipe says."""
     recipe, out = opened.recipe, opened.folder / "student"
     result = _result(recipe)
     if not result.exists():
         raise BadInput(f"output: {opened.folder} holds no trained student yet; `fewstep train` makes one")
-    if not out.exists():
+    if not out.exists() or holds_pipeline(out) != recipe.export.merged:
         with opened.stage("export"):
             write_student(recipe, result, out)
-        write_card(card_facts(opened, UNJUDGED), out, opened.folder / "evaluation")
+        write_card(card_facts(opened, findings_of(opened)), out, opened.folder / "evaluation")
     say(f"student: {out}")
     return {"student": str(out)}
 

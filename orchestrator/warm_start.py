@@ -31,10 +31,10 @@ def warm_start(student: PipelineNetwork, recipe: Recipe, spec: Trained) -> None:
     """
     place = Path(recipe.training.init_from)
     is_whole = (place / "model_index.json").is_file()
-    if spec.lora.rank and is_whole:
-        if not (place / "lora").is_dir():
-            raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
+    if (spec.lora.rank or not is_whole) and (place / "lora").is_dir():
         place, is_whole = place / "lora", False
+    elif spec.lora.rank and is_whole:
+        raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
     state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, spec)
     own = student.state_dict()
     unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]

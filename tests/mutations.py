@@ -437,8 +437,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "consistency.py",
-        '"target": Averaged(decay=self.ema_decay)',
-        '"target": Averaged(decay=self.sampling_ema_decay)',
+        '"target": Averaged(decay=self.ema_decay, is_target=True)',
+        '"target": Averaged(decay=self.sampling_ema_decay, is_target=True)',
         "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
     ),
     Mutation(

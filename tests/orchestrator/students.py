@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from methods.base import LoRA
 from orchestrator.export import call_of
 from orchestrator.judge import Judge, Setting
+from orchestrator.network import is_adapter
 from orchestrator.recipe import Recipe
 from orchestrator.results import RESULT
 from orchestrator.sampling import GuidedTeacher, sample_path
@@ -26,11 +27,22 @@ def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> P
     network = Teacher(recipe.teacher).network
     if guidance_input:
         network = network.with_guidance_input()
+    return _result(folder, network.state_dict(), guidance_input=guidance_input)
+
+
+def untrained_lora(recipe: Recipe, folder: Path) -> Path:
+    """The same of adapters of rank 2."""
+    network = Teacher(recipe.teacher).network.with_lora(LoRA(2))
+    trained = {name: weight.data for name, weight in network.named_parameters() if is_adapter(name)}
+    return _result(folder, trained, lora={"rank": 2})
+
+
+def _result(folder: Path, state: Mapping[str, Tensor], **facts: object) -> Path:
     result = folder / RESULT
     result.mkdir(parents=True)
-    save_file(network.state_dict(), result / "result.safetensors")
-    facts = {"guidance_input": guidance_input, "prediction": "", "schedule": "", "lora": {}}
-    (result / "student.json").write_text(json.dumps(facts))
+    save_file(dict(state), result / "result.safetensors")
+    told = {"guidance_input": False, "prediction": "", "schedule": "", "lora": {}}
+    (result / "student.json").write_text(json.dumps(told | facts))
     return result
 
 

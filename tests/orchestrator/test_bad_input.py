@@ -62,6 +62,12 @@ def refused(result: Result, *parts: str) -> None:
             ["teacher_steps must be student_steps=8 doubled once or more, got 8"],
         ),
         ("training.steps", ["training.steps", "no value"]),
+        (
+            "training.deepspeed={zero_optimization: {round_robin_gradients: true}}",
+            ["round_robin", "leave it"],
+        ),
+        ("export.merged=false", ["export.merged", "lcm trains no adapters", "like lcm-lora"]),
+        ("export={merged: false, adapters: true}", ["export.adapters is not a known key"]),
     ],
 )
 def test_a_wrong_field_is_named_with_the_mend(folder: Path, override: str, says: list[str]) -> None:

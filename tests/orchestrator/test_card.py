@@ -11,18 +11,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import save_file
 
-from methods.base import LoRA
 from orchestrator.card import UNJUDGED, CardFacts, card, write_card
 from orchestrator.export import write
 from orchestrator.families import ClassConditional, StableDiffusion
 from orchestrator.findings import Findings
 from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.teacher import Teacher
 from orchestrator.terms import Terms, terms_of
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import untrained, untrained_lora
 from tests.orchestrator.test_report import facts as report_facts
 from tests.orchestrator.test_report import findings
 
@@ -116,18 +113,17 @@ def test_terms_of_a_folder_are_those_of_its_card(tmp_path: Path) -> None:
     assert [file.name for file in terms_of(teacher).files] == ["NOTICE"]
 
 
-def test_adapters_are_used_alone_on_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
-    lora = parse(recipe.model_dump(mode="json") | {"method": {"name": "lcm-lora", "lora_rank": 2}})
-    result = tmp_path / "result"
-    result.mkdir()
-    network = Teacher(lora.teacher).network.with_lora(LoRA(2))
-    trained = {name: weight.data for name, weight in network.named_parameters() if "lora" in name}
-    save_file(trained, result / "result.safetensors")
-    facts = {"guidance_input": False, "prediction": "", "schedule": "", "lora": {"rank": 2}}
-    (result / "student.json").write_text(json.dumps(facts))
-    write(lora, result, tmp_path / "student")
+@pytest.mark.parametrize("merged", [True, False])
+def test_adapters_are_used_alone_on_the_teacher(recipe: Recipe, tmp_path: Path, merged: bool) -> None:
+    method = {"name": "lcm-lora", "lora_rank": 2}
+    lora = parse(recipe.model_dump(mode="json") | {"method": method, "export": {"merged": merged}})
+    write(lora, untrained_lora(lora, tmp_path), tmp_path / "student")
     text = card(told(lora), tmp_path / "student", ".")
-    assert "load_lora_weights('.', subfolder='lora')" in text
+    assert "load_lora_weights('.', subfolder='lora')" in text and text.count("```python") == 1 + merged
     run_last_snippet(text, tmp_path / "student")
+    if not merged:
+        held = {str(file.relative_to(tmp_path / "student")) for file in (tmp_path / "student").rglob("*.*")}
+        assert held == {"lora/pytorch_lora_weights.safetensors", "scheduler/scheduler_config.json", "picture.png"}
+        return
     pixels = replace(told(lora), family=ClassConditional)
     assert "load_lora_weights" not in card(pixels, tmp_path / "student", ".")  # its pipeline has no such thing

@@ -46,7 +46,7 @@ def test_a_plan_needs_no_weights_offline(recipe: Path) -> None:
     assert (facts["rows"], facts["shards"], facts["teacher_evaluations"]) == (20, 3, 20 * 4 * 2)
     whole = sum(tensor.numel() for tensor in tiny.denoiser(time_cond_proj_dim=256).parameters())
     assert facts["weights_bytes"] == facts["gradients_bytes"] == 4 * whole
-    assert facts["optimizer_bytes"] == 8 * whole and facts["averages_bytes"] == 2 * 8 * whole
+    assert facts["optimizer_bytes"] == 8 * whole and facts["averages_bytes"] == (4 + 8) * whole
     assert facts["frozen_bytes"] == 0  # stored paths stand in for the teacher
     assert facts["activations_bytes"] > 0
 
@@ -103,6 +103,15 @@ def test_zero_cuts_up_more_at_each_stage(recipe: Path) -> None:
     assert one.gradients - two.gradients == whole.gradients // 2
     assert three.weights == whole.weights // 2 and two.weights == whole.weights
     assert three.frozen < two.frozen == whole.frozen  # the teacher too, not the decoder
+
+
+def test_averages_are_cut_up_with_the_optimizer_but_for_the_network_that_a_loss_calls(recipe: Path) -> None:
+    lcm = {"method": {"name": "lcm"}, "workers": 2, "precision": "bfloat16"}
+    two, three = held(recipe, **lcm, zero_stage=2), held(recipe, **lcm, zero_stage=3)
+    assert two.averages == 3 * two.weights  # half of two averages, twice as wide in float32, and the target
+    assert three.averages == two.averages - two.weights // 2
+    moved = held(recipe, **lcm, zero_stage=2, offload="optimizer")
+    assert moved.host == moved.optimizer + 2 * moved.weights
 
 
 def test_what_is_offloaded_is_the_hosts(recipe: Path) -> None:

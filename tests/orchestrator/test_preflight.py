@@ -53,6 +53,16 @@ def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:
         check(data, {"name": "lcm-lora", "lora_targets": ["to_z"]})
 
 
+def test_adapters_alone_for_a_pipeline_that_loads_none_are_refused(data: dict, tmp_path: Path) -> None:
+    alone = data | {"export": {"merged": False}}
+    check(alone, {"name": "lcm-lora"})
+    with pytest.raises(BadInput, match=r"export.merged: .* guided has a guidance input, which is no adapter"):
+        check(alone, {"name": "guided", "lora_rank": 2})
+    sigma = alone | {"teacher": {"folder": str(tiny.sigma_teacher(tmp_path))}}
+    with pytest.raises(BadInput, match=r"export.merged: a PixArtSigmaPipeline loads no adapters"):
+        check(sigma, {"name": "lcm-lora"})
+
+
 def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"training.features: dinov2:.* cannot be loaded"):
         check(data, {"name": "add"}, features=f"dinov2:{tmp_path}")

@@ -19,7 +19,7 @@ from orchestrator.recipe import parse
 from orchestrator.sample import find_student
 from orchestrator.terms import Terms
 from tests import tiny
-from tests.orchestrator.students import untrained
+from tests.orchestrator.students import untrained, untrained_lora
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,20 @@ def test_a_teacher_that_has_moved_is_asked_for(run: Path, tmp_path: Path) -> Non
 def test_a_folder_that_holds_no_student_is_refused(run: Path) -> None:
     refused = fewstep(str(run / "teacher"), "a cat")
     assert refused.exit_code == BAD_INPUT and "is no exported student" in refused.stderr
+
+
+def test_adapters_alone_are_sampled_in_the_teachers_pipeline_under_its_safety_checker(tmp_path: Path) -> None:
+    method = {"name": "lcm-lora", "lora_rank": 2}
+    recipe = parse(tiny.recipe_data(tmp_path) | {"method": method, "export": {"merged": False}})
+    write(recipe, untrained_lora(recipe, tmp_path), tmp_path / "student")
+    write_card(CardFacts(recipe, StableDiffusion, UNJUDGED, "a cat", Terms(), {}), tmp_path / "student", tmp_path)
+    seen = []
+    for finds_fault in (False, True):
+        tiny.add_safety_checker(Path(recipe.teacher.folder), finds_fault=finds_fault)
+        assert fewstep(str(tmp_path), "a cat", "--steps", "1", "--out", str(tmp_path / "x.png")).exit_code == 0
+        with Image.open(tmp_path / "x.png") as picture:
+            seen.append(np.asarray(picture)[-108:-12, -108:-12].any())
+    assert seen == [True, False]
 
 
 def test_pictures_that_the_safety_checker_finds_fault_with_are_black(run: Path, tmp_path: Path) -> None:

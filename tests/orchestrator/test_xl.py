@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from orchestrator.card import UNJUDGED, snippet
+from orchestrator.card import UNJUDGED, CardFacts, snippet
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.export import write
@@ -20,6 +20,7 @@ from orchestrator.recipe import Recipe, parse
 from orchestrator.solvers import SOLVERS
 from orchestrator.sources import check
 from orchestrator.teacher import Teacher
+from orchestrator.terms import Terms
 from tests import tiny
 from tests.conftest import fill, new_ledger
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
@@ -87,7 +88,8 @@ def test_shards_are_sampled_in_sizes_that_the_network_is_told(sized: Recipe, tmp
 
 
 def test_a_students_card_says_the_size_that_is_judged(sized: Recipe) -> None:
-    assert "height=48, width=32" in snippet(sized, StableDiffusionXL, UNJUDGED, "here", "a cat")
+    told = CardFacts(sized, StableDiffusionXL, UNJUDGED, "a cat", Terms(), {})
+    assert "height=48, width=32" in snippet(told, Path(sized.teacher.folder), "here")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from methods import METHODS
 from methods.adversarial import Adversarial
-from methods.base import Frozen, Round, Rows
+from methods.base import Frozen, Round, Rows, Trained
 from methods.consistency import Consistency
 from methods.diffusion import Denoiser
 from methods.distribution_matching import DistributionMatching
@@ -27,6 +27,7 @@ from methods.instaflow import InstaFlow
 from methods.lcm import LCM, LCMLoRA
 from methods.progressive import Progressive
 from methods.trajectory_consistency import TrajectoryConsistency
+from orchestrator.averages import Average, frozen_copy
 from orchestrator.engine import DeepSpeedEngine, EngineSpec, TorchEngine
 from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import Networks, build, full_state, student_network, trained_of
@@ -255,19 +256,40 @@ def routes(case: str, training: Training, place: Place, engine: type) -> dict[st
 
 
 def held(place: Place) -> dict[str, int]:
-    """Numbers that this rank holds: of a teacher in parts, and of the optimizer at ZeRO-0 and ZeRO-2."""
+    """Numbers that this rank holds: of a teacher in parts, of the optimizer and of averages."""
     case, (stage,), told = VARIANTS["teacher in parts"]
     teacher = networks(case, settings(stage, **told), place, DeepSpeedEngine).nets["teacher"]
     weights = cast(nn.Module, cast(Denoiser, teacher).net).parameters()
     found = {"teacher": sum(weight.ds_tensor.numel() for weight in weights)}  # pyright: ignore[reportAttributeAccessIssue]
-    for stage in (0, 2):
+    for stage in STAGES:
         training, round = settings(stage), CASES["lcm"]
         built = networks("lcm", training, place, DeepSpeedEngine)
         train(round, built, dict.fromkeys(round.sources, batches(place)), training, place, steps=1)
+        found |= {f"{name} at ZeRO-{stage}": sum(v.numel() for v in a.values) for name, a in built.averages.items()}
         optimizer = built.engines["student"]._engine.optimizer  # pyright: ignore[reportAttributeAccessIssue]
         states = (optimizer.optimizer if stage else optimizer).state.values()
         found[f"optimizer at ZeRO-{stage}"] = sum(v.numel() for s in states for v in s.values() if v.ndim)
     return found
+
+
+def drift(stage: int, place: Place) -> dict[str, float]:
+    """Of an average after a thousand steps of float32 weights under bfloat16: by how much it falls short of float64's.
+
+    And in how many weights the target that losses call is not the average in bfloat16.
+    """
+    module = student_network(cast(nn.Module, teacher().net), Trained())
+    target = frozen_copy(module)
+    engine = DeepSpeedEngine(module, EngineSpec.of(settings(stage, precision="bfloat16"), Trained(), place.world_size))
+    average, (part,) = Average(engine, 0.999, target), engine.partition.parts()
+    start = part.double()
+    exact = start.clone()
+    for _ in range(1000):
+        part += 1e-3
+        exact.lerp_(part.double(), 0.001)
+        average.update()
+    off = ((average.values[0] - exact) / (exact - start)).abs().max().item()
+    pairs = zip(target.parameters(), average.whole(), strict=True)
+    return {"off": off, "differing": sum(not torch.equal(weight, whole.bfloat16()) for weight, whole in pairs)}
 
 
 def main(place: Place, folder: Path) -> None:
@@ -285,6 +307,7 @@ def main(place: Place, folder: Path) -> None:
             if place.rank == 0:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
     (folder / f"held-{place.rank}.json").write_text(json.dumps(held(place)))
+    (folder / f"drift-{place.rank}.json").write_text(json.dumps({stage: drift(stage, place) for stage in (1, 2)}))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from methods.diffusion import Denoiser
 from orchestrator.engine import TorchEngine
 from orchestrator.errors import BadInput
 from orchestrator.export import write
+from orchestrator.families import load_student
 from orchestrator.loop import Place
 from orchestrator.networks import Networks, full_state, student_network
 from orchestrator.recipe import parse
 from orchestrator.results import read_network, write_result
 from orchestrator.teacher import Teacher
+from orchestrator.warm_start import warm_start
 from tests import tiny
 from tests.training import parity
 
@@ -114,10 +116,10 @@ def test_zero_3_refuses_adapters_with_advice(tmp_path: Path, method: dict[str, o
         parse(data | {"method": method, "training": data["training"] | {"zero_stage": 3}})
 
 
-def trained_lora(tmp_path: Path, **method: object) -> tuple[Path, Path]:
+def trained_lora(tmp_path: Path, *, merged: bool = True, **method: object) -> tuple[Path, Path]:
     """The exported student of adapters that are far from zero, and its teacher's folder."""
     data: dict = tiny.recipe_data(tmp_path)
-    recipe = parse(data | {"method": method})
+    recipe = parse(data | {"method": method, "export": {"merged": merged}})
     round_ = recipe.method.build().rounds()[-1]
     torch.manual_seed(0)
     network = student_network(Teacher(recipe.teacher).network, cast(Trained, round_.nets["student"]))
@@ -142,6 +144,24 @@ def test_adapters_with_an_alpha_of_their_own_load_into_stock_diffusers_at_that_s
     base.load_lora_weights(student / "lora")
     torch.testing.assert_close(picture(base), picture(merged), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(picture(base), plain, atol=1e-2)
+
+
+def test_adapters_alone_are_sampled_and_gone_on_from_as_the_merged_student_is(tmp_path: Path) -> None:
+    method = {"name": "dmd", "lora_rank": 2, "lora_alpha": 6.0}
+    places = [tmp_path / "merged", tmp_path / "alone"]
+    folders = [trained_lora(place, merged=place.name == "merged", **method) for place in places]
+    recipe = parse(tiny.recipe_data(tmp_path) | {"method": method})
+    loaded = [load_student(recipe.teacher.at(teacher), student).pipeline for student, teacher in folders]
+    assert type(loaded[0].scheduler) is type(loaded[1].scheduler)
+    torch.testing.assert_close(picture(loaded[1]), picture(loaded[0]), atol=1e-4, rtol=1e-4)
+    states = []
+    for student, _ in folders:
+        network, spec = Teacher(recipe.teacher).network.with_lora(LoRA(2, 6.0)), Trained(LoRA(2, 6.0))
+        told = recipe.training.model_copy(update={"init_from": str(student)})
+        warm_start(network, recipe.model_copy(update={"training": told}), spec)
+        states.append([weight for _, weight in adapters_of(network)])
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert any(weight.any() for weight in states[1])
 
 
 def test_adapters_beside_a_guidance_input_train_it_too_and_are_exported_merged_alone(tmp_path: Path) -> None:

@@ -114,11 +114,33 @@ def own(case: str) -> dict[str, list[str]]:
     return {update.net: [update.net] for update in parity.CASES[case].updates}
 
 
-def test_a_rank_of_two_holds_half_of_a_teacher_in_parts_and_half_of_the_optimizer_at_zero_2(two_ranks: Path) -> None:
-    ranks = [json.loads((two_ranks / f"held-{rank}.json").read_text()) for rank in range(2)]
-    teacher = sum(weight.numel() for weight in cast(nn.Module, parity.teacher().net).parameters())
-    student = sum(value.numel() for name, value in start("lcm").items() if name.startswith("student/"))
-    for rank in ranks:
+def held(two_ranks: Path) -> list[dict[str, int]]:
+    return [json.loads((two_ranks / f"held-{rank}.json").read_text()) for rank in range(2)]
+
+
+def student_size() -> int:
+    return sum(value.numel() for name, value in start("lcm").items() if name.startswith("student/"))
+
+
+def test_a_rank_of_two_holds_half_of_a_teacher_in_parts_and_of_the_optimizer(two_ranks: Path) -> None:
+    teacher, student = sum(w.numel() for w in cast(nn.Module, parity.teacher().net).parameters()), student_size()
+    for rank in held(two_ranks):
         assert rank["teacher"] == pytest.approx(teacher / 2, rel=0.01)  # each weight's halves are alike, if padded
         assert rank["optimizer at ZeRO-0"] == 2 * student
-        assert rank["optimizer at ZeRO-2"] == pytest.approx(student, rel=0.01)
+        for stage in (1, 2, 3):
+            assert rank[f"optimizer at ZeRO-{stage}"] == pytest.approx(student, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["target", "average"])
+def test_a_rank_of_two_holds_half_of_the_float32_of_an_average(two_ranks: Path, name: str) -> None:
+    for rank in held(two_ranks):
+        assert rank[f"{name} at ZeRO-0"] == student_size()
+        for stage in (1, 2, 3):
+            assert rank[f"{name} at ZeRO-{stage}"] == pytest.approx(student_size() / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_average_over_bfloat16_follows_one_in_float64(two_ranks: Path, stage: int) -> None:
+    for rank in range(2):
+        found = json.loads((two_ranks / f"drift-{rank}.json").read_text())[str(stage)]
+        assert found["off"] < 0.01 and found["differing"] == 0
