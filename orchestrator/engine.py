@@ -71,15 +71,13 @@ class EngineSpec:
         return cls(training, net.betas, training.batch_size // training.accumulation // world_size)
 
     def optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        """AdamW over what is trained; fused where the weights are on a GPU."""
-        weights = trained_weights(module)
-        fused = weights[0].is_cuda
+        """AdamW over what is trained, in one pass over its memory."""
         return torch.optim.AdamW(
-            weights,
+            trained_weights(module),
             lr=self.training.learning_rate,
             betas=self.betas,
             weight_decay=self.training.weight_decay,
-            fused=fused,
+            fused=True,
         )
 
 
@@ -245,8 +243,14 @@ def import_deepspeed():  # noqa: ANN201 - a module
 def configuration(spec: EngineSpec, trained: int = BUCKET) -> Json:
     """DeepSpeed's configuration of a network of which so many numbers are trained; the recipe's own entries win."""
     training = spec.training
-    # The buffer is as large as the bucket, however few gradients there are.
-    zero: Json = {"stage": training.zero_stage, "reduce_bucket_size": min(trained, BUCKET), **_offloads(training)}
+    zero: Json = {
+        "stage": training.zero_stage,
+        # The buffer is as large as the bucket, however few gradients there are.
+        "reduce_bucket_size": min(trained, BUCKET),
+        # At stage 1 gradients are added up after the backward pass: a buffer that they go to first is one more copy.
+        "contiguous_gradients": training.zero_stage > 1,
+        **_offloads(training),
+    }
     ours: Json = {
         "train_micro_batch_size_per_gpu": spec.micro_batch_size,
         "gradient_accumulation_steps": training.accumulation,

@@ -3,7 +3,9 @@
     python -m tests.benchmarks.ranks [--steps 8] [--batch-size 32] [--repeats 5]
 
 Both train the embedded teacher's network on the same rows, in the same pair of gloo processes and in turns. Bare is
-forward, backward, clipping and AdamW with nothing around them. Prints JSON.
+forward, backward, clipping and AdamW with nothing around them. Stage 1 gathers the weights as well, which
+DistributedDataParallel alone does not: it is measured against torch's ZeroRedundancyOptimizer too, and what gathering
+takes is told beside. Prints JSON.
 """
 
 from __future__ import annotations
@@ -12,23 +14,30 @@ import argparse
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
 from methods.losses import l2
 from orchestrator.engine import DeepSpeedEngine, EngineSpec
 from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import Networks, build, student_network
+from orchestrator.networks import build, student_network
 from orchestrator.recipe import Training
-from tests.benchmarks.ratio import Row, paired, show
+from orchestrator.teacher import Teacher
+from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 
 RANKS = 2
-STAGES = (0, 1)
+# A row each: the stage, and torch's twin of it.
+ROWS: dict[str, tuple[int, str]] = {
+    "DeepSpeed stage 0, two ranks": (0, "replicated"),
+    "DeepSpeed stage 1, two ranks": (1, "replicated"),
+    "DeepSpeed stage 1, two ranks, against torch's": (1, "sharded"),
+}
 
 
 def denoising(nets: Nets, batch: Batch) -> Losses:
@@ -41,19 +50,40 @@ ROUND = Round("denoising", (Update("student", denoising),), {"student": Trained(
 
 
 def rank(number: int, port: int, steps: int, batch_size: int, repeats: int, rows: "multiprocessing.Queue[Row]") -> None:
-    """Measure at each stage; rank 0 tells."""
+    """Measure each row; rank 0 tells."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(number)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=RANKS)
     teacher, place = embedded_teacher(), Place(number, RANKS, torch.device("cpu"))
     mine = place.rows(batch_size)
     part = Work(teacher, ROUND, batch_size).rows.take(slice(mine.start, mine.stop))
+    bare = {name: torchs(teacher, part, steps, is_sharded=name == "sharded") for name in ("replicated", "sharded")}
+    ours = {stage: deepspeeds(teacher, part, place, steps, batch_size, stage) for stage in (0, 1)}
+    for act in (*bare.values(), *ours.values()):
+        act()
+    facts = collectives(sum(weight.numel() for weight in teacher.network.parameters()), steps)
+    for name, (stage, twin) in ROWS.items():
+        result = paired(bare[twin], ours[stage], steps, repeats)
+        if number == 0:
+            rows.put({"benchmark": name, **result, **facts, "batch_size": batch_size})
+    torch.distributed.barrier()
+    rows.close()
+    rows.join_thread()
+    os._exit(0)  # DeepSpeed keeps threads of its own past this line
 
+
+def torchs(teacher: Teacher, part: Rows, steps: int, *, is_sharded: bool) -> Callable[[], None]:
+    """That many steps of DistributedDataParallel, its optimizer whole on every rank or cut up over them."""
     module = student_network(teacher.network, Trained())
     parallel = DistributedDataParallel(module)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.0)
+    told = {"lr": 1e-4, "weight_decay": 0.0}
+    optimizer = (
+        ZeroRedundancyOptimizer(module.parameters(), torch.optim.AdamW, **told)
+        if is_sharded
+        else torch.optim.AdamW(module.parameters(), **told)
+    )
 
-    def bare() -> None:
+    def act() -> None:
         for _ in range(steps):
             answer = parallel(part.noise, torch.full((len(part),), 999.0), part.cond)
             (answer + part.x0).square().mean().backward()
@@ -62,40 +92,53 @@ def rank(number: int, port: int, steps: int, batch_size: int, repeats: int, rows
             optimizer.zero_grad(set_to_none=True)
         torch.distributed.barrier()
 
-    bare()
-    for stage in STAGES:
-        training = Training(steps=steps, batch_size=batch_size, zero_stage=stage)
-        denoiser = teacher.denoiser()
-        networks = build(
-            ROUND,
-            denoiser,
-            denoiser,
-            student_network(teacher.network, Trained()),
-            lambda net, training=training: EngineSpec.of(training, net, RANKS),
-            DeepSpeedEngine,
-        )
+    return act
 
-        def ours(networks: Networks = networks, training: Training = training) -> None:
-            def after(step: int, progress: Progress) -> bool:
-                if step == steps:
-                    progress.report(place, batch_size)
-                return False
 
-            def stream(start: int) -> Iterator[Rows]:
-                while True:
-                    yield part
+def deepspeeds(
+    teacher: Teacher, part: Rows, place: Place, steps: int, batch_size: int, stage: int
+) -> Callable[[], None]:
+    """That many steps of the loop, with DeepSpeed's engine."""
+    training = Training(steps=steps, batch_size=batch_size, zero_stage=stage)
+    denoiser = teacher.denoiser()
+    networks = build(
+        ROUND,
+        denoiser,
+        denoiser,
+        student_network(teacher.network, Trained()),
+        lambda net: EngineSpec.of(training, net, RANKS),
+        DeepSpeedEngine,
+    )
 
-            train(ROUND, networks, {"pairs": stream}, training, place, steps=steps, after=after)
-            torch.distributed.barrier()
+    def after(step: int, progress: Progress) -> bool:
+        if step == steps:
+            progress.report(place, batch_size)
+        return False
 
-        ours()
-        result = paired(bare, ours, steps, repeats)
-        if number == 0:
-            rows.put({"benchmark": f"DeepSpeed stage {stage}, two ranks", **result, "batch_size": batch_size})
-    torch.distributed.barrier()
-    rows.close()
-    rows.join_thread()
-    os._exit(0)  # DeepSpeed keeps threads of its own past this line
+    def stream(start: int) -> Iterator[Rows]:
+        while True:
+            yield part
+
+    def act() -> None:
+        train(ROUND, networks, {"pairs": stream}, training, place, steps=steps, after=after)
+        torch.distributed.barrier()
+
+    return act
+
+
+def collectives(weights: int, steps: int) -> Row:
+    """Seconds of a step's exchanges alone: the sum of all gradients, and weights gathered from the ranks' parts."""
+    whole, own = torch.randn(-(-weights // RANKS) * RANKS), torch.randn(-(-weights // RANKS))
+
+    def reduce() -> None:
+        for _ in range(steps):
+            torch.distributed.all_reduce(whole)
+
+    def gather() -> None:
+        for _ in range(steps):
+            torch.distributed.all_gather_single(whole, own)
+
+    return {"reduce_s": round(1 / rate(reduce, steps), 4), "gather_s": round(1 / rate(gather, steps), 4)}
 
 
 def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
@@ -109,7 +152,7 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
     ranks = [context.Process(target=rank, args=(number, *told)) for number in range(RANKS)]
     for process in ranks:
         process.start()
-    for _ in STAGES:
+    for _ in ROWS:
         yield rows.get(timeout=1800)
     for process in ranks:
         process.join()

@@ -43,6 +43,9 @@ TARGETS: Mapping[str, Target] = {
     "training loop": Target(0.95, True, BARE),
     "DeepSpeed stage 0, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
     "DeepSpeed stage 1, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
+    "DeepSpeed stage 1, two ranks, against torch's": Target(
+        0.95, True, "steps per second, of ZeroRedundancyOptimizer's under DistributedDataParallel"
+    ),
     **{f"stored path, {name}": Target(0.9, True, CEILING) for name in ("lcm", "tcd", "consistency", "progressive")},
     "factory, one actor's work in one process": Target(0.95, True, BARE),
     "factory, two actors": Target(0.9, True, "samples per second, of two bare processes'"),
