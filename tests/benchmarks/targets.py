@@ -38,7 +38,7 @@ class Result:
 
 
 BARE = "work per second, of a bare loop's"
-CEILING = "gain over the online step, of what counted network passes allow"
+CEILING = "gain over the online step, of what counted floating-point operations allow"
 TARGETS: Mapping[str, Target] = {
     "training loop": Target(0.95, True, BARE),
     "DeepSpeed stage 0, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
