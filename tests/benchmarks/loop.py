@@ -95,7 +95,7 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
         train(round, networks, {"pairs": loader.batches}, training, place, steps=steps, after=after)
 
     network = student_network(teacher.network, Trained()).requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     noise, x0 = (torch.randn(batch_size, *latent) for _ in range(2))
     cond = {"prompt": prompt["prompt"][:batch_size]}
 

@@ -76,7 +76,7 @@ def torchs(teacher: Teacher, part: Rows, steps: int, *, is_sharded: bool) -> Cal
     """That many steps of DistributedDataParallel, its optimizer whole on every rank or cut up over them."""
     module = student_network(teacher.network, Trained())
     parallel = DistributedDataParallel(module)
-    told = {"lr": 1e-4, "weight_decay": 0.0}
+    told = {"lr": 1e-4, "weight_decay": 0.0, "fused": True}
     optimizer = (
         ZeroRedundancyOptimizer(module.parameters(), torch.optim.AdamW, **told)
         if is_sharded
