@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.benchmarks import (
     commits,
     factory,
+    firststep,
     loader,
     loop,
     mosaic,
@@ -32,6 +33,7 @@ from tests.record import write_record
 HERE = Path(__file__).parent
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "startup": lambda: startup.main(repeats=7),
+    "firststep": lambda: firststep.main(repeats=3),
     "loop": lambda: loop.main(steps=20, batch_size=32, repeats=5),
     "factory": lambda: factory.main(teacher=str(loop.EMOJI), shards=4, repeats=3),
     "overlap": lambda: overlap.main(shards=24, repeats=5),

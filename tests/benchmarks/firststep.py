@@ -1,0 +1,154 @@
+"""What passes before the first training step is done: `fewstep train` on a tiny recipe that has its data.
+
+    python -m tests.benchmarks.firststep [--repeats 3]
+
+Each repeat is a process of its own, which starts a cluster of its own. Its parts, in seconds:
+ray: its start, and from Ray Train's to the first line of the worker; torch is imported on that way
+imports: of the command in the driver, interpreter included, and of what a worker needs
+teacher: reading the pipeline in the worker, by diffusers
+deepspeed: its initialisation
+step: the first step itself
+ours: all else; of that, supply is finding the data, for which an actor is started and asked what the plan is
+What DeepSpeed compiles at first use would lie in TORCH_EXTENSIONS_DIR, which is empty at the start. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+import psutil
+
+from tests.benchmarks.ratio import Row, median_of, show
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+OTHERS = ("ray", "imports", "teacher", "deepspeed", "step")
+
+
+@dataclass
+class Parts:
+    """Seconds of one process by what they went to."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What is done inside is that part's."""
+        started = time.time()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.time() - started
+
+    def timed(self, name: str, act: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+        """The same function, whose seconds are that part's."""
+
+        @functools.wraps(act)
+        def wrapped(*arguments: Arguments.args, **told: Arguments.kwargs) -> Answer:
+            with self.part(name):
+                return act(*arguments, **told)
+
+        return wrapped
+
+
+def driver(recipe: str, notes: str) -> None:
+    """`fewstep train` with a watch in its hand; writes two files whose names begin with `notes`."""
+    parts = Parts({"imports": time.time() - psutil.Process().create_time()})
+    with parts.part("imports"):
+        import ray
+        import yaml
+
+        from orchestrator import train, verbs
+        from orchestrator.recipe import parse
+    ray.init = parts.timed("ray", ray.init)
+    verbs.supply = parts.timed("supply", verbs.supply)
+    fit = train.fit
+
+    def fitted(*arguments: object) -> None:
+        told = {"began": psutil.Process().create_time(), "fitted": time.time(), **parts.seconds}
+        Path(f"{notes}-driver.json").write_text(json.dumps(told))
+        fit(*arguments)  # pyright: ignore[reportArgumentType]
+
+    train.fit, train.train_worker = fitted, functools.partial(worker, notes)
+    verbs.train(parse(yaml.safe_load(Path(recipe).read_text())))
+
+
+def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
+    """One rank of a round of one step."""
+    entered, parts = time.time(), Parts()
+    with parts.part("imports"):
+        from orchestrator import engine, train, trainee
+
+        deepspeed = engine.import_deepspeed()
+    deepspeed.initialize = parts.timed("deepspeed", deepspeed.initialize)
+    trainee.Teacher = parts.timed("teacher", trainee.Teacher)
+    loop = parts.timed("step", trainee.train)
+
+    def stepped(*arguments: object, **told: object) -> None:
+        loop(*arguments, **told)  # pyright: ignore[reportArgumentType]
+        told = {"entered": entered, "stepped": time.time(), **parts.seconds}
+        Path(f"{notes}-worker.json").write_text(json.dumps(told))
+
+    trainee.train = stepped
+    return train.train_worker(config)
+
+
+def measure(recipe: Path, folder: Path) -> dict[str, float]:
+    """The parts of one run."""
+    notes, helpers = folder / "notes", folder / "helpers"
+    helpers.mkdir(parents=True)
+    code = f"from tests.benchmarks.firststep import driver; driver({str(recipe)!r}, {str(notes)!r})"
+    told = os.environ | {"TORCH_EXTENSIONS_DIR": str(helpers)}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=told)
+    first, then = (json.loads(Path(f"{notes}-{who}.json").read_text()) for who in ("driver", "worker"))
+    found = {name: first.get(name, 0.0) + then.get(name, 0.0) for name in OTHERS}
+    found["ray"] += then["entered"] - first["fitted"]
+    found["total"] = then["stepped"] - first["began"]
+    found["ours"] = found["total"] - sum(found[name] for name in OTHERS)
+    return found | {"supply": first["supply"], "compiled": sum(file.is_file() for file in helpers.rglob("*"))}
+
+
+def main(repeats: int) -> Iterator[Row]:
+    """Measure."""
+    import yaml
+
+    from orchestrator import verbs
+    from orchestrator.recipe import Recipe
+    from tests import tiny
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = tiny.recipe_data(folder)
+        told = cast(dict[str, dict[str, object]], data)
+        told["trajectories"]["store"] = str(folder / "store")
+        told["training"] |= {"steps": 1, "zero_stage": 1}
+        verbs.generate(Recipe.model_validate(data))
+        runs = []
+        for number in range(repeats):
+            recipe = folder / f"{number}.yaml"
+            recipe.write_text(yaml.safe_dump({**data, "output": str(folder / f"run{number}")}))
+            runs.append(measure(recipe, folder / f"notes{number}"))
+    names = (*OTHERS, "ours", "supply", "total")
+    parts = {f"{name}_s": round(statistics.median(run[name] for run in runs), 2) for name in names}
+    of_largest = [run["ours"] / max(run[name] for name in OTHERS) for run in runs]
+    yield {"benchmark": "first training step, ours", **median_of(of_largest), **parts}
+    yield {"benchmark": "first training step, files that are compiled", **median_of([run["compiled"] for run in runs])}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    show(main(parser.parse_args().repeats))
