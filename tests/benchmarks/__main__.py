@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.benchmarks import (
+    breakeven,
     commits,
     factory,
     firststep,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "mosaic": lambda: mosaic.main(samples=2048, repeats=5),
     "commits": lambda: commits.main(shards=10_000),
     "stored": lambda: stored.main(steps=6, batch_size=32, repeats=5),
+    "breakeven": lambda: breakeven.main(steps=3, repeats=5),
     "ranks": lambda: ranks.main(steps=8, batch_size=32, repeats=5),
     "simulation": lambda: simulation.main(shard_s=60.0, mtbf_h=8.0),
     "sampling": lambda: sampling.main(images=16, repeats=3),
