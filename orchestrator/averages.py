@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.engine import Engine
+from orchestrator.partition import Lay
 
 
 class Average:
@@ -28,7 +29,9 @@ class Average:
         self.decay, self._partition = decay, engine.partition
         self.values = [part.float().clone() for part in self._partition.parts()]
         moves = [weight.requires_grad for weight in engine.module.parameters()]
-        self._lay = self._partition.onto(list(itertools.compress(target.parameters(), moves))) if target else None
+        self._lay: Lay | None = None
+        if target is not None:
+            self._lay = self._partition.onto(list(itertools.compress(target.parameters(), moves)))
         self._show()
 
     @property
@@ -59,7 +62,7 @@ class Average:
         self._show()
 
     def _show(self) -> None:
-        if self._lay:
+        if self._lay is not None:
             self._lay(self.values)
 
 

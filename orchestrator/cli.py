@@ -90,7 +90,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Let nobody else see what is uploaded.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Save the trained student as an ordinary diffusers pipeline."""
+    """Save the trained student as an ordinary diffusers pipeline; a LoRA's adapters alone with export.merged=false."""
     from orchestrator import verbs
 
     _answer(as_json, lambda: verbs.export(_load(recipe, overrides), push_to_hub, private=private))
