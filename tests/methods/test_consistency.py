@@ -391,7 +391,7 @@ def test_an_unguided_teacher_is_asked_once_per_slope() -> None:
 def test_the_round_has_what_its_loss_calls_and_its_hyperparameters(metric: Metric) -> None:
     chosen = setting(metric, guidance_scale=3.0)
     (round_,) = Consistency(**chosen, ema_decay=0.9, sampling_ema_decay=0.99).rounds()
-    expected = {"student": Trained(), "target": Averaged(decay=0.9), "average": Averaged(decay=0.99)}
+    expected = {"student": Trained(), "target": Averaged(decay=0.9, is_target=True), "average": Averaged(decay=0.99)}
     frozen = {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")} if metric == "lpips" else {}
     assert round_.nets == {**expected, **frozen}
     assert round_.result == "average" and round_.online
