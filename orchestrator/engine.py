@@ -21,6 +21,7 @@ from methods.base import Critic, Trained
 from orchestrator.partition import Flat, Partition, Sharded, Whole
 from orchestrator.recipe import Json, Training
 
+FUSED = ("cpu", "cuda")  # where AdamW is one pass over memory
 TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
 BUCKET = 500_000_000  # gradients that DeepSpeed adds up over the ranks together, at most
 
@@ -71,13 +72,14 @@ class EngineSpec:
         return cls(training, net.betas, training.batch_size // training.accumulation // world_size)
 
     def optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        """AdamW over what is trained, in one pass over its memory."""
+        """AdamW over what is trained, in one pass over its memory where torch has one."""
+        weights = trained_weights(module)
         return torch.optim.AdamW(
-            trained_weights(module),
+            weights,
             lr=self.training.learning_rate,
             betas=self.betas,
             weight_decay=self.training.weight_decay,
-            fused=True,
+            fused=weights[0].device.type in FUSED,
         )
 
 
