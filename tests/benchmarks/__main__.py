@@ -1,10 +1,11 @@
 """Benchmarks, one JSON object a line, and what they found beside this file: `make bench`.
 
-python -m tests.benchmarks [NAME ...]     # all by default
+python -m tests.benchmarks [NAME ...]     # all by default; the record keeps what it has of the others
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.benchmarks import (
     tars,
 )
 from tests.benchmarks.ratio import Row, show
-from tests.record import write_record
+from tests.record import commit_of, write_record
 
 HERE = Path(__file__).parent
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -51,6 +52,18 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "scaling": lambda: scaling.main(shards=[10, 1_000, 100_000]),
 }
 
-if __name__ == "__main__":
-    rows = show(row for name in sys.argv[1:] or BENCHMARKS for row in BENCHMARKS[name]())
+
+def main(names: list[str]) -> None:
+    """Run these, or all; of the others the record keeps what it has. Each row says at which commit it was measured."""
+    commit, file = commit_of(HERE), HERE / "results.json"
+    rows = [
+        {**row, "commit": commit} for row in show(row for name in names or BENCHMARKS for row in BENCHMARKS[name]())
+    ]
+    known = json.loads(file.read_text())["benchmarks"] if names and file.exists() else []
+    renewed = {row["benchmark"] for row in rows}
+    rows = [row for row in known if row["benchmark"] not in renewed] + rows
     targets.write(rows, HERE, write_record(HERE, {"benchmarks": rows}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
