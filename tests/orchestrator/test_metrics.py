@@ -10,7 +10,7 @@ from orchestrator import metrics
 from orchestrator.metrics import REGISTRY, Metric, Recorder
 
 ROOT = Path(__file__).parents[2]
-RECORDING = ("bench.py", "findings.py", "generate.py", "loop.py", "trainee.py")
+RECORDING = ("bench.py", "findings.py", "generate.py", "loop.py", "search_tune.py", "trainee.py")
 
 
 def spoken(file: Path) -> set[str]:
