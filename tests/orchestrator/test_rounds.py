@@ -10,7 +10,6 @@ import torch
 from diffusers import DiffusionPipeline
 
 from orchestrator import metrics, verbs
-from orchestrator.families import holds_pipeline
 from orchestrator.ledger import open_ledger
 from orchestrator.recipe import parse
 from tests import tiny
@@ -72,20 +71,3 @@ def test_an_exported_lora_is_one_that_diffusers_loads(data: dict, tmp_path: Path
     base.load_lora_weights(student / "lora")
     torch.testing.assert_close(picture(base, 2), picture(merged, 2), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(picture(base, 2), plain, atol=1e-4)
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_lora_is_exported_again_without_the_merged_network_and_judged_alike(data: dict, tmp_path: Path) -> None:
-    told = data | {"method": {"name": "lcm-lora", "teacher_step": "stored", "skip": 250, "lora_rank": 4}}
-    run, found = tmp_path / "run", []
-    for merged in (True, False):
-        recipe = parse({**told, "export": {"merged": merged}, "output": str(run)})
-        if merged:
-            verbs.train(recipe)
-        verbs.evaluate(recipe)
-        assert holds_pipeline(run / "student") == (run / "student" / "unet").exists() == merged
-        assert ("load_lora_weights" in (run / "report.html").read_text()) != merged
-        found.append(json.loads((run / "evaluation" / "metrics.json").read_text()))
-    for whole, alone in zip(*found, strict=True):
-        assert (whole["system"], whole["steps"]) == (alone["system"], alone["steps"])
-        assert alone["value"] == pytest.approx(whole["value"], rel=0.01, abs=1e-3)  # of features in float16
