@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -23,6 +24,7 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_PART}(/{_PART})*")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9._=-]+)*/?")
+_MAPPED = 64  # ranges of files that stay mapped, each with a file handle
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -138,6 +140,15 @@ def probe(store: Store, folder: str) -> None:
         raise BadInput(f"{refused}; {mend}")
 
 
+@lru_cache(maxsize=_MAPPED)
+def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
+    """A range of a file. Its pages need not be found again when it is read again; a file that changed is another."""
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
+    mapped.madvise(mmap.MADV_WILLNEED)
+    return memoryview(mapped)
+
+
 class LocalStore:
     """A folder on a disk, or on a network file system that knows hard links."""
 
@@ -181,14 +192,13 @@ class LocalStore:
 
     def read_range(self, key: str, offset: int, length: int) -> memoryview:
         """Part of the file, mapped: the disk is asked for it at once, but nothing is copied."""
-        with self._path(key).open("rb") as stream:
-            stop = min(offset + length, os.fstat(stream.fileno()).st_size)
-            if stop <= offset:
-                return memoryview(b"")
-            start = offset - offset % mmap.ALLOCATIONGRANULARITY
-            mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
-        mapped.madvise(mmap.MADV_WILLNEED)
-        return memoryview(mapped)[offset - start :]
+        path = self._path(key)
+        file = path.stat()
+        stop = min(offset + length, file.st_size)
+        if stop <= offset:
+            return memoryview(b"")
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        return _mapped(path, file.st_ino, file.st_mtime_ns, start, stop)[offset - start :]
 
     def read_many(self, keys: Sequence[str]) -> list[bytes]:
         """One file after another."""

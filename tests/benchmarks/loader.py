@@ -30,6 +30,7 @@ from orchestrator.dataset import Conditions, Dataset, RowGroups
 from orchestrator.ledger import create_ledger
 from orchestrator.loader import Loader
 from orchestrator.sampler import scalars
+from orchestrator.store import _mapped
 from tests.benchmarks.ratio import Row, paired, show
 from tests.faults.work import COMPUTE, PLAN, TEACHER
 
@@ -83,7 +84,8 @@ def raw(files: list[Path]) -> None:
 
 
 def cooled(files: list[Path]) -> None:
-    """Out of the page cache."""
+    """Out of the page cache, which keeps what is mapped."""
+    _mapped.cache_clear()
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
