@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -63,6 +63,18 @@ def new_loader(latent_shape: tuple[int, ...], conditions: Conditions, groups: Ro
         device=torch.device("cpu"),
         columns=dict,
     )
+
+
+def later_epochs(loader: Loader, batches: int) -> Callable[[], None]:
+    """What takes the next epoch at each call; the first has passed."""
+    endless = loader.batches(0)
+
+    def later() -> None:
+        for _ in itertools.islice(endless, batches):
+            pass
+
+    later()
+    return later
 
 
 def bare(files: list[Path], shape: tuple[int, ...], *, hashes: bool) -> None:
@@ -118,13 +130,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
 
         warm, shape = dataset.row_groups(), dataset.plan.path_shape(0)
         epoch(warm)
-        endless = loader(warm).batches(0)
-
-        def later() -> None:
-            for _ in itertools.islice(endless, batches):
-                pass
-
-        later()
+        later = later_epochs(loader(warm), batches)
         results = {
             "verified": paired(
                 lambda: bare(files, shape, hashes=True), lambda: epoch(dataset.row_groups()), samples, repeats
