@@ -140,9 +140,8 @@ def probe(store: Store, folder: str) -> None:
         raise BadInput(f"{refused}; {mend}")
 
 
-@lru_cache(maxsize=_MAPPED)
 def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A range of a file. Its pages need not be found again when it is read again; a file that changed is another."""
+    """A range of a file; one whose inode or time of change is another is another file to who keeps the mapping."""
     with path.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
     mapped.madvise(mmap.MADV_WILLNEED)
@@ -155,6 +154,7 @@ class LocalStore:
     def __init__(self, root: Path, *, single_writer: bool = False) -> None:
         self.url = str(root)
         self._root, self._single_writer = root, single_writer
+        self._mapped = lru_cache(maxsize=_MAPPED)(_mapped)  # read again, its pages need not be found again
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Link a synced temporary file to the key; the file system lets one link win."""
@@ -198,7 +198,7 @@ class LocalStore:
         if stop <= offset:
             return memoryview(b"")
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        return _mapped(path, file.st_ino, file.st_mtime_ns, start, stop)[offset - start :]
+        return self._mapped(path, file.st_ino, file.st_mtime_ns, start, stop)[offset - start :]
 
     def read_many(self, keys: Sequence[str]) -> list[bytes]:
         """One file after another."""

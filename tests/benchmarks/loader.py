@@ -30,7 +30,7 @@ from orchestrator.dataset import Conditions, Dataset, RowGroups
 from orchestrator.ledger import create_ledger
 from orchestrator.loader import Loader
 from orchestrator.sampler import scalars
-from orchestrator.store import _mapped
+from orchestrator.store import LocalStore
 from tests.benchmarks.ratio import Row, paired, show
 from tests.faults.work import COMPUTE, PLAN, TEACHER
 
@@ -95,9 +95,9 @@ def raw(files: list[Path]) -> None:
         file.read_bytes()
 
 
-def cooled(files: list[Path]) -> None:
+def cooled(files: list[Path], store: LocalStore) -> None:
     """Out of the page cache, which keeps what is mapped."""
-    _mapped.cache_clear()
+    store._mapped.cache_clear()
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -109,6 +109,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
+        store = cast(LocalStore, dataset._ledger.store)
         files = sorted((Path(dataset.place) / "shards").rglob("*.parquet"))
         loader = partial(new_loader, dataset.plan.latent_shape, dataset.conditions())
         batches = samples // BATCH
@@ -138,7 +139,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
             "later epochs": paired(lambda: bare(files, shape, hashes=False), later, samples, repeats),
             "later epochs, against raw reads": paired(lambda: raw(files), later, samples, repeats),
             "later epochs, against raw reads, cold": paired(
-                lambda: raw(files), lambda: epoch(warm), samples, repeats, before=lambda: cooled(files)
+                lambda: raw(files), lambda: epoch(warm), samples, repeats, before=lambda: cooled(files, store)
             ),
             "start in the middle of an epoch": paired(
                 lambda: begin(0), lambda: begin(batches // 2), BATCH, repeats, before=settled
