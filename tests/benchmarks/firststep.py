@@ -2,13 +2,14 @@
 
     python -m tests.benchmarks.firststep [--repeats 3]
 
-Each repeat is a process of its own, which starts a cluster of its own. Its parts, in seconds:
-ray: its start, and from Ray Train's to the first line of the worker; torch is imported on that way
-imports: of the command in the driver, interpreter included, and of what a worker needs
-teacher: reading the pipeline in the worker, by diffusers
+Each repeat is a process of its own, which starts a cluster of its own. A task is asked what the teacher is, which
+names the data; then the student's worker starts. Seconds of both and of the driver, by what they went to:
+ray: its start, from the asking to the task's first line, and from Ray Train's start to the worker's
+imports: of the command in the driver, interpreter included, and of what the task and the worker need
+teacher: reading the pipeline, by diffusers
 deepspeed: its initialisation
 step: the first step itself
-ours: all else; of that, supply is finding the data, for which an actor is started and asked what the plan is
+ours: all else
 What DeepSpeed compiles at first use would lie in TORCH_EXTENSIONS_DIR, which is empty at the start. Prints JSON.
 """
 
@@ -71,19 +72,34 @@ def driver(recipe: str, notes: str) -> None:
         import ray
         import yaml
 
-        from orchestrator import train, verbs
+        from orchestrator import generate, train, verbs
         from orchestrator.recipe import parse
     ray.init = parts.timed("ray", ray.init)
-    verbs.supply = parts.timed("supply", verbs.supply)
-    fit = train.fit
+    ask, fit = generate.ask, train.fit
+
+    def asked(task: object, *arguments: object) -> object:
+        Path(f"{notes}-asked.json").write_text(json.dumps({"asked": time.time()}))
+        return ask(lambda recipe: described(notes, recipe), *arguments)  # pyright: ignore[reportArgumentType]
 
     def fitted(*arguments: object) -> None:
         told = {"began": psutil.Process().create_time(), "fitted": time.time(), **parts.seconds}
         Path(f"{notes}-driver.json").write_text(json.dumps(told))
         fit(*arguments)  # pyright: ignore[reportArgumentType]
 
-    train.fit, train.train_worker = fitted, functools.partial(worker, notes)
+    generate.ask, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
     verbs.train(parse(yaml.safe_load(Path(recipe).read_text())))
+
+
+def described(notes: str, recipe: object) -> object:
+    """What a task says of the teacher."""
+    entered, parts = time.time(), Parts()
+    with parts.part("imports"):
+        import orchestrator.preflight  # noqa: F401 - the task is about to
+        from orchestrator import generate
+    generate.Teacher = parts.timed("teacher", generate.Teacher)
+    card = generate._describe(recipe)
+    Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.seconds}))
+    return card
 
 
 def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
@@ -113,12 +129,14 @@ def measure(recipe: Path, folder: Path) -> dict[str, float]:
     code = f"from tests.benchmarks.firststep import driver; driver({str(recipe)!r}, {str(notes)!r})"
     told = os.environ | {"TORCH_EXTENSIONS_DIR": str(helpers)}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=told)
-    first, then = (json.loads(Path(f"{notes}-{who}.json").read_text()) for who in ("driver", "worker"))
-    found = {name: first.get(name, 0.0) + then.get(name, 0.0) for name in OTHERS}
-    found["ray"] += then["entered"] - first["fitted"]
+    asked, task, first, then = (
+        json.loads(Path(f"{notes}-{who}.json").read_text()) for who in ("asked", "task", "driver", "worker")
+    )
+    found = {name: sum(told.get(name, 0.0) for told in (task, first, then)) for name in OTHERS}
+    found["ray"] += task["entered"] - asked["asked"] + then["entered"] - first["fitted"]
     found["total"] = then["stepped"] - first["began"]
     found["ours"] = found["total"] - sum(found[name] for name in OTHERS)
-    return found | {"supply": first["supply"], "compiled": sum(file.is_file() for file in helpers.rglob("*"))}
+    return {**found, "compiled": sum(file.is_file() for file in helpers.rglob("*"))}
 
 
 def main(repeats: int) -> Iterator[Row]:
@@ -141,7 +159,7 @@ def main(repeats: int) -> Iterator[Row]:
             recipe = folder / f"{number}.yaml"
             recipe.write_text(yaml.safe_dump({**data, "output": str(folder / f"run{number}")}))
             runs.append(measure(recipe, folder / f"notes{number}"))
-    names = (*OTHERS, "ours", "supply", "total")
+    names = (*OTHERS, "ours", "total")
     parts = {f"{name}_s": round(statistics.median(run[name] for run in runs), 2) for name in names}
     of_smallest = [run["ours"] / min(run[name] for name in ("ray", "imports", "deepspeed")) for run in runs]
     yield {"benchmark": "first training step, ours", **median_of(of_smallest), **parts}
