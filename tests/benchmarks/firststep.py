@@ -28,11 +28,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import psutil
 
 from tests.benchmarks.ratio import Row, median_of, show
+
+if TYPE_CHECKING:  # its import is one of the parts
+    from orchestrator.recipe import Recipe
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -90,7 +93,7 @@ def driver(recipe: str, notes: str) -> None:
     verbs.train(parse(yaml.safe_load(Path(recipe).read_text())))
 
 
-def described(notes: str, recipe: object) -> object:
+def described(notes: str, recipe: Recipe) -> object:
     """What a task says of the teacher."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
