@@ -84,8 +84,9 @@ def test_a_scheduler_stops_trials_and_leaves_no_placement_group(scheduler: str, 
     facts = search(recipe, tmp_path, f"search.scheduler={scheduler}", "search.trials=5", f"search.space={space}")
     states = [trial["state"] for trial in facts["trials"]]
     assert "stopped early" in states and "finished" in states
-    stopped = next(trial for trial in facts["trials"] if trial["state"] == "stopped early")
-    assert stopped["curve"][-1][0] < 8 and not stopped["values"]
+    stopped = [trial for trial in facts["trials"] if trial["state"] == "stopped early"]
+    assert not any(trial["values"] for trial in stopped)
+    assert min(trial["curve"][-1][0] for trial in stopped) < 8  # one may be at its end before Tune asks it to stop
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 
