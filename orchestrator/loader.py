@@ -12,18 +12,19 @@ groups of its block. But rows beside one another in one epoch share a batch of t
 a GiB in batches of 32 0.7 % of them and not 0.16 %; and of rows that are stored beside one another 4.8 % do.
 
 The next block is read while one is used. Rows go straight from the bytes of their row groups, which on a disk are
-mapped and not read, into a batch.
+mapped and not read, to their place in the shuffled block, and a batch is a part of that.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections import deque
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -34,9 +35,11 @@ from methods.base import Rows
 from methods.diffusion import Cond
 from orchestrator.shards import as_bytes
 
-BLOCK = 8  # row groups that are shuffled together; a loader holds two blocks of each shape
+BLOCK = 8  # row groups that are shuffled together; a worker holds its rows of two blocks of each shape
 READERS = 4  # row groups that are read at once
-AHEAD = 2  # batches that are made while one is used
+AHEAD = 4  # batches that are made at a time, while as many are used
+
+Columns = Mapping[str, Tensor]
 
 
 class RowGroups(Protocol):
@@ -52,7 +55,7 @@ class RowGroups(Protocol):
         """Of the latents of each one's rows."""
         ...
 
-    def read(self, group: int) -> Mapping[str, Tensor]:
+    def read(self, group: int) -> Columns:
         """The columns of one row group, checked against its hash."""
         ...
 
@@ -63,7 +66,7 @@ class Block:
 
     start: int  # position of the first row
     groups: list[int]
-    rows: list[tuple[int, int]]  # the (row group, row) at each position
+    rows: np.ndarray  # [rows, 2], the row group and the row at each position
 
     @property
     def stop(self) -> int:
@@ -84,6 +87,11 @@ class Order:
         return self._block(epoch, bisect.bisect_right(self._blocks(epoch)[1], place) - 1)
 
     @cached_property
+    def longest(self) -> int:
+        """Rows that a block can have."""
+        return sum(sorted(self.sizes)[-BLOCK:])
+
+    @cached_property
     def _epoch_rows(self) -> int:
         return sum(self.sizes)
 
@@ -98,9 +106,9 @@ class Order:
     @lru_cache(maxsize=4)  # noqa: B019
     def _block(self, epoch: int, number: int) -> Block:
         blocks, starts = self._blocks(epoch)
-        rows = [(group, row) for group in blocks[number] for row in range(self.sizes[group])]
-        shuffled = [rows[i] for i in torch.randperm(len(rows), generator=self._generator(epoch, number + 1)).tolist()]
-        return Block(epoch * self._epoch_rows + starts[number], blocks[number], shuffled)
+        rows = np.array([(group, row) for group in blocks[number] for row in range(self.sizes[group])])
+        shuffled = torch.randperm(len(rows), generator=self._generator(epoch, number + 1)).numpy()
+        return Block(epoch * self._epoch_rows + starts[number], blocks[number], rows[shuffled])
 
     def _generator(self, epoch: int, block: int) -> torch.Generator:
         return torch.Generator().manual_seed(hash((self.seed, epoch, block)) & (2**63 - 1))
@@ -129,12 +137,19 @@ class Turns:
         return [turns[i] for i in torch.randperm(len(turns), generator=generator).tolist()]
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """A row group in memory."""
+class Memory:
+    """Lends memory, and again once no tensor is left on it: getting it from the system takes longer than filling it."""
 
-    columns: Mapping[str, Tensor]
-    bytes: Mapping[str, np.ndarray]  # of each column, [rows, bytes of a row]
+    def __init__(self, rows: int) -> None:
+        self._rows, self._free = rows, list[np.ndarray]()
+
+    def lend(self, like: Tensor, rows: int) -> Tensor:
+        """Room for so many rows like those of a column."""
+        size = like[0].nbytes
+        held = self._free.pop() if self._free else np.empty(size * self._rows, np.uint8)
+        lent = np.frombuffer(held.data, np.uint8, size * rows)
+        weakref.finalize(lent, self._free.append, held)
+        return torch.from_numpy(lent).view(like.dtype).view(rows, *like.shape[1:])
 
 
 @dataclass(eq=False)
@@ -144,10 +159,8 @@ class Bucket:
     groups: list[int]
     order: Order  # of their places in `groups`
     told: Cond  # of the size, one row
-    held: dict[int, Future[Group]] = field(default_factory=dict)  # by place; read, or being read
-
-
-Places = list[tuple[Future[Group], int]]  # the row group and the row of each row of a batch
+    memory: Mapping[str, Memory]  # for each column's rows of a block
+    held: dict[int, Future[Columns]] = field(default_factory=dict)  # the worker's rows of blocks, by where they start
 
 
 class Loader:
@@ -172,62 +185,73 @@ class Loader:
     ) -> None:
         self._groups, self._batch_size, self._rows, self._device = groups, batch_size, rows, device
         self._conditions, self._uncond, self._columns = conditions, uncond, columns
-        self._readers = ThreadPoolExecutor(READERS, "loader")
+        self._readers, self._shuffler = ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "shuffler")
         self._buckets, lengths = list[Bucket](), list[int]()
         for shape in dict.fromkeys(groups.shapes):
             numbers = [number for number, other in enumerate(groups.shapes) if other == shape]
             order = Order(tuple(groups.sizes[number] for number in numbers), seed)
-            self._buckets.append(Bucket(numbers, order, told_sizes[shape]))
+            memory = defaultdict(partial(Memory, self._before(order.longest + batch_size)))
+            self._buckets.append(Bucket(numbers, order, told_sizes[shape], memory))
             lengths.append(max(1, round(sum(order.sizes) / batch_size)))
         self._turns = Turns(tuple(lengths), seed)
 
     def batches(self, start: int) -> Iterator[Rows]:
         """The worker's rows of global batches start, start + 1, ... without end."""
-        with ThreadPoolExecutor(AHEAD, "batches") as makers:
-            ahead = deque(makers.submit(self._batch, *self._find(step)) for step in range(start, start + AHEAD))
-            for step in itertools.count(start + AHEAD):
-                made = ahead.popleft().result()
-                ahead.append(makers.submit(self._batch, *self._find(step)))
-                yield made
+        with ThreadPoolExecutor(1, "batches") as maker:
+
+            def make(first: int) -> Future[list[Rows]]:
+                return maker.submit(lambda: [self.batch(step) for step in range(first, first + AHEAD)])
+
+            making = make(start)
+            for first in itertools.count(start + AHEAD, AHEAD):
+                made, making = making.result(), make(first)
+                yield from made
 
     def batch(self, step: int) -> Rows:
         """The worker's rows of one global batch, on the device but for their ids, which are read here."""
-        return self._batch(*self._find(step))
-
-    def _find(self, step: int) -> tuple[Bucket, Places]:
-        """Where the rows of a batch are; their row groups are being read, and those of the block after."""
         turn, number = self._turns.of(step)
-        bucket, start = self._buckets[turn], number * self._batch_size + self._rows.start
-        stop, places, wanted = start + len(self._rows), list[tuple[int, int]](), list[int]()
-        block = bucket.order.block(start)
-        while block.start < stop:
-            places += block.rows[max(0, start - block.start) : stop - block.start]
-            wanted += block.groups
-            block = bucket.order.block(block.stop)
-        wanted += block.groups
-        held = bucket.held
-        bucket.held = {at: held.get(at) or self._readers.submit(self._read, bucket.groups[at]) for at in wanted}
-        return bucket, [(bucket.held[at], row) for at, row in places]
-
-    def _read(self, group: int) -> Group:
-        columns = self._groups.read(group)
-        return Group(columns, {name: as_bytes(rows) for name, rows in columns.items()})
-
-    def _batch(self, bucket: Bucket, places: Places) -> Rows:
-        groups = {reading: reading.result() for reading in {reading for reading, _ in places}}
-        rows = [(groups[reading], row) for reading, row in places]
-        columns = {name: _stacked(name, rows) for name in rows[0][0].columns}
+        bucket = self._buckets[turn]
+        columns = self._shuffled(bucket, number)
         condition = columns.pop("condition_id").long()
         null = {**self._uncond, **bucket.told}
-        uncond = {name: value.to(self._device).expand(len(rows), *value.shape[1:]) for name, value in null.items()}
+        uncond = {name: value.to(self._device).expand(len(condition), *value.shape[1:]) for name, value in null.items()}
         cond = {name: table[condition].to(self._device) for name, table in self._conditions.items()}
         cond |= {name: uncond[name] for name in bucket.told}
         moved = {name: value if name == "sample_id" else value.to(self._device) for name, value in columns.items()}
         return Rows(self._columns(moved), cond, uncond)
 
+    def _shuffled(self, bucket: Bucket, number: int) -> dict[str, Tensor]:
+        """The stored rows of a bucket's batch; its blocks are being read, and the one after."""
+        start = number * self._batch_size
+        blocks = [bucket.order.block(start + self._rows.start)]
+        while blocks[-1].stop < start + self._rows.stop:
+            blocks.append(bucket.order.block(blocks[-1].stop))
+        held, wanted = bucket.held, [*blocks, bucket.order.block(blocks[-1].stop)]
+        bucket.held = {
+            block.start: held.get(block.start) or self._shuffler.submit(self._read, bucket, block) for block in wanted
+        }
+        parts = list[Columns]()
+        for block in blocks:
+            first = self._before(start) - self._before(block.start)
+            mine = slice(max(0, first), first + len(self._rows))
+            parts.append({name: column[mine] for name, column in bucket.held[block.start].result().items()})
+        return {name: torch.cat([part[name] for part in parts]) if parts[1:] else parts[0][name] for name in parts[0]}
 
-def _stacked(name: str, rows: list[tuple[Group, int]]) -> Tensor:
-    """A column of these rows."""
-    like = rows[0][0].columns[name]
-    held = np.concatenate([group.bytes[name][row] for group, row in rows])
-    return torch.from_numpy(held).view(like.dtype).view(len(rows), *like.shape[1:])
+    def _read(self, bucket: Bucket, block: Block) -> Columns:
+        """The worker's rows of a block in their order, each copied once from the bytes of its row group."""
+        of_batch = np.arange(block.start, block.stop) % self._batch_size
+        rows = block.rows[(self._rows.start <= of_batch) & (of_batch < self._rows.stop)]
+        groups = list(self._readers.map(self._groups.read, [bucket.groups[at] for at in block.groups]))
+        columns = {name: bucket.memory[name].lend(column, len(rows)) for name, column in groups[0].items()}
+        for at, group in zip(block.groups, groups, strict=True):
+            (places,) = np.nonzero(rows[:, 0] == at)
+            places = places[rows[places, 1].argsort()]
+            for name, column in group.items() if len(places) else ():
+                stored, is_whole = as_bytes(column), len(places) == len(column)
+                as_bytes(columns[name])[places] = stored if is_whole else stored[rows[places, 1]]
+        return columns
+
+    def _before(self, position: int) -> int:
+        """How many of the rows before a position are the worker's."""
+        batches, rest = divmod(position, self._batch_size)
+        return batches * len(self._rows) + min(max(0, rest - self._rows.start), len(self._rows))

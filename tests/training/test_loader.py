@@ -98,6 +98,21 @@ def test_two_ranks_read_the_halves_of_what_one_reads() -> None:
     assert [a + b for a, b in halves] == whole
 
 
+def test_ranks_of_one_row_each_read_what_one_reads() -> None:
+    parts = [ids(loader(Groups(), range(at, at + 1)), 0, 30) for at in range(8)]
+    assert [sum(batch, []) for batch in zip(*parts, strict=True)] == ids(loader(Groups()), 0, 30)
+
+
+def test_a_batch_that_is_kept_stays_as_it_is() -> None:
+    """Though memory is used again: here a batch of each block and of two blocks, for three epochs."""
+    kept = [
+        (rows, rows.x0.clone(), rows.columns["sample_id"].tolist()) for rows in islice(loader(Groups()).batches(0), 30)
+    ]
+    for rows, x0, numbers in kept:
+        assert torch.equal(rows.x0, x0) and rows.columns["sample_id"].tolist() == numbers
+        assert x0[:, 0].tolist() == numbers
+
+
 def test_a_resumed_loader_continues_exactly() -> None:
     assert ids(loader(Groups()), 17, 10) == ids(loader(Groups()), 0, 27)[17:]
 
