@@ -7,6 +7,7 @@ through it, between two steps, which DeepSpeedEngine.forward does not allow.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -180,9 +181,14 @@ class DeepSpeedEngine:
         self._engine = cast(DeepSpeedCore, engine)
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
-        self.partition = _partition(trained_weights(self.module), self._engine, self._stage)
+        self._weights = trained_weights(self.module)
+        self.partition = _partition(self._weights, self._engine, self._stage)
         self._trains_all = all(weight.requires_grad for weight in module.parameters())  # or its base is the teacher's
-        self._norm = torch.zeros(())
+        # Around a plain optimizer, of float32 without ZeRO, DeepSpeed clips one tensor after another and tells no norm.
+        self._clips, self._norm = self._engine.optimizer is optimizer, torch.zeros(())
+        if self._clips:
+            told = self._engine._config
+            self._max_grad_norm, told.gradient_clipping = told.gradient_clipping or math.inf, 0.0
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed divides by the accumulation steps and averages over ranks."""
@@ -196,15 +202,13 @@ class DeepSpeedEngine:
         """DeepSpeed counts the micro-batches."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if not self._stage and self._engine.is_gradient_accumulation_boundary():
-            # Without ZeRO DeepSpeed clips but does not tell the norm; the gradients are already averaged.
-            grads = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
-            self._norm = nn.utils.get_total_norm(grads)
+        if self._clips and self._engine.is_gradient_accumulation_boundary():  # where they are averaged over the ranks
+            self._norm = nn.utils.clip_grad_norm_(self._weights, self._max_grad_norm)
         self._engine.step()
 
     def grad_norm(self) -> float:
         """Norm over all ranks and shards."""
-        return float(self._engine.get_global_grad_norm() if self._stage else self._norm)
+        return float(self._norm if self._clips else self._engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
