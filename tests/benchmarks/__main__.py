@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "startup": lambda: startup.main(repeats=7),
     "firststep": lambda: firststep.main(repeats=3),
     "loop": lambda: loop.main(steps=20, batch_size=32, repeats=5),
-    "factory": lambda: factory.main(teacher=str(loop.EMOJI), shards=4, repeats=3),
+    "factory": lambda: factory.main(shards=4, repeats=3),
     "overlap": lambda: overlap.main(shards=24, repeats=5),
     "loader": lambda: loader.main(samples=2048, repeats=15),
     "tars": lambda: tars.main(samples=2048, repeats=5),

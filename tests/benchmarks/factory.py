@@ -1,6 +1,6 @@
 """The trajectory factory against the bare teacher loop: samples per second as a ratio, taken in one run.
 
-    python -m tests.benchmarks.factory [--teacher FOLDER] [--shards 4] [--repeats 5]
+    python -m tests.benchmarks.factory [--shards 4] [--repeats 5]
 
 Bare is the same batches of the same teacher with nothing around them: no Ray, no hashing, no writing. First in one
 process; then two bare processes against two Ray actors, each with half of the shards, all started beforehand.
@@ -35,6 +35,7 @@ from orchestrator.sampling import GuidedTeacher, sample_path
 from orchestrator.solvers import SOLVERS
 from orchestrator.teacher import Teacher
 from tests import tiny
+from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 
 
@@ -105,28 +106,32 @@ def two(sampler: ShardSampler, revisions: Iterator[int], repeats: int) -> Row:
     return result
 
 
-def main(teacher: str, shards: int, repeats: int) -> Iterator[Row]:
+def main(shards: int, repeats: int) -> Iterator[Row]:
     """Measure."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        data = tiny.recipe_data(Path(folder))
-        told = {"samples": 64 * shards, "num_inference_steps": 20, "batch_size": 32, "shard_size": 64}
-        data["trajectories"] = {"prompts": str(tiny.prompts(Path(folder))), "guidance_scale": [2.0, 4.0], **told}
-        if teacher:
-            data["teacher"] = {"folder": teacher}
-        sampler = ShardSampler(new_ledger(Recipe.model_validate(data), Path(folder) / "store"), "cpu", 1)
-        revisions = itertools.count()
-        samples = sampler.plan.samples
-        size, planned = {"bytes": sampler.plan.total_bytes}, sampler.plan.shards()
-        one = paired(lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), samples, repeats)
-        yield {"benchmark": "factory, one actor's work in one process", **one, **size}
-        yield {"benchmark": "factory, two actors", **two(sampler, revisions, repeats), **size}
+    for name, teacher in TEACHERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            data = tiny.recipe_data(Path(folder))
+            told = {"samples": 64 * shards, "num_inference_steps": 20, "batch_size": 32, "shard_size": 64}
+            prompts = {"prompts": str(teacher / "data" / "prompts.txt"), "guidance_scale": [2.0, 4.0]}
+            data["teacher"], data["trajectories"] = {"folder": str(teacher)}, {**prompts, **told}
+            yield from of_teacher(name, Recipe.model_validate(data), Path(folder) / "store", repeats)
+
+
+def of_teacher(name: str, recipe: Recipe, store: Path, repeats: int) -> Iterator[Row]:
+    """One actor's work, and two actors."""
+    sampler, revisions = ShardSampler(new_ledger(recipe, store), "cpu", 1), itertools.count()
+    size, planned = {"bytes": sampler.plan.total_bytes}, sampler.plan.shards()
+    one = paired(
+        lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), sampler.plan.samples, repeats
+    )
+    yield {"benchmark": f"factory, {name}, one actor's work in one process", **one, **size}
+    yield {"benchmark": f"factory, {name}, two actors", **two(sampler, revisions, repeats), **size}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teacher", default="", help="a diffusers folder; a tiny random one by default")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    show(main(args.teacher, args.shards, args.repeats))
+    show(main(args.shards, args.repeats))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,9 +22,9 @@ from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import build, student_network
 from orchestrator.recipe import TeacherSpec, Training
 from orchestrator.teacher import Teacher
+from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 
-EMOJI = Path(__file__).parents[2] / "recipes/teachers/emoji"
 GROUPS, ROWS = 16, 64
 
 
@@ -58,7 +57,7 @@ class Random:
 def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
     """Measure."""
     torch.set_num_threads(1)
-    teacher = Teacher(TeacherSpec(folder=str(EMOJI)))
+    teacher = Teacher(TeacherSpec(folder=str(TEACHERS["emoji"])))
     denoiser, latent = teacher.denoiser(), teacher.card.latent_shape
     prompt = {"prompt": teacher.encode([str(i) for i in range(ROWS)])["prompt"].clone()}
     training = Training(steps=steps, batch_size=batch_size)

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline, LCMScheduler
 
+from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
-from tests.benchmarks.work import EMOJI, embedded_teacher
+from tests.benchmarks.work import embedded_teacher
 
 STUDENT_STEPS, TEACHER_STEPS = 4, 50
 GUIDANCE = 3.0
@@ -34,7 +35,7 @@ def main(images: int, repeats: int) -> Iterator[Row]:
         pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config)
         pipeline.save_pretrained(folder)
         student = DiffusionPipeline.from_pretrained(Path(folder))
-    whole = DiffusionPipeline.from_pretrained(EMOJI)
+    whole = DiffusionPipeline.from_pretrained(TEACHERS["emoji"])
     for loaded in (student, whole):
         loaded.set_progress_bar_config(disable=True)
 

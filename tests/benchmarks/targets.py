@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row
 
 
@@ -47,8 +48,11 @@ TARGETS: Mapping[str, Target] = {
         0.95, True, "steps per second, of ZeroRedundancyOptimizer's under DistributedDataParallel"
     ),
     **{f"stored path, {name}": Target(0.9, True, CEILING) for name in ("lcm", "tcd", "consistency", "progressive")},
-    "factory, one actor's work in one process": Target(0.95, True, BARE),
-    "factory, two actors": Target(0.9, True, "samples per second, of two bare processes'"),
+    **{f"factory, {name}, one actor's work in one process": Target(0.95, True, BARE) for name in TEACHERS},
+    **{
+        f"factory, {name}, two actors": Target(0.9, True, "samples per second, of two bare processes'")
+        for name in TEACHERS
+    },
     "factory, writing beside sampling": Target(1.2, False, "seconds, of the longer of the two"),
     "ledger, scan of ten times the shards": Target(15, False, "seconds, of a tenth of the shards"),
     "loader, verified": Target(0.8, True, "rows per second, of a bare pyarrow loop that hashes"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,8 +19,8 @@ from orchestrator.loop import Place, Progress, train
 from orchestrator.networks import build, student_network, trained_of
 from orchestrator.recipe import TeacherSpec, Training
 from orchestrator.teacher import Teacher
+from tests.benchmarks import TEACHERS
 
-EMOJI = Path(__file__).parents[2] / "recipes/teachers/emoji"
 HERE = Place(0, 1, torch.device("cpu"))
 POINTS = 51  # of a path
 
@@ -138,4 +137,4 @@ class Work:
 
 def embedded_teacher() -> Teacher:
     """The emoji teacher."""
-    return Teacher(TeacherSpec(folder=str(EMOJI)))
+    return Teacher(TeacherSpec(folder=str(TEACHERS["emoji"])))
