@@ -54,12 +54,16 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Run these, or all; of the others the record keeps what it has. Each row says at which commit it was measured."""
-    commit, file = commit_of(HERE), HERE / "results.json"
-    rows = [
-        {**row, "commit": commit} for row in show(row for name in names or BENCHMARKS for row in BENCHMARKS[name]())
-    ]
-    known = json.loads(file.read_text())["benchmarks"] if names and file.exists() else []
+    """Run these, or all, and renew their rows of the record. Each row says at which commit it was measured."""
+    for name in names or BENCHMARKS:
+        commit = commit_of(HERE)
+        keep([{**row, "commit": commit} for row in show(BENCHMARKS[name]())])
+
+
+def keep(rows: list[Row]) -> None:
+    """Write the record, with what it had of other benchmarks."""
+    file = HERE / "results.json"
+    known = json.loads(file.read_text())["benchmarks"] if file.exists() else []
     renewed = {row["benchmark"] for row in rows}
     rows = [row for row in known if row["benchmark"] not in renewed] + rows
     targets.write(rows, HERE, write_record(HERE, {"benchmarks": rows}))
