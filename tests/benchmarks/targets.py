@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tests.benchmarks import TEACHERS
+from tests.benchmarks.pauses import INTERVALS
 from tests.benchmarks.ratio import Row
 
 
@@ -42,6 +43,10 @@ BARE = "work per second, of a bare loop's"
 CEILING = "gain over the online step, of what counted floating-point operations allow"
 TARGETS: Mapping[str, Target] = {
     "training loop": Target(0.95, True, BARE),
+    **{
+        f"training, {name}": Target(0.01, False, f"time, of all at the default {field}")
+        for name, field in INTERVALS.items()
+    },
     "DeepSpeed stage 0, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
     "DeepSpeed stage 1, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
     "DeepSpeed stage 1, two ranks, against torch's": Target(
