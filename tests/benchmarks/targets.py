@@ -101,9 +101,11 @@ def write(rows: Sequence[Row], folder: Path, machine: str) -> None:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        sign, holds = "≥" if one.higher else "≤", "" if one.holds else "missed"
-        spread = f"{one.low:.2f} to {one.high:.2f}"
-        lines.append(
-            f"| {one.name} | {TARGETS[one.name].of} | {one.ratio:.2f} | {spread} | {sign} {one.target:g} | {holds} |"
-        )
+        bound, holds = f"{'≥' if one.higher else '≤'} {one.target:g}", "" if one.holds else "missed"
+        ratio, spread = _short(one.ratio), f"{_short(one.low)} to {_short(one.high)}"
+        lines.append(f"| {one.name} | {TARGETS[one.name].of} | {ratio} | {spread} | {bound} | {holds} |")
     (folder / "benchmarks.md").write_text("\n".join(lines) + "\n")
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.1g}"
