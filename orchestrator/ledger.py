@@ -16,7 +16,7 @@ from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, M
 from orchestrator.errors import BadInput
 from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan, Shard
 from orchestrator.recipe import Json, TeacherSpec
-from orchestrator.records import Complaint, Damaged, seal, unseal
+from orchestrator.records import Complaint, Damaged, seal, uncollected, unseal
 from orchestrator.shards import Columns, ShardReader, encode
 from orchestrator.store import Store, open_store, probe
 
@@ -65,6 +65,7 @@ class Ledger:
         self.reader(commit).verify()
         return commit
 
+    @uncollected()
     def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
         """The newest commit of each name, and the records that cannot be read."""
         newest, broken = dict[str, Commit](), []
@@ -100,6 +101,7 @@ class Ledger:
         """The manifests that were published, oldest first."""
         return sorted(int(match[1]) for key in self.store.keys("manifest") if (match := _MANIFEST.fullmatch(key)))
 
+    @uncollected()
     def manifest(self, version: int) -> Manifest:
         """A version of the data set. Raises BadInput where there is none, and Damaged."""
         key = f"manifest/{version:04d}.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from orchestrator.errors import BadInput
 from orchestrator.recipe import Json
@@ -47,3 +49,15 @@ def unseal(data: bytes, complaint: Complaint) -> Json:
     if data != seal(kept):
         raise complaint("does not match its own hash")
     return kept
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk ever more of what is read of many records, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -60,6 +60,10 @@ TARGETS: Mapping[str, Target] = {
     },
     "factory, writing beside sampling": Target(1.2, False, "seconds, of the longer of the two"),
     "ledger, scan of ten times the shards": Target(15, False, "seconds, of a tenth of the shards"),
+    **{
+        f"scaling, {act}": Target(200, False, "seconds, of a hundredth of the shards")
+        for act in ("plan", "resume", "publish", "read", "verify", "shuffle")
+    },
     "loader, verified": Target(0.8, True, "rows per second, of a bare pyarrow loop that hashes"),
     "loader, later epochs": Target(0.9, True, "rows per second, of a bare pyarrow loop"),
     "loader, later epochs, against raw reads": Target(0.5, True, "rows per second, of reading the bytes alone"),
