@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from methods import METHODS
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.pauses import INTERVALS
 from tests.benchmarks.ratio import Row
@@ -46,6 +47,9 @@ TARGETS: Mapping[str, Target] = {
     **{
         f"training, {name}": Target(0.01, False, f"time, of all at the default {field}")
         for name, field in INTERVALS.items()
+    },
+    **{
+        f"training step, {name}": Target(0.9, True, "steps per second, of its counted passes alone") for name in METHODS
     },
     "DeepSpeed stage 0, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
     "DeepSpeed stage 1, two ranks": Target(0.95, True, "steps per second, of DistributedDataParallel's"),
