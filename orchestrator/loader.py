@@ -95,16 +95,23 @@ class Order:
     def _epoch_rows(self) -> int:
         return sum(self.sizes)
 
-    @lru_cache(maxsize=2)  # noqa: B019 - an Order lives as long as its loader
-    def _blocks(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+    @cached_property
+    def _blocks(self) -> Callable[[int], tuple[list[list[int]], list[int]]]:
+        return lru_cache(maxsize=2)(self._deal)
+
+    @cached_property
+    def _block(self) -> Callable[[int, int], Block]:
+        return lru_cache(maxsize=4)(self._shuffle)
+
+    def _deal(self, epoch: int) -> tuple[list[list[int]], list[int]]:
         """The epoch's row groups in blocks, and the row that each block starts at."""
         groups = torch.randperm(len(self.sizes), generator=self._generator(epoch, 0)).tolist()
         blocks = [groups[i : i + BLOCK] for i in range(0, len(groups), BLOCK)]
         lengths = [sum(self.sizes[group] for group in block) for block in blocks]
         return blocks, list(itertools.accumulate(lengths, initial=0))[:-1]
 
-    @lru_cache(maxsize=4)  # noqa: B019
-    def _block(self, epoch: int, number: int) -> Block:
+    def _shuffle(self, epoch: int, number: int) -> Block:
+        """One of the epoch's blocks."""
         blocks, starts = self._blocks(epoch)
         rows = np.array([(group, row) for group in blocks[number] for row in range(self.sizes[group])])
         shuffled = torch.randperm(len(rows), generator=self._generator(epoch, number + 1)).numpy()

@@ -34,32 +34,36 @@ from tests.benchmarks.ratio import Row, show
 from tests.record import commit_of, write_record
 
 HERE = Path(__file__).parent
-BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
-    "startup": lambda: startup.main(repeats=7),
-    "firststep": lambda: firststep.main(repeats=3),
-    "loop": lambda: loop.main(steps=20, batch_size=32, repeats=5),
-    "pauses": lambda: pauses.main(steps=60),
-    "factory": lambda: factory.main(shards=4, repeats=3),
-    "overlap": lambda: overlap.main(shards=24, repeats=5),
-    "loader": lambda: loader.main(samples=2048, repeats=15),
-    "tars": lambda: tars.main(samples=2048, repeats=5),
-    "mosaic": lambda: mosaic.main(samples=2048, repeats=5),
-    "commits": lambda: commits.main(shards=10_000),
-    "stored": lambda: stored.main(steps=6, batch_size=32, repeats=5),
-    "breakeven": lambda: breakeven.main(steps=3, repeats=5),
-    "ranks": lambda: ranks.main(steps=8, batch_size=32, repeats=5),
-    "simulation": lambda: simulation.main(shard_s=60.0, mtbf_h=8.0),
-    "sampling": lambda: sampling.main(images=16, repeats=3),
-    "steps": lambda: steps.main(steps=4, batch_size=16, repeats=3),
-    "scaling": lambda: scaling.main(shards=[10, 1_000, 100_000]),
+NONE: Row = {"model": "none", "threads": 1}
+TINY: Row = {"model": "the tests' tiny one", "threads": 1}
+EMOJI: Row = {"model": "emoji teacher: 3.7 M weights, latents of 8x8x8", "threads": 1}
+BOTH: Row = {"model": "the row's teacher; fashion: 0.6 M weights, pixels of 1x28x28", "threads": 1}
+BENCHMARKS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
+    "startup": (NONE, lambda: startup.main(repeats=7)),
+    "firststep": (TINY, lambda: firststep.main(repeats=3)),
+    "loop": (EMOJI, lambda: loop.main(steps=20, batch_size=32, repeats=5)),
+    "pauses": (EMOJI, lambda: pauses.main(steps=60)),
+    "factory": (BOTH, lambda: factory.main(shards=4, repeats=3)),
+    "overlap": (NONE, lambda: overlap.main(shards=24, repeats=5)),
+    "loader": (NONE, lambda: loader.main(samples=2048, repeats=15)),
+    "tars": (NONE, lambda: tars.main(samples=2048, repeats=5)),
+    "mosaic": (NONE, lambda: mosaic.main(samples=2048, repeats=5)),
+    "commits": (NONE, lambda: commits.main(shards=10_000)),
+    "stored": (EMOJI, lambda: stored.main(steps=6, batch_size=32, repeats=5)),
+    "breakeven": (EMOJI, lambda: breakeven.main(steps=3, repeats=5)),
+    "ranks": (EMOJI, lambda: ranks.main(steps=8, batch_size=32, repeats=5)),
+    "simulation": (NONE, lambda: simulation.main(shard_s=60.0, mtbf_h=8.0)),
+    "sampling": (EMOJI, lambda: sampling.main(images=16, repeats=3)),
+    "steps": (EMOJI, lambda: steps.main(steps=4, batch_size=16, repeats=3)),
+    "scaling": (NONE, lambda: scaling.main(shards=[10, 1_000, 100_000])),
 }
 
 
 def main(names: list[str]) -> None:
     """Run these, or all, and renew their rows of the record. Each row says at which commit it was measured."""
     for name in names or BENCHMARKS:
-        commit = commit_of(HERE)
-        keep([{**row, "commit": commit} for row in show(BENCHMARKS[name]())])
+        (facts, run), commit = BENCHMARKS[name], commit_of(HERE)
+        keep([{**facts, **row, "commit": commit} for row in show(run())])
 
 
 def keep(rows: list[Row]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import ray
 import torch
@@ -121,12 +122,13 @@ def main(shards: int, repeats: int) -> Iterator[Row]:
 def of_teacher(name: str, recipe: Recipe, store: Path, repeats: int) -> Iterator[Row]:
     """One actor's work, and two actors."""
     sampler, revisions = ShardSampler(new_ledger(recipe, store), "cpu", 1), itertools.count()
-    size, planned = {"bytes": sampler.plan.total_bytes}, sampler.plan.shards()
+    size, planned = {"bytes": sampler.plan.total_bytes, "batch_size": sampler.plan.batch_size}, sampler.plan.shards()
     one = paired(
         lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), sampler.plan.samples, repeats
     )
-    yield {"benchmark": f"factory, {name}, one actor's work in one process", **one, **size}
-    yield {"benchmark": f"factory, {name}, two actors", **two(sampler, revisions, repeats), **size}
+    for what, found in (("one actor's work in one process", one), ("two actors", two(sampler, revisions, repeats))):
+        shard_s = round(len(planned[0].samples) / cast(float, found["ours_per_s"]), 2)
+        yield {"benchmark": f"factory, {name}, {what}", **found, **size, "shard_s": shard_s}
 
 
 if __name__ == "__main__":
