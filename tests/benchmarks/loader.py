@@ -1,6 +1,6 @@
 """The loader against a bare pyarrow loop over the same files, hashing as much, and against reading their bytes raw.
 
-    python -m tests.benchmarks.loader [--samples 2048] [--repeats 9]
+    python -m tests.benchmarks.loader [--samples 2560] [--repeats 9]
 
 The first epoch, where both hash what they read, and later ones, where neither does: the loader shuffles, the bare
 loop hands out slices of a row group, and raw is `read_bytes` of each file and nothing else. All files are in the
@@ -38,9 +38,9 @@ BATCH = 32
 
 
 def new_dataset(folder: Path, samples: int) -> Dataset:
-    """Random paths of 50 steps, 52 kB each."""
+    """Random paths of 50 steps, 52 kB each, in row groups of 80."""
     shape = {"latent_shape": (4, 8, 8), "saved_points": tuple(range(51)), "dtype": "float32"}
-    plan = PLAN.model_copy(update={"samples": samples, "shard_size": 128, **shape})
+    plan = PLAN.model_copy(update={"samples": samples, "shard_size": 160, **shape})
     ledger = create_ledger(str(folder), plan, [str(i) for i in range(plan.num_prompts)], TEACHER)
     conditions = {"condition_id": torch.arange(-1, plan.num_conditions), "prompt": torch.randn(8, 12, 16)}
     ledger.commit(CONDITIONS, 0, conditions, {}, COMPUTE)
@@ -154,7 +154,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--samples", type=int, default=2560)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
     show(main(args.samples, args.repeats))

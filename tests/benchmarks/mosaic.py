@@ -1,6 +1,6 @@
 """The loader against mosaicml-streaming on the same rows: shuffled batches of tensors, in one process.
 
-    STREAMING_PYTHON=PATH python -m tests.benchmarks.mosaic [--samples 2048] [--repeats 5]
+    STREAMING_PYTHON=PATH python -m tests.benchmarks.mosaic [--samples 2560] [--repeats 5]
 
 Its pins exclude ours, so that it needs an environment of its own, whose interpreter is told: fewstep installed there,
 then `pip install --no-deps mosaicml-streaming` and what that imports (brotli, catalogue, python-snappy, torchvision,
@@ -69,7 +69,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--samples", type=int, default=2560)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     show(main(args.samples, args.repeats))

@@ -1,6 +1,6 @@
 """The loader against WebDataset on the same rows: shuffled batches of decoded tensors, in one process.
 
-    python -m tests.benchmarks.tars [--samples 2048] [--repeats 5]
+    python -m tests.benchmarks.tars [--samples 2560] [--repeats 5]
 
 WebDataset reads tars of .npy files with its usual shuffle buffer. Ours checks no hash after the first epoch, as in
 training; WebDataset never checks one. Prints JSON; nothing where WebDataset is not installed.
@@ -69,7 +69,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--samples", type=int, default=2560)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     show(main(args.samples, args.repeats))
