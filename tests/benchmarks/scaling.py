@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from orchestrator.loader import Order
 from tests.benchmarks.commits import synthetic
 from tests.benchmarks.ratio import Row, median_of, show
 from tests.faults.work import COMPUTE
+from tests.peak import peak
 
 
 def plan(ledger: Ledger) -> None:
@@ -89,10 +89,10 @@ def measured(stage: int, url: str, samples: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     opened = open_ledger(url)
     ledger = Ledger(opened.store, opened.plan.model_copy(update={"samples": samples}), opened.teacher)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = peak(), time.perf_counter()
     STAGES[stage](ledger)
     seconds = time.perf_counter() - started
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return seconds, (peak() - before) / 1024**2
 
 
 def main(shards: Sequence[int]) -> Iterator[Row]:

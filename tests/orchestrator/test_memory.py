@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from orchestrator.plan import ROW_GROUP_BYTES
 from orchestrator.pool import IN_FLIGHT
 from orchestrator.sampler import ShardSampler
 from tests.conftest import MakeRecipe, new_ledger
+from tests.peak import peak
 
 
 class Instant(ShardSampler):
@@ -22,11 +22,6 @@ class Instant(ShardSampler):
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
         return torch.full((len(ids), *self.plan.path_shape(0)), ids[0] % 99), torch.zeros(len(self.plan.saved_points))
-
-
-def peak() -> int:
-    """Bytes that this process held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def grown(url: str) -> int:
