@@ -33,13 +33,11 @@ from torch import Tensor
 
 from methods.base import Rows
 from methods.diffusion import Cond
-from orchestrator.shards import as_bytes
+from orchestrator.shards import Columns, as_bytes
 
 BLOCK = 8  # row groups that are shuffled together; a worker holds its rows of two blocks of each shape
 READERS = 4  # row groups that are read at once
 AHEAD = 4  # batches that are made at a time, while as many are used
-
-Columns = Mapping[str, Tensor]
 
 
 class RowGroups(Protocol):
@@ -136,8 +134,11 @@ class Turns:
         turns = self._turns(epoch)
         return turns[place], epoch * self.lengths[turns[place]] + turns[:place].count(turns[place])
 
-    @lru_cache(maxsize=2)  # noqa: B019 - Turns live as long as their loader
-    def _turns(self, epoch: int) -> list[int]:
+    @cached_property
+    def _turns(self) -> Callable[[int], list[int]]:
+        return lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, epoch: int) -> list[int]:
         """The epoch's batches in order."""
         turns = [number for number, length in enumerate(self.lengths) for _ in range(length)]
         generator = torch.Generator().manual_seed(hash((self.seed, epoch)) & (2**63 - 1))
@@ -227,7 +228,7 @@ class Loader:
         moved = {name: value if name == "sample_id" else value.to(self._device) for name, value in columns.items()}
         return Rows(self._columns(moved), cond, uncond)
 
-    def _shuffled(self, bucket: Bucket, number: int) -> dict[str, Tensor]:
+    def _shuffled(self, bucket: Bucket, number: int) -> Columns:
         """The stored rows of a bucket's batch; its blocks are being read, and the one after."""
         start = number * self._batch_size
         blocks = [bucket.order.block(start + self._rows.start)]
@@ -239,7 +240,7 @@ class Loader:
         }
         parts = list[Columns]()
         for block in blocks:
-            first = self._before(start) - self._before(block.start)
+            first = number * len(self._rows) - self._before(block.start)
             mine = slice(max(0, first), first + len(self._rows))
             parts.append({name: column[mine] for name, column in bucket.held[block.start].result().items()})
         return {name: torch.cat([part[name] for part in parts]) if parts[1:] else parts[0][name] for name in parts[0]}

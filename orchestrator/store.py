@@ -141,7 +141,7 @@ def probe(store: Store, folder: str) -> None:
 
 
 def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A range of a file; one whose inode or time of change is another is another file to who keeps the mapping."""
+    """A range of a file. By the inode and the time of change who keeps it knows a file that has changed for another."""
     with path.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
     mapped.madvise(mmap.MADV_WILLNEED)

@@ -44,9 +44,14 @@ OTHERS = ("ray", "imports", "teacher", "deepspeed", "step")
 
 @dataclass
 class Parts:
-    """Seconds of one process by what they went to."""
+    """Seconds of one process by what they went to, one after another."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """Of each part."""
+        return {name: sum(spent) for name, spent in self.seconds.items()}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -55,7 +60,7 @@ class Parts:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.time() - started
+            self.seconds.setdefault(name, []).append(time.time() - started)
 
     def timed(self, name: str, act: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
         """The same function, whose seconds are that part's."""
@@ -70,7 +75,7 @@ class Parts:
 
 def driver(recipe: str, notes: str) -> None:
     """`fewstep train` with a watch in its hand; writes two files whose names begin with `notes`."""
-    parts = Parts({"imports": time.time() - psutil.Process().create_time()})
+    parts = Parts({"imports": [time.time() - psutil.Process().create_time()]})
     with parts.part("imports"):
         import ray
         import yaml
@@ -85,7 +90,7 @@ def driver(recipe: str, notes: str) -> None:
         return ask(lambda recipe: described(notes, recipe), *arguments)  # pyright: ignore[reportArgumentType]
 
     def fitted(*arguments: object) -> None:
-        told = {"began": psutil.Process().create_time(), "fitted": time.time(), **parts.seconds}
+        told = {"began": psutil.Process().create_time(), "fitted": time.time(), **parts.sums}
         Path(f"{notes}-driver.json").write_text(json.dumps(told))
         fit(*arguments)  # pyright: ignore[reportArgumentType]
 
@@ -101,7 +106,7 @@ def described(notes: str, recipe: Recipe) -> object:
         from orchestrator import generate
     generate.Teacher = parts.timed("teacher", generate.Teacher)
     card = generate._describe(recipe)
-    Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.seconds}))
+    Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.sums}))
     return card
 
 
@@ -118,7 +123,7 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
 
     def stepped(*arguments: object, **told: object) -> None:
         loop(*arguments, **told)  # pyright: ignore[reportArgumentType]
-        told = {"entered": entered, "stepped": time.time(), **parts.seconds}
+        told = {"entered": entered, "stepped": time.time(), **parts.sums}
         Path(f"{notes}-worker.json").write_text(json.dumps(told))
 
     trainee.train = stepped

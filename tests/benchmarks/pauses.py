@@ -14,14 +14,13 @@ import json
 import math
 import statistics
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator import train, trainee, verbs
 from orchestrator.recipe import Training, load
 from tests.benchmarks import TEACHERS
+from tests.benchmarks.firststep import Parts
 from tests.benchmarks.ratio import Row, median_of, show
 
 PAUSES = {"report": "_report", "checkpoint": "_save"}  # and what of Trainee does it
@@ -30,23 +29,13 @@ INTERVALS = {"report": "log_every", "checkpoint": "checkpoint_every"}  # the fie
 
 def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     """One rank of a round; the first one writes what each pause took, and the whole loop."""
-    seconds = defaultdict[str, list[float]](list)
-
-    def timed(name: str, act: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(act)
-        def wrapped(*arguments: object, **told: object) -> None:
-            started = time.perf_counter()
-            act(*arguments, **told)
-            seconds[name].append(time.perf_counter() - started)
-
-        return wrapped
-
+    parts = Parts()
     for name, method in PAUSES.items():
-        setattr(trainee.Trainee, method, timed(name, getattr(trainee.Trainee, method)))
-    trainee.train = timed("loop", trainee.train)
+        setattr(trainee.Trainee, method, parts.timed(name, getattr(trainee.Trainee, method)))
+    trainee.train = parts.timed("loop", trainee.train)
     result = train.train_worker(config)
     if not train.ray.train.get_context().get_world_rank():
-        Path(notes).write_text(json.dumps(seconds))
+        Path(notes).write_text(json.dumps(parts.seconds))
     return result
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from methods import METHODS
-from tests.benchmarks import TEACHERS
+from tests.benchmarks import TEACHERS, scaling
 from tests.benchmarks.pauses import INTERVALS
 from tests.benchmarks.ratio import Row
 
@@ -65,8 +65,8 @@ TARGETS: Mapping[str, Target] = {
     "factory, writing beside sampling": Target(1.2, False, "seconds, of the longer of the two"),
     "ledger, scan of ten times the shards": Target(15, False, "seconds, of a tenth of the shards"),
     **{
-        f"scaling, {act}": Target(200, False, "seconds, of a hundredth of the shards")
-        for act in ("plan", "resume", "publish", "read", "verify", "shuffle")
+        f"scaling, {act.__name__}": Target(200, False, "seconds, of a hundredth of the shards")
+        for act in scaling.STAGES
     },
     "loader, verified": Target(0.8, True, "rows per second, of a bare pyarrow loop that hashes"),
     "loader, later epochs": Target(0.9, True, "rows per second, of a bare pyarrow loop"),
