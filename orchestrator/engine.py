@@ -151,10 +151,6 @@ class DeepSpeedCore(Protocol):
         """End of one micro-batch."""
         ...
 
-    def is_gradient_accumulation_boundary(self) -> bool:
-        """Whether this micro-batch is the last of its accumulation."""
-        ...
-
     def get_global_grad_norm(self) -> float:
         """Of the last step."""
         ...
@@ -168,27 +164,50 @@ class DeepSpeedCore(Protocol):
         ...
 
 
+class Clipping:
+    """Clips what an optimizer is about to apply, all of it at once. DeepSpeed goes through one tensor after another."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float, *, is_cut: bool) -> None:
+        """`is_cut` says that each rank applies a part of the gradients."""
+        self._max_grad_norm, self._is_cut = max_grad_norm, is_cut
+        self.norm = torch.zeros(())
+        optimizer.register_step_pre_hook(self._clip)
+
+    @classmethod
+    def instead(cls, config: dict[str, Any], optimizer: torch.optim.Optimizer) -> Clipping | None:
+        """In place of DeepSpeed's own, where it gives its optimizer all of this rank's gradients, unscaled."""
+        zero = config["zero_optimization"]
+        if zero["stage"] == 3 or "offload_optimizer" in zero:
+            return None
+        if not zero["stage"] and (config["bf16"]["enabled"] or config["fp16"]["enabled"]):
+            return None
+        max_grad_norm, config["gradient_clipping"] = config["gradient_clipping"] or math.inf, 0.0
+        zero["compute_grad_norm"] = zero["stage"] == 0  # an option of stages 1 and 2
+        return cls(optimizer, max_grad_norm, is_cut=zero["stage"] > 0)
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        squared = nn.utils.get_total_norm([weight.grad for weight in weights]).square()
+        if self._is_cut:
+            torch.distributed.all_reduce(squared)
+        self.norm = squared.sqrt()
+        nn.utils.clip_grads_with_norm_(weights, self._max_grad_norm, self.norm)
+
+
 class DeepSpeedEngine:
     """DeepSpeed's engine at any ZeRO stage. torch.distributed must be up (Ray Train has done that)."""
 
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         deepspeed = import_deepspeed()
         optimizer = spec.optimizer(module)
-        numbers = sum(weight.numel() for weight in trained_weights(module))
-        engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=dict(configuration(spec, numbers)), dist_init_required=False
-        )
+        config = configuration(spec, sum(weight.numel() for weight in trained_weights(module)))
+        self._clipping = Clipping.instead(config, optimizer)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
         self._engine = cast(DeepSpeedCore, engine)
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
-        self._weights = trained_weights(self.module)
-        self.partition = _partition(self._weights, self._engine, self._stage)
+        self.partition = _partition(trained_weights(self.module), self._engine, self._stage)
         self._trains_all = all(weight.requires_grad for weight in module.parameters())  # or its base is the teacher's
-        # Around a plain optimizer, of float32 without ZeRO, DeepSpeed clips one tensor after another and tells no norm.
-        self._clips, self._norm = self._engine.optimizer is optimizer, torch.zeros(())
-        if self._clips:
-            told = self._engine._config
-            self._max_grad_norm, told.gradient_clipping = told.gradient_clipping or math.inf, 0.0
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed divides by the accumulation steps and averages over ranks."""
@@ -202,13 +221,11 @@ class DeepSpeedEngine:
         """DeepSpeed counts the micro-batches."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._clips and self._engine.is_gradient_accumulation_boundary():  # where they are averaged over the ranks
-            self._norm = nn.utils.clip_grad_norm_(self._weights, self._max_grad_norm)
         self._engine.step()
 
     def grad_norm(self) -> float:
         """Norm over all ranks and shards."""
-        return float(self._norm if self._clips else self._engine.get_global_grad_norm())
+        return float(self._clipping.norm if self._clipping else self._engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
@@ -246,7 +263,7 @@ def import_deepspeed():  # noqa: ANN201 - a module
     return deepspeed
 
 
-def configuration(spec: EngineSpec, trained: int = BUCKET) -> Json:
+def configuration(spec: EngineSpec, trained: int = BUCKET) -> dict[str, Any]:
     """DeepSpeed's configuration of a network of which so many numbers are trained; the recipe's own entries win."""
     training = spec.training
     zero: Json = {
@@ -279,7 +296,7 @@ def _offloads(training: Training) -> Json:
     return dict.fromkeys(sections[training.offload], cpu)
 
 
-def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:
+def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> dict[str, Any]:
     """`theirs` over `ours`, section by section."""
     result: dict[str, object] = dict(ours)
     for key, value in theirs.items():
@@ -290,5 +307,5 @@ def merged(ours: Mapping[str, object], theirs: Mapping[str, object]) -> Json:
 
 def inference_engine(module: nn.Module, spec: EngineSpec) -> nn.Module:
     """A frozen network with its weights sharded over the ranks, each gathered only while its layer runs (ZeRO-3)."""
-    engine, *_ = import_deepspeed().initialize(model=module, config=dict(configuration(spec)), dist_init_required=False)
+    engine, *_ = import_deepspeed().initialize(model=module, config=configuration(spec), dist_init_required=False)
     return cast(DeepSpeedCore, engine).module

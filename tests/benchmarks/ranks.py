@@ -1,11 +1,12 @@
 """Two ranks under DeepSpeed, as fewstep trains, against two under torch's DistributedDataParallel.
 
-    python -m tests.benchmarks.ranks [--steps 8] [--batch-size 32] [--repeats 5]
+    python -m tests.benchmarks.ranks [--steps 4] [--rows 128 32] [--repeats 5]
 
 Both train the embedded teacher's network on the same rows, in the same pair of gloo processes and in turns. Bare is
 forward, backward, clipping and AdamW with nothing around them. Stage 1 gathers the weights as well, which
 DistributedDataParallel alone does not: it is measured against torch's ZeroRedundancyOptimizer too, and what gathering
-takes is told beside. Prints JSON.
+takes is told beside. How much that weighs is a matter of how often a step uses each weight: 128 of the teacher's
+latents have as many positions as two of Stable Diffusion's. Prints JSON.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 
 RANKS = 2
-# A row each: the stage, and torch's twin of it.
-ROWS: dict[str, tuple[int, str]] = {
-    "DeepSpeed stage 0, two ranks": (0, "replicated"),
-    "DeepSpeed stage 1, two ranks": (1, "replicated"),
-    "DeepSpeed stage 1, two ranks, against torch's": (1, "sharded"),
+# What is told of each number of rows: the stage, and torch's twin of it.
+PAIRS: dict[str, tuple[int, str]] = {
+    "DeepSpeed stage 0, two ranks of {} rows": (0, "replicated"),
+    "DeepSpeed stage 1, two ranks of {} rows": (1, "replicated"),
+    "DeepSpeed stage 1, two ranks of {} rows, against torch's": (1, "sharded"),
 }
 
 
@@ -49,30 +50,32 @@ def denoising(nets: Nets, batch: Batch) -> Losses:
 ROUND = Round("denoising", (Update("student", denoising),), {"student": Trained()}, {"pairs": Source("pairs")})
 
 
-def rank(number: int, port: int, steps: int, batch_size: int, repeats: int, rows: "multiprocessing.Queue[Row]") -> None:
-    """Measure each row; rank 0 tells."""
+def rank(
+    number: int, port: int, steps: int, sizes: list[int], repeats: int, found: "multiprocessing.Queue[Row]"
+) -> None:
+    """Measure each pair, with so many rows a rank; rank 0 tells."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(number)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=RANKS)
     teacher, place = embedded_teacher(), Place(number, RANKS, torch.device("cpu"))
-    mine = place.rows(batch_size)
-    part = Work(teacher, ROUND, batch_size).rows.take(slice(mine.start, mine.stop))
-    bare = {name: torchs(teacher, part, steps, is_sharded=name == "sharded") for name in ("replicated", "sharded")}
-    ours = {stage: deepspeeds(teacher, part, place, steps, batch_size, stage) for stage in (0, 1)}
-    for act in (*bare.values(), *ours.values()):
-        act()
-    facts = collectives(sum(weight.numel() for weight in teacher.network.parameters()), steps)
-    for name, (stage, twin) in ROWS.items():
-        result = paired(bare[twin], ours[stage], steps, repeats)
-        if number == 0:
-            rows.put({"benchmark": name, **result, **facts, "batch_size": batch_size})
+    facts = collectives(sum(weight.numel() for weight in teacher.network.parameters()), 8)
+    for size in sizes:
+        rows = Work(teacher, ROUND, size).rows
+        bare = {name: torchs(teacher, rows, steps, is_sharded=name == "sharded") for name in ("replicated", "sharded")}
+        ours = {stage: deepspeeds(teacher, rows, place, steps, stage) for stage in (0, 1)}
+        for act in (*bare.values(), *ours.values()):
+            act()
+        for name, (stage, twin) in PAIRS.items():
+            result = paired(bare[twin], ours[stage], steps, repeats)
+            if number == 0:
+                found.put({"benchmark": name.format(size), **result, **facts, "batch_size": RANKS * size})
     torch.distributed.barrier()
-    rows.close()
-    rows.join_thread()
+    found.close()
+    found.join_thread()
     os._exit(0)  # DeepSpeed keeps threads of its own past this line
 
 
-def torchs(teacher: Teacher, part: Rows, steps: int, *, is_sharded: bool) -> Callable[[], None]:
+def torchs(teacher: Teacher, rows: Rows, steps: int, *, is_sharded: bool) -> Callable[[], None]:
     """That many steps of DistributedDataParallel, its optimizer whole on every rank or cut up over them."""
     module = student_network(teacher.network, Trained())
     parallel = DistributedDataParallel(module)
@@ -85,8 +88,8 @@ def torchs(teacher: Teacher, part: Rows, steps: int, *, is_sharded: bool) -> Cal
 
     def act() -> None:
         for _ in range(steps):
-            answer = parallel(part.noise, torch.full((len(part),), 999.0), part.cond)
-            (answer + part.x0).square().mean().backward()
+            answer = parallel(rows.noise, torch.full((len(rows),), 999.0), rows.cond)
+            (answer + rows.x0).square().mean().backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -95,11 +98,9 @@ def torchs(teacher: Teacher, part: Rows, steps: int, *, is_sharded: bool) -> Cal
     return act
 
 
-def deepspeeds(
-    teacher: Teacher, part: Rows, place: Place, steps: int, batch_size: int, stage: int
-) -> Callable[[], None]:
+def deepspeeds(teacher: Teacher, rows: Rows, place: Place, steps: int, stage: int) -> Callable[[], None]:
     """That many steps of the loop, with DeepSpeed's engine."""
-    training = Training(steps=steps, batch_size=batch_size, zero_stage=stage)
+    training = Training(steps=steps, batch_size=RANKS * len(rows), zero_stage=stage)
     denoiser = teacher.denoiser()
     networks = build(
         ROUND,
@@ -112,12 +113,12 @@ def deepspeeds(
 
     def after(step: int, progress: Progress) -> bool:
         if step == steps:
-            progress.report(place, batch_size)
+            progress.report(place, training.batch_size)
         return False
 
     def stream(start: int) -> Iterator[Rows]:
         while True:
-            yield part
+            yield rows
 
     def act() -> None:
         train(ROUND, networks, {"pairs": stream}, training, place, steps=steps, after=after)
@@ -141,27 +142,27 @@ def collectives(weights: int, steps: int) -> Row:
     return {"reduce_s": round(1 / rate(reduce, steps), 4), "gather_s": round(1 / rate(gather, steps), 4)}
 
 
-def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
+def main(steps: int, rows: list[int], repeats: int) -> Iterator[Row]:
     """Measure."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    rows: multiprocessing.Queue[Row] = context.Queue()
-    told = (port, steps, batch_size, repeats, rows)
+    found: multiprocessing.Queue[Row] = context.Queue()
+    told = (port, steps, rows, repeats, found)
     ranks = [context.Process(target=rank, args=(number, *told)) for number in range(RANKS)]
     for process in ranks:
         process.start()
-    for _ in ROWS:
-        yield rows.get(timeout=1800)
+    for _ in range(len(rows) * len(PAIRS)):
+        yield found.get(timeout=1800)
     for process in ranks:
         process.join()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rows", type=int, nargs="+", default=[128, 32])
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    show(main(args.steps, args.batch_size, args.repeats))
+    show(main(args.steps, args.rows, args.repeats))
