@@ -19,6 +19,12 @@ Losses = dict[str, Tensor]  # weighted scalar terms; the runtime minimises their
 Start = Literal["base", "previous", "previous_average"]  # the teacher, or the previous round's student or result
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device, behind all that it still has to do; a plain copy would wait for that."""
+    is_leaving = tensor.device.type == "cpu" and torch.device(device).type == "cuda"
+    return (tensor.pin_memory() if is_leaving else tensor).to(device, non_blocking=True)
+
+
 class Draw:
     """The random numbers of one update.
 
@@ -35,7 +41,7 @@ class Draw:
         self._calls += 1
         generator = torch.Generator()
         drawn = [draw(generator.manual_seed(self._key(row))) for row in self.rows]
-        return torch.stack(drawn).to(self.device)
+        return sent(torch.stack(drawn), self.device)
 
     def _key(self, row: int) -> int:
         """SplitMix64 over all that a draw depends on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
@@ -56,8 +57,13 @@ class DiscreteVP:
 
     alphas_cumprod: Float[Tensor, "times"] = field(repr=False)
 
+    @cached_property
+    def _table(self) -> Tensor:
+        """alpha^2 at the times -1, 0, 1, ..., on the CPU."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.double().cpu()])
+
     def _alpha_squared(self, t: Tensor) -> Tensor:
-        table = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.double().cpu()]).to(t.device)
+        table = self._table.to(t.device, non_blocking=True)
         place = (t.double() + 1).clamp(0, len(table) - 1)
         low = place.floor().long().clamp(max=len(table) - 2)
         return torch.lerp(table[low], table[low + 1], place - low)
@@ -76,7 +82,7 @@ class DiscreteVP:
 
     def time_of(self, ratio: Tensor) -> Tensor:
         """By interpolation, the inverse of alpha and sigma; the last time is as noisy as it gets."""
-        noise = 1 - torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.double().cpu()]).to(ratio.device)
+        noise = 1 - self._table.to(ratio.device, non_blocking=True)
         wanted = ratio.double() ** 2 / (1 + ratio.double() ** 2)
         high = torch.searchsorted(noise, wanted).clamp(1, len(noise) - 1)
         part = (wanted - noise[high - 1]) / (noise[high] - noise[high - 1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.base import sent
 from orchestrator.downloads import use_fast_downloads
 from orchestrator.errors import BadInput, nearest
 
@@ -194,5 +195,5 @@ def _resized(images: Tensor, size: int, mode: str) -> Tensor:
 
 
 def _normalised(images: Tensor, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    mean, deviation = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in moments)
+    mean, deviation = (sent(torch.tensor(values).view(3, 1, 1), images.device) for values in moments)
     return (images - mean) / deviation

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import Rows
+from methods.base import Rows, sent
 from methods.diffusion import Cond
 from orchestrator.shards import Columns, as_bytes
 
@@ -221,11 +221,11 @@ class Loader:
         bucket = self._buckets[turn]
         columns = self._shuffled(bucket, number)
         condition = columns.pop("condition_id").long()
-        null = {**self._uncond, **bucket.told}
-        uncond = {name: value.to(self._device).expand(len(condition), *value.shape[1:]) for name, value in null.items()}
-        cond = {name: table[condition].to(self._device) for name, table in self._conditions.items()}
+        null = {name: sent(value, self._device) for name, value in {**self._uncond, **bucket.told}.items()}
+        uncond = {name: value.expand(len(condition), *value.shape[1:]) for name, value in null.items()}
+        cond = {name: sent(table[condition], self._device) for name, table in self._conditions.items()}
         cond |= {name: uncond[name] for name in bucket.told}
-        moved = {name: value if name == "sample_id" else value.to(self._device) for name, value in columns.items()}
+        moved = {name: value if name == "sample_id" else sent(value, self._device) for name, value in columns.items()}
         return Rows(self._columns(moved), cond, uncond)
 
     def _shuffled(self, bucket: Bucket, number: int) -> Columns:

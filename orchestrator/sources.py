@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.base import Round
+from methods.base import Round, sent
 from orchestrator.dataset import Dataset
 from orchestrator.errors import BadInput
 from orchestrator.ledger import open_ledger
@@ -122,7 +122,7 @@ def _of_image(kind: str, stored: Columns) -> Columns:
 def _of_path(kind: str, times: Tensor, stored: Columns) -> Columns:
     path = stored["path"].float()
     ends = {"noise": path[:, 0], "x0": path[:, -1]}
-    whole = {"path": path, "times": times.to(path.device).expand(len(path), -1)}
+    whole = {"path": path, "times": sent(times, path.device).expand(len(path), -1)}
     chosen = {
         "path": ends | whole,
         "pairs": ends,

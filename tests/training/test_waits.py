@@ -1,0 +1,82 @@
+"""Nothing in a training step waits for the device, so that it is told what comes next before it is done.
+
+What would wait on a GPU shows on torch's meta device: reading a value and masking by one are errors there, and a copy
+to it says whether it was to be waited for.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from methods.base import Rows, sent
+from orchestrator.engine import EngineSpec, TorchEngine
+from orchestrator.loop import Place, train
+from orchestrator.networks import build, student_network, trained_of
+from tests.training import parity
+from tests.training.test_loader import Groups, loader
+
+META = torch.device("meta")
+ROOT = Path(__file__).parents[2]
+
+
+class Waits(TorchDispatchMode):
+    """Notes where our code copies from one device to another and waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(  # noqa: ANN204
+        self, func: Callable[..., Tensor], types: object, args: tuple = (), kwargs: dict | None = None
+    ):
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
+            goes_on = kwargs.get("non_blocking", False) or args[2:3] == (True,)
+            if made.device != source.device and not goes_on:
+                here = [frame for frame in traceback.extract_stack() if Path(frame.filename).parent.parent == ROOT]
+                self.found.append(str(here[-1]))
+        return made
+
+
+@pytest.mark.parametrize("case", parity.CASES)
+def test_no_step_of_training_waits_for_the_device(case: str) -> None:
+    of, round, training = parity.teacher(), parity.CASES[case], parity.settings(0)
+    network = cast(nn.Module, of.net).to(META)
+    networks = build(
+        round,
+        of,
+        of,
+        student_network(network, trained_of(round, round.result)),
+        lambda net: EngineSpec.of(training, net, 1),
+        lambda module, spec: TorchEngine(module.to(META), spec),
+        lambda net: parity.frozen(net).to(META),
+    )
+    with Waits() as waits:
+        batches = dict.fromkeys(round.sources, rows)
+        train(round, networks, batches, training, Place(0, 1, META), steps=parity.STEPS)
+    assert not waits.found
+
+
+def rows(start: int) -> Iterator[Rows]:
+    """As a loader sends them."""
+    for step in range(start, parity.STEPS):
+        columns = parity.global_batch(step)
+        moved = {name: value if name == "sample_id" else sent(value, META) for name, value in columns.items()}
+        prompt = moved.pop("prompt")
+        yield Rows(moved, {"prompt": prompt}, {"prompt": torch.zeros_like(prompt)})
+
+
+def test_a_batch_is_sent_without_waiting() -> None:
+    with Waits() as waits:
+        sent_rows = loader(Groups(), device="meta").batch(0)
+    assert not waits.found and sent_rows.x0.device == sent_rows.uncond["prompt"].device == META
