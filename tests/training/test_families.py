@@ -13,6 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from orchestrator.pipelines.own import made as own
+from orchestrator.recipe import TeacherSpec
+from orchestrator.teacher import Teacher
 from tests.training.families import KINDS, METHODS, PIXELS
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,20 @@ CALLS: Mapping[str, Mapping[str, object]] = {
 def _no_other_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     """diffusers 0.42 loads every folder's pipeline.py into one module, and trips over the class of the one before."""
     monkeypatch.delitem(sys.modules, "diffusers_modules.local.pipeline", raising=False)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
+def test_a_teacher_computes_on_its_own_device_alone(family: str, students: Path) -> None:
+    """Torch refuses what mixes the CPU with its meta device, as it refuses what mixes the CPU with a GPU."""
+    spec = TeacherSpec(folder=str(students / family / TEACHERS[family]), resolution=KINDS[family].resolution)
+    teacher, shape = Teacher(spec, "meta"), Teacher(spec).family.latent_shape
+    told = Teacher(spec).encode(KINDS[family].prompts[:2] or ["", ""])
+    told |= {name: size.expand(2, -1) for name, size in teacher.family.told_size(shape).items()}
+    cond = {name: value.to("meta") for name, value in told.items()}
+    denoiser, noise = teacher.denoiser(), torch.zeros(2, *shape, device="meta")
+    x0 = denoiser(noise, denoiser.schedule.at(torch.ones(2, device="meta")), cond).x0
+    again = teacher.latents(teacher.decode(x0), torch.zeros(2, *shape))
+    assert (x0.device.type, again.device.type, again.shape) == ("meta", "meta", x0.shape)
 
 
 @pytest.mark.parametrize("method", METHODS)
