@@ -47,7 +47,7 @@ LOOK_S = 1.0  # between two looks at what a trial has measured
 class Pinned:
     """The data sets that all trials read: of each round that the recipe's own teacher samples for."""
 
-    recipe: Recipe  # as it is
+    recipe: Recipe  # as it is, its output an absolute path: Tune runs each trial in a folder of its own
     datasets: Mapping[int, Mapping[Stock, tuple[str, int]]]  # place and version, by the round's number from 0
 
     def of(self, recipe: Recipe, number: int) -> dict[Stock, Dataset]:
@@ -67,7 +67,7 @@ def pin(run: Run) -> Pinned:
             run.record("pinned", str(number), made)
         known = cast(Mapping[Stock, Sequence], run.recorded("pinned", str(number)))
         datasets[number] = {stock: (str(place), int(version)) for stock, (place, version) in known.items()}
-    return Pinned(run.recipe, datasets)
+    return Pinned(run.recipe.model_copy(update={"output": str(run.folder)}), datasets)
 
 
 def shared_round(recipe: Recipe, trial: Recipe, number: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def search(recipe: Path, output: Path, *overrides: str) -> dict:
-    result = CliRunner().invoke(app, ["search", str(recipe), f"output={output}", *overrides, "--json"])
+    """Into a folder that is told as people tell it: relative to where they are."""
+    there = f"output={os.path.relpath(output)}"
+    result = CliRunner().invoke(app, ["search", str(recipe), there, *overrides, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])
 
