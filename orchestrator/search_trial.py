@@ -47,7 +47,7 @@ LOOK_S = 1.0  # between two looks at what a trial has measured
 class Pinned:
     """The data sets that all trials read: of each round that the recipe's own teacher samples for."""
 
-    recipe: Recipe  # as it is, its output an absolute path: Tune runs each trial in a folder of its own
+    recipe: Recipe  # as it is, but in absolute paths: Tune runs each trial in a folder of its own
     datasets: Mapping[int, Mapping[Stock, tuple[str, int]]]  # place and version, by the round's number from 0
 
     def of(self, recipe: Recipe, number: int) -> dict[Stock, Dataset]:
@@ -67,7 +67,8 @@ def pin(run: Run) -> Pinned:
             run.record("pinned", str(number), made)
         known = cast(Mapping[Stock, Sequence], run.recorded("pinned", str(number)))
         datasets[number] = {stock: (str(place), int(version)) for stock, (place, version) in known.items()}
-    return Pinned(run.recipe.model_copy(update={"output": str(run.folder)}), datasets)
+    places = {"output": str(run.folder), "trajectories.store": store_of(run.recipe)}
+    return Pinned(vary(run.recipe, places), datasets)
 
 
 def shared_round(recipe: Recipe, trial: Recipe, number: int) -> int:
@@ -98,7 +99,6 @@ def trial_recipe(recipe: Recipe, number: int, changes: Mapping[str, object]) -> 
     folder = Path(recipe.output).resolve()
     told = {
         "output": str(trial_folder(recipe, number)),
-        "trajectories.store": store_of(recipe),
         "evaluation.prompts": recipe.search.prompts,
         "evaluation.baselines": str(folder / SELECTION),
         "training.evaluate_at": watched_steps(recipe),

@@ -62,8 +62,9 @@ def samples_itself(recipe: Recipe, number: int) -> bool:
 
 
 def store_of(recipe: Recipe) -> str:
-    """Where the recipe's data sets are."""
-    return recipe.trajectories.store or str(Path(recipe.output).resolve() / "trajectories")
+    """Where the recipe's data sets are: an address, or an absolute path."""
+    store = recipe.trajectories.store or f"{recipe.output}/trajectories"
+    return store if "://" in store else str(Path(store).expanduser().resolve())
 
 
 def _plan_trajectories(recipe: Recipe, price: float) -> Json:
