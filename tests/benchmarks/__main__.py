@@ -49,7 +49,7 @@ BENCHMARKS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
     "tars": (NONE, lambda: tars.main(samples=2560, repeats=5)),
     "mosaic": (NONE, lambda: mosaic.main(samples=2560, repeats=5)),
     "commits": (NONE, lambda: commits.main(shards=10_000)),
-    "stored": (EMOJI, lambda: stored.main(steps=6, batch_size=32, repeats=5)),
+    "stored": (EMOJI, lambda: stored.main(steps=6, batch_size=64, repeats=7)),
     "breakeven": (EMOJI, lambda: breakeven.main(steps=3, repeats=5)),
     "ranks": (EMOJI, lambda: ranks.main(steps=4, rows=[128, 32], repeats=7)),
     "simulation": (NONE, lambda: simulation.main(shard_s=60.0, mtbf_h=8.0)),

@@ -1,6 +1,6 @@
 """Steps on stored paths against the same steps with the teacher online and guided.
 
-    python -m tests.benchmarks.stored [--steps 6] [--batch-size 32] [--repeats 5]
+    python -m tests.benchmarks.stored [--steps 6] [--batch-size 64] [--repeats 7]
 
 The ceiling is counted: the floating-point operations of either step, on the way back too. Told beside are the passes
 of the network, a backward pass as two, which take adapters for nothing; and the gain of the same passes and optimizer
@@ -64,7 +64,7 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     show(main(args.steps, args.batch_size, args.repeats))
