@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from methods import METHODS
 from methods.adversarial import Adversarial
-from methods.base import Frozen, Round, Rows, Trained
+from methods.base import Frozen, Round, Rows, Trained, sent
 from methods.consistency import Consistency
 from methods.diffusion import Denoiser
 from methods.distribution_matching import DistributionMatching
@@ -176,6 +176,7 @@ def batches(place: Place):  # noqa: ANN201 - a source of rows
         for step in range(start, STEPS):
             rows = place.rows(BATCH)
             mine = {name: value[rows.start : rows.stop] for name, value in global_batch(step).items()}
+            mine |= {name: sent(value, place.device) for name, value in mine.items() if name != "sample_id"}
             prompt = mine.pop("prompt")
             yield Rows(mine, {"prompt": prompt}, {"prompt": torch.zeros_like(prompt)})
 
@@ -185,16 +186,17 @@ def batches(place: Place):  # noqa: ANN201 - a source of rows
 def networks(case: str, training: Training, place: Place, engine: type) -> Networks:
     """The round's networks on this rank."""
     of, round = teacher(), CASES[case]
+    network = cast(nn.Module, of.net).to(place.device)
     spec = trained_of(round, round.result)
     torch.manual_seed(2)  # of adapters and heads, which start at random
     return build(
         round,
         of,
         of,
-        student_network(cast(nn.Module, of.net), spec),
+        student_network(network, spec),
         lambda net: EngineSpec.of(training, net, place.world_size),
-        engine,
-        frozen,
+        lambda module, spec: engine(module.to(place.device), spec),
+        lambda net: frozen(net).to(place.device),
         lambda teacher: placed(teacher, training, "float32", place.device),
     )
 
