@@ -15,7 +15,7 @@ import argparse
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 
 RANKS = 2
+ROWS = (128, 32)  # of a rank; the default batch is 32 to each of two
 # What is told of each number of rows: the stage, and torch's twin of it.
 PAIRS: dict[str, tuple[int, str]] = {
     "DeepSpeed stage 0, two ranks of {} rows": (0, "replicated"),
@@ -51,7 +52,7 @@ ROUND = Round("denoising", (Update("student", denoising),), {"student": Trained(
 
 
 def rank(
-    number: int, port: int, steps: int, sizes: list[int], repeats: int, found: "multiprocessing.Queue[Row]"
+    number: int, port: int, steps: int, sizes: Sequence[int], repeats: int, found: "multiprocessing.Queue[Row]"
 ) -> None:
     """Measure each pair, with so many rows a rank; rank 0 tells."""
     torch.set_num_threads(1)
@@ -142,7 +143,7 @@ def collectives(weights: int, steps: int) -> Row:
     return {"reduce_s": round(1 / rate(reduce, steps), 4), "gather_s": round(1 / rate(gather, steps), 4)}
 
 
-def main(steps: int, rows: list[int], repeats: int) -> Iterator[Row]:
+def main(steps: int, rows: Sequence[int], repeats: int) -> Iterator[Row]:
     """Measure."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,7 +163,7 @@ def main(steps: int, rows: list[int], repeats: int) -> Iterator[Row]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rows", type=int, nargs="+", default=[128, 32])
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     show(main(args.steps, args.rows, args.repeats))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from methods import METHODS
-from tests.benchmarks import TEACHERS, scaling
+from tests.benchmarks import TEACHERS, ranks, scaling
 from tests.benchmarks.pauses import INTERVALS
 from tests.benchmarks.ratio import Row
 
@@ -42,7 +42,10 @@ class Result:
 
 BARE = "work per second, of a bare loop's"
 CEILING = "gain over the online step, of what counted floating-point operations allow"
-DDP = "DistributedDataParallel"
+TWINS = {
+    "replicated": "DistributedDataParallel",
+    "sharded": "ZeroRedundancyOptimizer under DistributedDataParallel",
+}
 TARGETS: Mapping[str, Target] = {
     "training loop": Target(0.95, True, BARE),
     **{
@@ -52,11 +55,11 @@ TARGETS: Mapping[str, Target] = {
     **{
         f"training step, {name}": Target(0.9, True, "steps per second, of its counted passes alone") for name in METHODS
     },
-    "DeepSpeed stage 0, two ranks of 128 rows": Target(0.95, True, f"steps per second, of {DDP}'s"),
-    "DeepSpeed stage 1, two ranks of 128 rows": Target(0.95, True, f"steps per second, of {DDP}'s"),
-    "DeepSpeed stage 1, two ranks of 128 rows, against torch's": Target(
-        0.95, True, f"steps per second, of ZeroRedundancyOptimizer's under {DDP}"
-    ),
+    **{
+        name.format(rows): Target(0.95, True, f"steps per second, of those of {TWINS[twin]}")
+        for rows in ranks.ROWS
+        for name, (_, twin) in ranks.PAIRS.items()
+    },
     **{f"stored path, {name}": Target(0.9, True, CEILING) for name in ("lcm", "tcd", "consistency", "progressive")},
     **{f"factory, {name}, one actor's work in one process": Target(0.95, True, BARE) for name in TEACHERS},
     **{
