@@ -51,7 +51,7 @@ BENCHMARKS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
     "commits": (NONE, lambda: commits.main(shards=10_000)),
     "stored": (EMOJI, lambda: stored.main(steps=6, batch_size=64, repeats=7)),
     "breakeven": (EMOJI, lambda: breakeven.main(steps=3, repeats=5)),
-    "ranks": (EMOJI, lambda: ranks.main(steps=4, rows=ranks.ROWS, repeats=7)),
+    "ranks": (EMOJI, lambda: ranks.main(steps=8, rows=ranks.ROWS, repeats=9)),
     "simulation": (NONE, lambda: simulation.main(shard_s=60.0, mtbf_h=8.0)),
     "sampling": (EMOJI, lambda: sampling.main(images=16, repeats=3)),
     "steps": (EMOJI, lambda: steps.main(steps=4, batch_size=16, repeats=3)),
