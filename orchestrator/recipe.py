@@ -481,13 +481,18 @@ def _check_adapters(recipe: Recipe) -> None:
 
 def _override(data: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals:
-        raise BadInput(f"override {override!r} has no value; write it as training.steps=100")
-    _set(data, key, yaml.safe_load(value))
+    if not key or not equals:
+        raise BadInput(f"override {override!r} gives no field a value; write it as training.steps=100")
+    try:
+        told = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadInput(f"override {override!r}: {value} is not valid YAML; write it as in a recipe") from None
+    _set(data, key, told)
 
 
 def _set(data: dict[str, object], key: str, value: object) -> None:
-    *parents, last = key.split(".")
+    field = key.removeprefix("search.space.")  # the space is told by whole fields, whose names have dots
+    *parents, last = ("search", "space", field) if field != key else key.split(".")
     place = data
     for parent in parents:
         inner = place.setdefault(parent, {})
@@ -539,6 +544,13 @@ def relative_to(recipe: Recipe, folder: Path) -> Recipe:
     return relocate(recipe, lambda field, path: path if "://" in path else os.path.relpath(path, folder))
 
 
+KINDS = {  # what pydantic would say of a wrong kind of value in the words of Python
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "must be a section, with keys of its own"),
+    "tuple_type": "must be a list, like [1, 4]",
+    "string_type": "must be text",
+}
+
+
 def sentence(error: ValidationError, section: str = "", model: type[BaseModel] = Recipe) -> str:
     """The first thing that is wrong with a `model`, as a person would say it."""
     first = error.errors()[0]
@@ -547,7 +559,7 @@ def sentence(error: ValidationError, section: str = "", model: type[BaseModel] =
         return f"{where} is not a known key{nearest(str(first['loc'][-1]), _keys(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{where} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = KINDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return f"{where}: {message}" if where else message
     return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"

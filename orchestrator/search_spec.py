@@ -18,13 +18,22 @@ class Span(Section):
     log: bool = False  # evenly between the logarithms
 
 
-def _kind(value: object) -> str:
-    return "options" if isinstance(value, list | tuple) else "range"
+RANGE = ""  # pydantic names the kind where something is wrong in it; of a range the field says enough
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, Mapping | Span):
+        return RANGE
+    return "options" if isinstance(value, list | tuple) else None
 
 
 Told = Annotated[
-    Annotated[Span, Tag("range")] | Annotated[tuple[object, ...], Tag("options")],
-    Discriminator(_kind),
+    Annotated[Span, Tag(RANGE)] | Annotated[tuple[object, ...], Tag("options")],
+    Discriminator(
+        _kind,
+        custom_error_type="told",
+        custom_error_message="must be a list of options, like [20, 40], or a range, like {low: 10, high: 40}",
+    ),
 ]
 
 

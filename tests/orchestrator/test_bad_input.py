@@ -61,7 +61,12 @@ def refused(result: Result, *parts: str) -> None:
             "method={name: guided, teacher_steps: 8, student_steps: 8}",
             ["teacher_steps must be student_steps=8 doubled once or more, got 8"],
         ),
-        ("training.steps", ["training.steps", "no value"]),
+        ("training.steps", ["'training.steps' gives no field a value", "write it as training.steps=100"]),
+        ("=100", ["'=100' gives no field a value"]),
+        ("evaluation.steps=[1, 4", ["'evaluation.steps=[1, 4'", "not valid YAML"]),
+        ("evaluation.steps=4", ["evaluation.steps: must be a list, like [1, 4], got 4"]),
+        ("training=5", ["training: must be a section", "got 5"]),
+        ("output=", ["output: must be text, got None"]),
         (
             "training.deepspeed={zero_optimization: {round_robin_gradients: true}}",
             ["round_robin", "leave it"],

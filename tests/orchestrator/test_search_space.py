@@ -39,7 +39,7 @@ def told(folder: Path, *overrides: str) -> Recipe:
 
 def test_the_declared_space_is_narrowed_and_widened(folder: Path) -> None:
     rate = "{low: 1e-5, high: 1e-3, log: true}"
-    recipe = told(folder, f"search.space={{method.skip: [250, 500], training.learning_rate: {rate}}}")
+    recipe = told(folder, "search.space.method.skip=[250, 500]", f"search.space.training.learning_rate={rate}")
     space = space_of(recipe)
     assert space["method.skip"] == Choice((250, 500))
     assert space["method.huber_c"] == LogUniform(1e-4, 1e-1)  # as declared
@@ -97,6 +97,8 @@ def test_goals(folder: Path) -> None:
     ("override", "says"),
     [
         ("search.space={method.hubber_c: [1, 2]}", ["method.hubber_c is not a field", "did you mean 'method.huber_c'"]),
+        ("search.space.method.hubber_c=[1, 2]", ["method.hubber_c is not a field", "did you mean 'method.huber_c'"]),
+        ("search.space.method.skip=5", ["search.space.method.skip: must be a list of options", "or a range", "got 5"]),
         ("search.space={trajectories.samples: [8, 16]}", ["trajectories.samples is not a field", "training.*"]),
         (
             "search.space={method.huber_c: {low: 0.1, high: 0.001}}",
@@ -104,7 +106,7 @@ def test_goals(folder: Path) -> None:
         ),
         ("search.space={method.skip: []}", ["search", "method.skip is empty", "at least one option"]),
         ("search.space={method.huber_c: {low: 0, high: 1, log: true}}", ["method.huber_c", "no logarithm"]),
-        ("search.space={method.huber_c: {lo: 0, high: 1}}", ["method.huber_c", "low is missing"]),
+        ("search.space={method.huber_c: {lo: 0, high: 1}}", ["search.space.method.huber_c.low is missing"]),
         ("search.space={method.huber_c: {low: -1, high: 1}}", ["search.space.method.huber_c", "huber_c must be"]),
         ("search.objectives=[fid@4]", ["search.objectives", "no 'fid@4'", "kid@1, kid@2, training_hours"]),
         ("search.objectives=[kid@8]", ["no 'kid@8'", "it gives kid@1, kid@2"]),
