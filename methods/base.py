@@ -37,6 +37,10 @@ class Draw:
         self.seed, self.step, self.update, self.rows, self.device = seed, step, update, rows, device
         self._calls = 0
 
+    def seed_layers(self) -> None:
+        """Seed torch's own generators, which dropout draws from: its masks alone depend on how a batch is cut up."""
+        torch.manual_seed(self._key(self.rows.start))
+
     def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         self._calls += 1
         generator = torch.Generator()

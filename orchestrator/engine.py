@@ -24,6 +24,7 @@ from orchestrator.recipe import Json, Training
 
 FUSED = ("cpu", "cuda")  # where AdamW is one pass over memory
 TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
+KEPT_ELSEWHERE = {"offload_optimizer", "cpu_offload", "zenflow"}  # sections by which DeepSpeed clips in its own way
 BUCKET = 500_000_000  # gradients that DeepSpeed adds up over the ranks together, at most
 
 
@@ -42,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def grad_norm(self) -> float:
-        """Norm of the last applied gradient, before clipping."""
+        """Norm of the last applied gradient, before clipping; 0 where this process has applied none."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -177,7 +178,7 @@ class Clipping:
     def instead(cls, config: dict[str, Any], optimizer: torch.optim.Optimizer) -> Clipping | None:
         """In place of DeepSpeed's own, where it gives its optimizer all of this rank's gradients, unscaled."""
         zero = config["zero_optimization"]
-        if zero["stage"] == 3 or "offload_optimizer" in zero:
+        if zero["stage"] == 3 or KEPT_ELSEWHERE & zero.keys() or "data_types" in config:
             return None
         if not zero["stage"] and (config["bf16"]["enabled"] or config["fp16"]["enabled"]):
             return None
@@ -199,10 +200,12 @@ class DeepSpeedEngine:
 
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         deepspeed = import_deepspeed()
-        optimizer = spec.optimizer(module)
+        self._optimizer = spec.optimizer(module)  # DeepSpeed's own steps it
         config = configuration(spec, sum(weight.numel() for weight in trained_weights(module)))
-        self._clipping = Clipping.instead(config, optimizer)
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+        self._clipping = Clipping.instead(config, self._optimizer)
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=self._optimizer, config=config, dist_init_required=False
+        )
         self._engine = cast(DeepSpeedCore, engine)
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
@@ -225,7 +228,7 @@ class DeepSpeedEngine:
 
     def grad_norm(self) -> float:
         """Norm over all ranks and shards."""
-        return float(self._clipping.norm if self._clipping else self._engine.get_global_grad_norm())
+        return float(self._clipping.norm if self._clipping else self._engine.get_global_grad_norm() or 0.0)
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own files, one optimizer state per rank."""
@@ -236,6 +239,11 @@ class DeepSpeedEngine:
         self._engine._config.load_universal_checkpoint = is_universal
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self._trains_all)
         assert loaded is not None
+        if not is_universal:
+            return
+        # DeepSpeed leaves AdamW's count of steps on the CPU, and shares one between all parts of ZeRO-3's weights.
+        for weight, state in self._optimizer.state.items():
+            state["step"] = state["step"].to(weight.device, copy=True)
 
 
 def _partition(weights: Sequence[nn.Parameter], engine: DeepSpeedCore, stage: int) -> Partition:

@@ -130,6 +130,7 @@ def train(
                 for part in range(training.accumulation):
                     micro = slice(part * size, (part + 1) * size)
                     draw = Draw(training.seed, step, number, rows[micro], place.device)
+                    draw.seed_layers()
                     batch = Batch({name: source.take(micro) for name, source in whole.items()}, draw)
                     losses = update.loss(networks.nets, batch)  # pyright: ignore[reportArgumentType]
                     for term, value in losses.items():

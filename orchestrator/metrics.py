@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -100,8 +102,10 @@ class Recorder:
         """One row. Raises KeyError for a key that is not in the registry."""
         found = {key: find(key) for key in values}
         row = {"step": step, "unix_s": round(time.time(), 3), **values}
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        with self._file.open("a+b") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
+            start = b"" if stream.read() in (b"", b"\n") else b"\n"  # where a kill cut the last line short
+            stream.write(start + json.dumps(row).encode() + b"\n")
         if ray.is_initialized():
             for key, (metric, term) in found.items():
                 tags = self._tags | ({"term": term} if metric.has_term else {})
@@ -162,6 +166,6 @@ def _rows(file: Path) -> Iterator[dict[str, float]]:
     if not file.exists():
         return
     for line in file.read_text().splitlines():
-        # A kill can cut the last line short; the step it belonged to is repeated.
-        if line.endswith("}"):
+        # A kill can cut a line short; the step it belonged to is repeated.
+        with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)

@@ -121,7 +121,12 @@ class Sharded:
             yield torch.cat(pieces)[: shape.numel()].view(shape).cpu()
 
     def onto(self, weights: Sequence[nn.Parameter]) -> Lay:
-        """Each rank its own shards; nothing is gathered but while a layer runs."""
+        """Each rank its own shards; nothing is gathered but while a layer runs.
+
+        DeepSpeed would keep a small weight gathered once it was, and never see what is laid over its shard.
+        """
+        for weight in weights:
+            weight.ds_persist = False  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed
 
         def lay(parts: Sequence[Tensor]) -> None:
             for weight, part in zip(weights, parts, strict=True):

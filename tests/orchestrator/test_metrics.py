@@ -53,3 +53,5 @@ def test_rows_of_one_step_are_read_as_one_and_what_was_written_last_counts(tmp_p
     assert (first["step"], first["loss/student/x0"], first["time/checkpoint_s"]) == (10, 0.25, 2.0)
     assert second["step"] == 20 and math.isnan(second["loss/student/x0"])
     assert metrics.newest(file)["train/step"] == 10
+    recorder.record(30, {"train/step": 30})  # as the next attempt goes on
+    assert [row["step"] for row in metrics.read(file)] == [10, 20, 30]

@@ -56,7 +56,10 @@ CASES: dict[str, Round] = {
     "reflow": METHODS["reflow"]().rounds()[0],
     "tcd": TrajectoryConsistency(lora_rank=2).rounds()[0],
 }
-TINY: dict[str, object] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # or ZeRO-3 keeps it whole
+TINY: dict[str, object] = {  # or ZeRO-3 keeps what is as small whole, and steps all of it at once
+    "zero_optimization": {"stage3_param_persistence_threshold": 0, "sub_group_size": 1000}
+}
+OLD_OFFLOAD = {"cpu_offload": True}
 VARIANTS: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {  # cases, the stages that they run at, and how
     "accumulation": ("lcm", STAGES, {"accumulation": 2}),
     "clipping": ("lcm", STAGES, {"max_grad_norm": 0.01}),
@@ -64,6 +67,13 @@ VARIANTS: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {  # cases
     "optimizer on the host": ("lcm", (1, 2), {"offload": "optimizer"}),
     "all on the host": ("lcm", (3,), {"offload": "all"}),
     "bfloat16": ("lcm", (2, 3), {"precision": "bfloat16"}),
+    "bfloat16, gradients in float32": (
+        "lcm",
+        (1, 2),
+        {"precision": "bfloat16", "deepspeed": {"data_types": {"grad_accum_dtype": "fp32"}}},
+    ),
+    "small weights whole": ("lcm", (3,), {"deepspeed": {}}),
+    "optimizer on the host, DeepSpeed's old word": ("lcm", (2,), {"deepspeed": {"zero_optimization": OLD_OFFLOAD}}),
     "teacher in parts": ("dmd", (2,), {"placement": "shard", "deepspeed": TINY}),
     "teacher on the host": ("dmd", (2,), {"placement": "offload"}),
 }

@@ -62,6 +62,7 @@ def straight(case: str, stage: int, place: Place, folder: Path) -> None:
     torch.distributed.barrier()
     resumed = fresh(case, stage, place)
     snapshot.load(resumed, folder / "by two", place.rank)
+    assert not any(engine.grad_norm() for engine in resumed.engines.values())  # for a report before their next update
     again = states(on(resumed, case, stage, place, 1, parity.STEPS))
     if place.rank == 0:
         save_file(parity.start(case), folder / "start.safetensors")

@@ -73,3 +73,28 @@ def test_the_parts_of_a_step_are_all_of_it() -> None:
     assert all(part > 0 for part in parts) and sum(parts) == values.pop("time/step_s")
     assert values.pop("train/samples_per_s") > 0 and values.pop("train/not_finite") == 0
     assert all(name.startswith("loss/student/") for name in values)
+
+
+def test_dropout_is_a_function_of_the_step() -> None:
+    """So that a resumed run drops what the run that was cut off would have."""
+    training, place, round = parity.settings(0), Place(0, 1, torch.device("cpu")), parity.CASES["reflow"]
+
+    def trained(drawn_between: int) -> dict[str, torch.Tensor]:
+        networks = parity.networks("reflow", training, place, TorchEngine)
+        layers = [layer for layer in networks.engines["student"].module.modules() if isinstance(layer, nn.Dropout)]
+        assert layers
+        for layer in layers:
+            layer.p = 0.1
+        train(
+            round,
+            networks,
+            dict.fromkeys(round.sources, parity.batches(place)),
+            training,
+            place,
+            steps=parity.STEPS,
+            after=lambda step, progress: torch.rand(drawn_between) is None,
+        )
+        return parity.states(networks, tuple(networks.engines))
+
+    once, again = trained(0), trained(3)
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
