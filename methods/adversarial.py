@@ -33,7 +33,7 @@ from methods.base import (
     Update,
     part,
 )
-from methods.checks import require_at_least, require_positive
+from methods.checks import require, require_at_least, require_positive
 from methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
 from methods.losses import l2
 
@@ -226,6 +226,7 @@ class Adversarial:
         require_at_least(0, distill_weight=self.distill_weight, r1_weight=self.r1_weight)
         require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
         require_positive(discriminator_lr_scale=self.discriminator_lr_scale)
+        require(FINE_GRID % self.student_steps == 0, f"student_steps must divide {FINE_GRID}, got {self.student_steps}")
 
     def rounds(self) -> tuple[Round, ...]:
         """One round; gradients reach the student through the decoder and the features, which stay as they are."""

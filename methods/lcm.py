@@ -78,8 +78,9 @@ class LCM:
     """Consistency distillation of the guided ODE, with the guidance scale as an input of the student.
 
     The paper's w in [2, 14] is a guidance scale in [3, 15] here, where 1 is none. `stored` rows bring the
-    guidance scale that they were generated with, and their path is the grid. A long `skip` learns in fewer
-    steps, because the end of the ODE reaches the noise in fewer hops; stored, it costs no accuracy.
+    guidance scale that they were generated with, and their path is the grid: sample it in `grid` steps or a multiple,
+    or the student is asked at times that it did not train at. A long `skip` learns in fewer steps, because the end of
+    the ODE reaches the noise in fewer hops; stored, it costs no accuracy.
     """
 
     student_steps: int = 4

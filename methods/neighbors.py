@@ -9,7 +9,7 @@ from torch import Tensor
 
 from methods.base import Batch, Choice, Nets
 from methods.checks import require
-from methods.diffusion import Cond, Schedule, diffuse, guided, step
+from methods.diffusion import Cond, DiscreteVP, Schedule, diffuse, guided, step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,8 +34,8 @@ def online_neighbors(
     """Noised data, and one guided DDIM step of the teacher from there (Algorithm 1, arXiv:2310.04378)."""
     teacher, rows, draw = nets["teacher"], batch["data"], batch.draw
     schedule = teacher.schedule
-    t = schedule.at(draw.integers(1, grid + 1) / grid)
-    s = (t - skip).clamp_min(schedule.at(torch.zeros(1)).item())  # clean data, before the grid's first point
+    u = draw.integers(1, grid + 1) / grid
+    t, s = schedule.at(u), schedule.at((u - skip / timesteps_of(schedule)).clamp_min(0))  # s ends on clean data
     w = draw.uniform(*guidance_scale)
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     x_s = step(schedule, guided(teacher, x_t, t, rows.cond, rows.uncond, w), s)
@@ -57,9 +57,14 @@ def stored_neighbors(nets: Nets, batch: Batch, *, skip: int | None = None) -> Ne
     return Neighbors(x_t, t, x_s, s, rows.cond, rows.guidance_scale)
 
 
+def timesteps_of(schedule: Schedule) -> int:
+    """How many there are from noise to data, evenly in `at`: 1000, where times are not counted."""
+    return len(schedule.alphas_cumprod) if isinstance(schedule, DiscreteVP) else 1000
+
+
 def points_in(skip: int, num_steps: int, schedule: Schedule) -> int:
     """How many steps of a stored path `skip` timesteps are. Raises ValueError where it is no whole number."""
-    timesteps = round((schedule.at(torch.ones(1)) - schedule.at(torch.zeros(1))).item())
+    timesteps = timesteps_of(schedule)
     require(
         skip * num_steps % timesteps == 0,
         f"skip must be a multiple of the stored path's spacing, {timesteps}/{num_steps} timesteps, got {skip}",

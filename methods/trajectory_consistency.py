@@ -109,7 +109,9 @@ class TrajectoryConsistency:
             "online": partial(online_neighbors, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
             "stored": partial(stored_neighbors, skip=self.skip),
         }[self.teacher_step]
-        sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path")}}[self.teacher_step]
+        sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=self.skip)}}[
+            self.teacher_step
+        ]
         update = Update("student", partial(trajectory_loss, neighbors=found, metric=metric))
         online = self.teacher_step == "online"
         is_guided = online and self.guidance_scale != (1.0, 1.0)

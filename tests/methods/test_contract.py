@@ -135,6 +135,7 @@ def test_guidance_below_none_is_refused(name: str) -> None:
     ("name", "fields", "message"),
     [
         ("add", {"r1_weight": -1.0}, "r1_weight must be at least 0, got -1"),
+        ("add", {"student_steps": 3}, "student_steps must divide 100, got 3"),
         ("consistency", {"grid": 2}, "student_steps must be below grid=2, got 2"),
         ("dmd", {"student_steps": 4}, "regression_weight must be 0 where student_steps=4: .*, got 0.25"),
         ("dmd", {"student_steps": 3, "regression_weight": 0.0}, "student_steps must divide 100, got 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from diffusers import LCMScheduler
 
 from methods.base import Averaged, Batch, Draw, Method, Round, Rows
-from methods.diffusion import Denoiser, DiscreteVP, guided, step, with_guidance
+from methods.diffusion import Denoiser, DiscreteVP, RectifiedFlow, guided, step, with_guidance
 from methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
-from methods.neighbors import points_in, stored_neighbors
+from methods.neighbors import online_neighbors, points_in, stored_neighbors
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()
@@ -113,6 +114,18 @@ def test_a_skip_that_is_no_whole_number_of_stored_steps_is_refused() -> None:
     assert points_in(100, 50, LEVELS) == 5
     with pytest.raises(ValueError, match="skip must be a multiple of the stored path's spacing, 1000/50 timesteps"):
         points_in(30, 50, LEVELS)
+
+
+@pytest.mark.parametrize("levels", [LEVELS, RectifiedFlow(3.0)], ids=["diffusion", "shifted flow"])
+def test_neighbors_are_skip_thousandths_of_the_way_apart(
+    levels: DiscreteVP | RectifiedFlow, sources: dict[str, Rows]
+) -> None:
+    nets = {"teacher": replace(mixture.teacher(LEVELS), schedule=levels)}
+    found = online_neighbors(nets, batch_of(sources), grid=50, skip=40, guidance_scale=SCALES)
+    times = levels.at(torch.arange(51) / 50)
+    here, before = ((times - t[:, None]).abs().min(1) for t in (found.t, found.s))
+    assert max(here.values.max(), before.values.max()) < 1e-3 and set(here.indices.tolist()) > {1, 2, 50}
+    assert torch.equal(before.indices, (here.indices - 2).clamp_min(0))
 
 
 @pytest.mark.parametrize("loss", ["huber", "l2"])

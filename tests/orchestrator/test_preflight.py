@@ -34,13 +34,20 @@ def test_a_solver_that_cannot_sample_the_teacher_is_refused(data: dict) -> None:
         check(data | {"trajectories": data["trajectories"] | {"solver": "pndm"}}, {"name": "lcm"})
 
 
-def test_a_skip_that_the_stored_path_does_not_hold_is_refused(data: dict) -> None:
-    stored = {"name": "lcm", "teacher_step": "stored"}
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_a_skip_that_the_stored_path_does_not_hold_is_refused(data: dict, name: str) -> None:
+    stored = {"name": name, "teacher_step": "stored"}
     with pytest.raises(
         BadInput, match=r"method.skip must be a multiple of the stored path's spacing, 1000/4 .* got 20;"
     ):
         check(data, stored | {"skip": 20})
     check(data, stored | {"skip": 500})
+
+
+def test_steps_whose_last_would_leave_noise_are_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method.student_steps: 6 steps through 1000 times would end with noise left"):
+        check(data, {"name": "progressive", "teacher_steps": 12, "student_steps": 6})
+    check(data, {"name": "progressive", "teacher_steps": 24, "student_steps": 12})
 
 
 def test_a_student_of_twice_the_channels_is_refused_because_no_scheduler_samples_it(data: dict) -> None:
