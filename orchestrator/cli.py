@@ -222,7 +222,7 @@ def clean(
 @trajectories.command()
 def show(
     path: DataSet,
-    samples: Annotated[int, typer.Option(help="Paths to decode.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Paths to decode.")] = 8,
     out: Annotated[str, typer.Option(help="A PNG of them along the path.")] = "trajectories.png",
     as_json: AsJson = False,
 ) -> None:

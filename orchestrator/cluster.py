@@ -32,7 +32,7 @@ def connect(resources: Resources) -> None:
         return
     try:
         ray.init(address=resources.address, **quiet)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise BadInput(f"resources.address: no Ray cluster answers at {resources.address!r}") from error
 
 

@@ -189,7 +189,7 @@ class Ledger:
         return Verified(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
 
     def clean(self, age_s: float) -> Cleaned:
-        """Remove what no commit names and is older: files of writers that lost or died, probes, unfinished writes.
+        """Remove what is older and no commit or version names: of writers that lost or died, probes, unfinished writes.
 
         Old revisions stay, because versions that readers pin name them.
         """
@@ -197,6 +197,8 @@ class Ledger:
         for key in self.store.keys("commits"):
             if _COMMIT.fullmatch(key):
                 kept.add(self._read_commit(key).file_key)
+        for manifest in self._readable().values():  # a copy of a data set may lack its commits
+            kept |= {commit.file_key for commit in (manifest.conditions, *manifest.shards)}
         garbage = [
             stored
             for stored in self.store.files()

@@ -319,6 +319,8 @@ class Evaluation(Section):
     @field_validator("solvers")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("no solver is named; list at least one")
         countable = [name for name, solver in SOLVERS.items() if not solver.is_adaptive]
         for name in value:
             if name not in countable:
@@ -438,7 +440,9 @@ def read_yaml(file: Path, what: str, model: type[BaseModel]) -> dict[str, object
     """The mapping in a file. Raises BadInput where it is none."""
     try:
         data = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # no text at all, or a date that is none
         raise BadInput(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise BadInput(f"{file} holds no {what}: it must be a mapping with the keys {', '.join(model.model_fields)}")
@@ -485,7 +489,7 @@ def _override(data: dict[str, object], override: str) -> None:
         raise BadInput(f"override {override!r} gives no field a value; write it as training.steps=100")
     try:
         told = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise BadInput(f"override {override!r}: {value} is not valid YAML; write it as in a recipe") from None
     _set(data, key, told)
 
@@ -546,7 +550,7 @@ def relative_to(recipe: Recipe, folder: Path) -> Recipe:
 
 KINDS = {  # what pydantic would say of a wrong kind of value in the words of Python
     **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "must be a section, with keys of its own"),
-    "tuple_type": "must be a list, like [1, 4]",
+    "tuple_type": "must be a list, in brackets",
     "string_type": "must be text",
 }
 

@@ -64,8 +64,12 @@ def refused(result: Result, *parts: str) -> None:
         ("training.steps", ["'training.steps' gives no field a value", "write it as training.steps=100"]),
         ("=100", ["'=100' gives no field a value"]),
         ("evaluation.steps=[1, 4", ["'evaluation.steps=[1, 4'", "not valid YAML"]),
-        ("evaluation.steps=4", ["evaluation.steps: must be a list, like [1, 4], got 4"]),
+        ("evaluation.steps=4", ["evaluation.steps: must be a list, in brackets, got 4"]),
         ("training=5", ["training: must be a section", "got 5"]),
+        ("output=2020-99-99", ["'output=2020-99-99'", "not valid YAML"]),
+        ("evaluation.solvers=[]", ["evaluation.solvers: no solver is named"]),
+        ("training.learning_rate=.inf", ["training.learning_rate", "finite number", "inf"]),
+        ("trajectories.guidance_scale=.nan", ["trajectories.guidance_scale", "finite number"]),
         ("output=", ["output: must be text, got None"]),
         (
             "training.deepspeed={zero_optimization: {round_robin_gradients: true}}",
@@ -87,6 +91,9 @@ def test_an_unknown_recipe_is_met_with_those_that_are_known() -> None:
 def test_a_recipe_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("teacher: [")
     refused(fewstep("plan", str(tmp_path / "broken.yaml")), "not valid YAML")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00teacher")
+    refused(fewstep("plan", str(tmp_path / "binary.yaml")), "binary.yaml is not valid YAML")
+    refused(fewstep("plan", str(tmp_path)), str(tmp_path))
 
 
 def test_an_output_of_another_recipe_is_left_alone_and_the_difference_shown(folder: Path, tmp_path: Path) -> None:

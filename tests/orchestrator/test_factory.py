@@ -112,6 +112,14 @@ def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: Ledger, 
     assert ledger.verify().broken == ()
 
 
+def test_cleaning_a_copy_without_commits_keeps_what_its_versions_name(finished: Ledger, tmp_path: Path) -> None:
+    place = tmp_path / finished.plan.hash
+    shutil.copytree(finished.url, place, ignore=shutil.ignore_patterns("commits"))
+    ledger = open_ledger(str(place))
+    assert ledger.clean(-1.0).files == 0
+    assert ledger.verify().broken == ()
+
+
 @pytest.mark.parametrize(("span", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("7d", 604800)])
 def test_ages_are_told_as_people_write_them(span: str, seconds: float) -> None:
     assert seconds_of(span, "--older-than") == seconds
