@@ -35,7 +35,7 @@ class Job:
 
     def command(self, python: str = "python") -> tuple[str, ...]:
         """What runs where the bundle lies."""
-        return (python, "-m", "orchestrator.unpack", *self.arguments)
+        return (python, "-m", "orchestrator.cli.cluster_job", *self.arguments)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
-from orchestrator.compare import check, read
-from orchestrator.preflight import preflight
-from orchestrator.recipe import RECIPES, find, load, parse
-from orchestrator.sources import check as check_recipe
-from orchestrator.teacher import Teacher
+from orchestrator.cli.main import app
+from orchestrator.datasets.sources import check as check_recipe
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import RECIPES, find, load, parse
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.workflow.comparison import check, read
 from tests import tiny
 
 REAL = sorted((RECIPES / "real").glob("*.yaml"))

@@ -7,14 +7,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from orchestrator import cli
-
-INPUTS = "inputs"  # of a bundle; what is in it is named for what it holds
-
-
-def place_of_inputs(outputs: str) -> Path:
-    """Where the inputs of all jobs are, on the file system that all nodes share."""
-    return Path(outputs) / ".fewstep"
+from orchestrator.cli.main import main as fewstep
+from orchestrator.submission.layout import INPUTS, place_of_inputs
 
 
 def unpack(inputs: Path, place: Path) -> None:
@@ -41,7 +35,7 @@ def main() -> None:
     """`python -m orchestrator.unpack OUTPUTS VERB RECIPE`, in the folder of a bundle."""
     outputs = sys.argv.pop(1)
     unpack(Path(INPUTS), place_of_inputs(outputs))
-    cli.main()
+    fewstep()
 
 
 if __name__ == "__main__":

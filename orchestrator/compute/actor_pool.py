@@ -6,12 +6,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.commits import Commit
 from orchestrator.errors import BadInput
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
@@ -57,7 +57,7 @@ class Pool:
         self._false_starts = 0
         self._looked = 0.0
 
-    def run(self, shards: Sequence[str]) -> Iterator[Commit]:
+    def run(self, shards: Sequence[str]) -> Iterator[Any]:
         """The commit of each shard, as they come. Ends without those in `quarantined`."""
         self._waiting.extend(shards)
         try:
@@ -110,7 +110,7 @@ class Pool:
         is_alone = not worker.calls or not (together & self._suspects)
         return worker.is_ready and not worker.is_leaving and len(worker.calls) < depth and is_alone
 
-    def _settle(self, ref: ray.ObjectRef) -> Iterator[Commit]:
+    def _settle(self, ref: ray.ObjectRef) -> Iterator[Any]:
         """Take an answer: a commit, a start, or a failure."""
         owners = [worker for worker in self._workers if ref in worker.pending]
         if not owners:  # its actor was lost to another call a moment ago

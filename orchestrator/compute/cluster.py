@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
 import ray
-from ray.exceptions import RayTaskError
 
-from orchestrator.console import say
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Resources
+from orchestrator.observability.console import say
+from orchestrator.recipe.resources import Resources
 
-Answer = TypeVar("Answer")
 Bundle = Mapping[str, float]  # what one actor or worker holds, like {"CPU": 1, "GPU": 1}
 
 
@@ -77,38 +73,6 @@ def bundle(resources: Resources) -> dict[str, float]:
     """What one worker or actor of this run holds."""
     gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     return {"CPU": resources.cpus_per_worker, **gpus}
-
-
-def ask(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
-    """What a function returns on the cluster, with one worker's resources. Its BadInput comes back as itself."""
-    require(resources, [bundle(resources)], "resources.cpus_per_worker")
-    with as_told():
-        return ray.get(ray.remote(task).options(**options(resources)).remote(*arguments))
-
-
-@contextmanager
-def as_told() -> Iterator[None]:
-    """A BadInput that was raised on the cluster comes back as itself."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise error.cause from None
-        raise
-
-
-def options(resources: Resources) -> dict[str, Any]:
-    """What one worker holds, as Ray's tasks and actors are told it; never out of the caller's own placement group."""
-    return {
-        "num_cpus": resources.cpus_per_worker,
-        "num_gpus": resources.gpus_per_worker,
-        "scheduling_strategy": "DEFAULT",
-    }
-
-
-def device_of(resources: Resources) -> str:
-    """The torch device of the recipe's workers."""
-    return "cuda" if resources.gpus_per_worker else "cpu"
 
 
 def _alive() -> list[dict[str, float]]:

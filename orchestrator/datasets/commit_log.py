@@ -11,14 +11,18 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
-from orchestrator.cache import Cache, Uncached
-from orchestrator.commits import CONDITIONS, Broken, Cleaned, Commit, Compute, Manifest, Verified, commit_key
+from orchestrator.compute.reproducibility import Compute
+from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from orchestrator.datasets.manifest import CONDITIONS, Broken, Cleaned, Commit, Manifest, Verified, commit_key
+from orchestrator.datasets.plan import DatasetPlan, Plan, Shard
+from orchestrator.datasets.sealed_records import Complaint, Damaged, seal, uncollected, unseal
+from orchestrator.datasets.shard_file import Columns, ShardReader, encode
 from orchestrator.errors import BadInput
-from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan, Shard
-from orchestrator.recipe import Json, TeacherSpec
-from orchestrator.records import Complaint, Damaged, seal, uncollected, unseal
-from orchestrator.shards import Columns, ShardReader, encode
-from orchestrator.store import Store, open_store, probe
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.storage.block_cache import Cache, Uncached
+from orchestrator.storage.store import Store, probe
+from orchestrator.storage.urls import open_store
 
 _COMMIT = re.compile(r"commits/(conditions|\d{8,}-\d{8,})(?:\.(\d+))?\.json")
 _GARBAGE = re.compile(

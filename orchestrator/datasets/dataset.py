@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from methods.diffusion import Cond
-from orchestrator.cache import Cache, Uncached
-from orchestrator.commits import Commit, Manifest
-from orchestrator.ledger import Ledger, open_ledger
-from orchestrator.plan import Shard
-from orchestrator.shards import Columns, ShardReader
+from orchestrator.datasets.commit_log import Ledger, open_ledger
+from orchestrator.datasets.manifest import Commit, Manifest
+from orchestrator.datasets.plan import Shard
+from orchestrator.datasets.shard_file import Columns, ShardReader
+from orchestrator.storage.block_cache import Cache, Uncached
 
 NULL = -1  # condition_id of the null condition, the first row of the conditions
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.shards import FileRecord
+from orchestrator.compute.reproducibility import Compute
+from orchestrator.datasets.shard_file import FileRecord
 
 CONDITIONS = "conditions"  # the name of the one file that is no shard
-Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
 
 
 @dataclass(frozen=True)

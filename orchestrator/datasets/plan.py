@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
-import itertools
 import json
 import math
 import struct
@@ -17,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.errors import BadInput
-from orchestrator.prompts import prompts_digest
-from orchestrator.recipe import Json, Precision, Recipe
-from orchestrator.solvers import SOLVERS
+from orchestrator.inputs.prompts import prompts_digest
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import Precision
+from orchestrator.sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from orchestrator.images import Images
-    from orchestrator.imported import Samples
-    from orchestrator.teacher import TeacherCard
+    from orchestrator.teachers.teacher import TeacherCard
 
 SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 4 * 1024**2  # what a reader takes at once
@@ -201,74 +199,6 @@ class Plan(DatasetPlan):
         return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
 
-class CaptionedPlan(DatasetPlan, ABC):
-    """Samples that are there already, and what is said of them."""
-
-    num_captions: int  # distinct ones; a condition's id is the place among them
-
-    @property
-    def num_conditions(self) -> int:
-        """One for each distinct caption."""
-        return self.num_captions
-
-    def condition_prompt(self, condition: int) -> int:
-        """The caption's own place."""
-        return condition
-
-    @property
-    def evaluations_per_sample(self) -> int:
-        """The teacher's network has no part in it."""
-        return 0
-
-
-class ImagePlan(CaptionedPlan):
-    """Real images, as latents; row i is image i, or where there are several sizes the i-th of `arranged` ones."""
-
-    images: str  # where they were, which is no part of the identity
-    images_sha256: str
-    caption_column: str  # "" where nothing is said of them
-    size_counts: tuple[int, ...] = ()  # how many have each of several sizes; follows from images and teacher
-
-    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images", "size_counts"})
-
-    @property
-    def _starts(self) -> list[int]:
-        """The first row of each size."""
-        return list(itertools.accumulate(self.size_counts[:-1], initial=0))
-
-    def sample_shape(self, i: int) -> tuple[int, ...]:
-        """Of the latents of image i, and of all in its shard."""
-        return self.latent_shapes[bisect.bisect_right(self._starts, i) - 1]
-
-    def shards(self) -> list[Shard]:
-        """All shards; only the last of each size may be shorter."""
-        ends = [*self._starts[1:], self.samples]
-        return [
-            Shard(range(first, min(first + self.shard_size, end)))
-            for start, end in zip(self._starts, ends, strict=True)
-            for first in range(start, end, self.shard_size)
-        ]
-
-    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """Ids and a latent."""
-        return 2 * 8 + math.prod(latent_shape) * ITEM_BYTES[self.dtype]
-
-
-class ImportPlan(CaptionedPlan):
-    """Samples that were made elsewhere, alone or each with its noise; row i is sample i."""
-
-    imported_from: str  # no part of the identity
-    imported_sha256: str
-    has_noise: bool
-    guidance_scale: float  # that they were made with
-
-    apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
-
-    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """As a path of its ends where there is noise, or a latent."""
-        return SCALAR_BYTES + (1 + self.has_noise) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
-
-
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
     """The plan that a recipe means, for a teacher and its prompts as `read_prompts` gives them."""
     told = recipe.trajectories
@@ -289,35 +219,6 @@ def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_s
         prompt_repeats=told.prompt_repeats,
         prompt_order=told.prompt_order,
         saved_points=_saved(told.save, steps),
-    )
-
-
-def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions: Sequence[str]) -> ImagePlan:
-    """The plan of a recipe's real images, for a teacher."""
-    sizes = recipe.teacher.sizes
-    return ImagePlan(
-        **_shared(recipe, card, len(images), recipe.data.batch_size),
-        images=images.place,
-        images_sha256=images.digest(),
-        caption_column=recipe.data.caption_column,
-        size_counts=tuple(len(part) for part in images.arranged(sizes)) if len(sizes) > 1 else (),
-        num_captions=len(set(captions)),
-    )
-
-
-def make_import_plan(recipe: Recipe, card: TeacherCard, samples: Samples, captions: Sequence[str]) -> ImportPlan:
-    """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is not told."""
-    told = recipe.trajectories
-    low, high = told.guidance_scale
-    if samples.has_noise and (low < high or told.guidance_scales):
-        raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
-    return ImportPlan(
-        **_shared(recipe, card, len(samples), recipe.data.batch_size),
-        imported_from=samples.place,
-        imported_sha256=samples.digest(),
-        num_captions=len(set(captions)),
-        has_noise=samples.has_noise,
-        guidance_scale=low,
     )
 
 

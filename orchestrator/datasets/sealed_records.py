@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Json
+from orchestrator.recipe.section import Json
 
 
 class Damaged(BadInput):

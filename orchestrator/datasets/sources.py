@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from methods.base import Round, sent
-from orchestrator.dataset import Dataset
+from methods.base import Round
+from orchestrator.datasets.captioned_plans import ImportPlan
+from orchestrator.datasets.commit_log import open_ledger
 from orchestrator.errors import BadInput
-from orchestrator.ledger import open_ledger
-from orchestrator.plan import ImportPlan
-from orchestrator.recipe import Recipe, Trajectories
-from orchestrator.shards import Columns
+from orchestrator.recipe.data import Trajectories
+from orchestrator.recipe.recipe import Recipe
 
 Stock = Literal["trajectories", "images", "imported"]
 
@@ -98,35 +94,3 @@ def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
     if "guidance_scale" in asked:
         asked["guidance_scales"] = ()
     return recipe.trajectories.model_copy(update=asked)
-
-
-def clean(stored: Columns) -> Tensor:
-    """The clean latents [rows, *latent] of stored rows, whatever they are of."""
-    return (stored["path"][:, -1] if "path" in stored else stored["x0"]).float()
-
-
-def columns_of(kind: str, stock: Stock, dataset: Dataset) -> Callable[[Columns], Columns]:
-    """How stored rows become the columns that a source of this kind promises."""
-    if stock == "images" or (isinstance(dataset.plan, ImportPlan) and not dataset.plan.has_noise):
-        return lambda stored: _of_image(kind, stored)
-    times = dataset.times()
-    return lambda stored: _of_path(kind, times, stored)
-
-
-def _of_image(kind: str, stored: Columns) -> Columns:
-    x0 = stored["x0"].float()
-    chosen = {"data": {"x0": x0}, "prompts": {"blank": torch.zeros_like(x0)}}[kind]
-    return chosen | {"sample_id": stored["sample_id"]}
-
-
-def _of_path(kind: str, times: Tensor, stored: Columns) -> Columns:
-    path = stored["path"].float()
-    ends = {"noise": path[:, 0], "x0": path[:, -1]}
-    whole = {"path": path, "times": sent(times, path.device).expand(len(path), -1)}
-    chosen = {
-        "path": ends | whole,
-        "pairs": ends,
-        "data": {"x0": path[:, -1]},  # the teacher's own samples stand in for real data
-        "prompts": {"blank": torch.zeros_like(path[:, 0])},
-    }[kind]
-    return chosen | {"guidance_scale": stored["guidance_scale"].float(), "sample_id": stored["sample_id"]}

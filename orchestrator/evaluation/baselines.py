@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.bench import Bench, judged_prompts, open_bench
-from orchestrator.checkpoint import write_whole
-from orchestrator.console import say
 from orchestrator.errors import BadInput
-from orchestrator.feature_files import Key
-from orchestrator.judge import Measured, System
-from orchestrator.pictures import contact_sheet
-from orchestrator.quality import Features, KernelDistances, Resampling, combine, units_of
-from orchestrator.recipe import Evaluation, Json, Recipe
+from orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
+from orchestrator.evaluation.evaluator_pool import Bench, judged_prompts, open_bench
+from orchestrator.evaluation.feature_cache import Key
+from orchestrator.evaluation.system import Measured, System
+from orchestrator.files import write_whole
+from orchestrator.observability.console import say
+from orchestrator.observability.image_grid import contact_sheet
+from orchestrator.recipe.evaluation import Evaluation
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
 
 VARIETY_SAMPLES = 16  # of one prompt
 GATE_STEPS = 4  # the teacher must be bad at this many steps and fewer

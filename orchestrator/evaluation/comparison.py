@@ -4,72 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import quality
-from orchestrator.baselines import TeacherSystems, student_systems, teacher_systems
-from orchestrator.bench import judged_prompts, open_bench
-from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput
-from orchestrator.export import call_of, fixed_guidance
-from orchestrator.features import features_label
-from orchestrator.images import open_images
-from orchestrator.judge import Measured, System
-from orchestrator.pictures import grid
-from orchestrator.protocol import FIELD, check_evaluation, read_statistics
-from orchestrator.quality import Estimate, Features, KernelDistances, Moments, Resampling, combine
-from orchestrator.recipe import Evaluation, Recipe
+from orchestrator.evaluation import distances as quality
+from orchestrator.evaluation.baselines import TeacherSystems, student_systems, teacher_systems
+from orchestrator.evaluation.distances import Estimate, Features, KernelDistances, Moments, Resampling, combine
+from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from orchestrator.evaluation.feature_networks import features_label
+from orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
+from orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Claim, Evaluated, Reference, Row, label
+from orchestrator.evaluation.system import Measured, System
+from orchestrator.files import write_whole
+from orchestrator.inputs.images import open_images
+from orchestrator.observability.image_grid import grid
+from orchestrator.recipe.evaluation import Evaluation
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.inference import call_of, fixed_guidance
 
 COLUMNS = 12  # of the picture
-SAMPLES_FOR_A_CLAIM = 2000
-Reference = Literal["teacher", "images", "statistics"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of metrics.json. A metric without an interval has its value at both ends."""
-
-    system: str
-    sampler: str
-    steps: int
-    guidance_scale: float
-    metric: str  # names the feature network
-    features: str
-    reference: Reference
-    value: float
-    low: float
-    high: float
-    samples: int
-    seconds_per_image: float
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A paired difference and what it says. With too few samples it is an interval, and no claim."""
-
-    claim: str
-    kind: Literal["beats", "half", "level"]
-    steps: int
-    reference: Reference
-    value: float
-    low: float
-    high: float
-    holds: bool
-    samples: int
-    is_claim: bool
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation found."""
-
-    rows: tuple[Row, ...]
-    claims: tuple[Claim, ...]
 
 
 def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
@@ -249,11 +207,6 @@ def picture(
     shown = {name: pictures[:columns] for name, pictures in rows}
     np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **shown)
     fresh.replace(out / "pictures.npz")
-
-
-def label(name: str, steps: int) -> str:
-    """What a row of pictures is called."""
-    return f"{name}, {steps} step{'s' if steps > 1 else ''}"
 
 
 def _check_width(moments: Moments, width: int, told: Evaluation) -> None:

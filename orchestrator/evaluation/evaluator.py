@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,81 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator import analytic_dpm
 from orchestrator.errors import BadInput
-from orchestrator.families import holds_pipeline, load_student
-from orchestrator.family import Family
-from orchestrator.features import FeatureNetwork, feature_network
-from orchestrator.images import open_images
-from orchestrator.recipe import TeacherSpec
-from orchestrator.sampling import GuidedTeacher, refusal, sample_path
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher, folder_hash
+from orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
+from orchestrator.evaluation.system import PICTURE_PX, PICTURES, Measured, Setting, System
+from orchestrator.families.family import Family
+from orchestrator.inputs.images import open_images
+from orchestrator.sampling import analytic_dpm
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import refusal, sample_path
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.teachers.load import holds_pipeline, load_student
+from orchestrator.teachers.revision import folder_hash
+from orchestrator.teachers.teacher import Teacher
 
-PICTURES = 36  # of each system, kept to be looked at
-PICTURE_PX = 256  # at most
 CALIBRATION = 64  # of the teacher's samples
 CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher
-Noise = Literal["judged", "reference", "selection", "selection reference"]
-
-
-@dataclass(frozen=True)
-class System:
-    """A network with a way to sample it. Systems of one `noise` start from the same noise for the same prompts."""
-
-    name: Literal["teacher", "student"]
-    sampler: str  # one of SOLVERS for the teacher; the student brings its own
-    steps: int  # evaluations of the network: a solver that takes several a step takes fewer steps
-    guidance_scale: float
-    noise: Noise = "judged"
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a student's pipeline is called with besides prompt, noise, steps and guidance scale."""
-
-    eta: float = 0.0
-    negative_prompt: str = ""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all systems of an evaluation have in common."""
-
-    teacher: TeacherSpec
-    student: str  # the exported folder; "" where the teacher is judged alone
-    call: Call
-    negative_prompt: str
-    prompts: tuple[str, ...]
-    features: str
-    seed: int
-    batch_size: int
-    device: str
-    threads: int
-
-    def prompt(self, sample: int) -> str:
-        """Prompts are taken in turn, so that every number of samples repeats them evenly."""
-        return self.prompts[sample % len(self.prompts)]
-
-    def generator(self, role: str, sample: int) -> torch.Generator:
-        """Where a sample's random numbers come from: a function of its number and what they are for."""
-        digest = hashlib.sha256(json.dumps([self.seed, role, sample]).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Features of pictures, and the first of the pictures themselves."""
-
-    features: NDArray[np.float16]  # [n, d]
-    pictures: NDArray[np.uint8]  # [at most PICTURES, height, width, 3]
-
-    @staticmethod
-    def join(parts: Sequence[Measured]) -> Measured:
-        """Batches in order as one."""
-        return Measured(
-            np.concatenate([part.features for part in parts]), np.concatenate([part.pictures for part in parts])
-        )
 
 
 class Judge:

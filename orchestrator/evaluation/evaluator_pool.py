@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.util import ActorPool
 
-from orchestrator import analytic_dpm
-from orchestrator.checkpoint import write_whole
-from orchestrator.cluster import as_told, bundle, connect, device_of, options, require
-from orchestrator.console import progress, say
+from orchestrator.compute.cluster import bundle, connect, require
+from orchestrator.compute.tasks import as_told, device_of, options
 from orchestrator.errors import BadInput
-from orchestrator.feature_files import FeatureFiles, Key
-from orchestrator.features import features_label
-from orchestrator.images import open_images
-from orchestrator.judge import CALIBRATION, CALIBRATION_STEPS, Call, Judge, Measured, Setting, System
-from orchestrator.metrics import Recorder
-from orchestrator.prompts import prompts_digest, read_prompts
-from orchestrator.recipe import Evaluation, Recipe
-from orchestrator.solvers import SOLVERS
+from orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Judge
+from orchestrator.evaluation.feature_cache import FeatureFiles, Key
+from orchestrator.evaluation.feature_networks import features_label
+from orchestrator.evaluation.system import Measured, Setting, System
+from orchestrator.files import write_whole
+from orchestrator.inputs.images import open_images
+from orchestrator.inputs.prompts import prompts_digest, read_prompts
+from orchestrator.observability.console import progress, say
+from orchestrator.observability.metrics import Recorder
+from orchestrator.recipe.evaluation import Evaluation
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.sampling import analytic_dpm
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.inference import Call
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making

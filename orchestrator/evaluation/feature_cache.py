@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.console import say
-from orchestrator.judge import Measured
-from orchestrator.recipe import Json
+from orchestrator.evaluation.system import Measured
+from orchestrator.observability.console import say
+from orchestrator.recipe.section import Json
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 
 from orchestrator.errors import BadInput
-from orchestrator.judge import Measured
-from orchestrator.prompts import read_prompts
-from orchestrator.quality import SAMPLES_FOR_FRECHET, Moments
-from orchestrator.recipe import Evaluation
+from orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, Moments
+from orchestrator.evaluation.system import Measured
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.recipe.evaluation import Evaluation
 
 FIELD = "evaluation.statistics"
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM, Claim, Row
+from typing import Literal
 
 FRECHET = ("FID", "Frechet distance")  # by Inception's features, and by any others
 
@@ -100,3 +99,57 @@ def interval(claim: Claim, what: str) -> str:
 def caution(samples: int) -> str:
     """What has to be said where there are too few samples."""
     return f"This is an interval from {samples:,} samples and no claim, which would need {SAMPLES_FOR_A_CLAIM:,}."
+
+
+SAMPLES_FOR_A_CLAIM = 2000
+Reference = Literal["teacher", "images", "statistics"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of metrics.json. A metric without an interval has its value at both ends."""
+
+    system: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    metric: str  # names the feature network
+    features: str
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    samples: int
+    seconds_per_image: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paired difference and what it says. With too few samples it is an interval, and no claim."""
+
+    claim: str
+    kind: Literal["beats", "half", "level"]
+    steps: int
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    holds: bool
+    samples: int
+    is_claim: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+
+
+def label(name: str, steps: int) -> str:
+    """What a row of pictures is called."""
+    return f"{name}, {steps} step{'s' if steps > 1 else ''}"
+
+
+UNJUDGED = Findings((), ())

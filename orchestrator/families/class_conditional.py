@@ -12,13 +12,12 @@ from diffusers import DDPMPipeline, DiTPipeline, UNet2DModel
 from torch import Tensor, nn
 
 from methods.base import Sampler
-from orchestrator.dit import DiTNetwork
 from orchestrator.errors import BadInput
-from orchestrator.family import Family, decoded, encoded
-from orchestrator.network import ADAPTER
-from orchestrator.own_model import nothing
+from orchestrator.families.custom import nothing
+from orchestrator.families.family import Family
+from orchestrator.families.network import ADAPTER
+from orchestrator.families.unet import PlainUNetNetwork, UNetNetwork
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
-from orchestrator.unet import PlainUNetNetwork, UNetNetwork
 
 Pipeline = TypeVar("Pipeline", ClassConditionalPipeline, DiTPipeline, DDPMPipeline)
 ClassPipeline = TypeVar("ClassPipeline", ClassConditionalPipeline, DiTPipeline)
@@ -127,62 +126,6 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
     def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
         return {"custom_pipeline": place, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
-
-
-class DiT(ByClass[DiTPipeline]):
-    """A transformer in an autoencoder's latents, told a class of ImageNet."""
-
-    pipeline_class = DiTPipeline
-
-    @property
-    def network(self) -> DiTNetwork:
-        """The transformer."""
-        return DiTNetwork(self.pipeline.transformer)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """[channels, height, width]."""
-        config = self.pipeline.transformer.config
-        return (config.in_channels, config.sample_size, config.sample_size)
-
-    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
-        """The autoencoder's enlargement of the latents."""
-        scale = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-        _, height, width = latent_shape
-        return height * scale, width * scale
-
-    @property
-    def has_null(self) -> bool:
-        """Its pipeline can guide it: that takes label 1000 for no class, whatever the transformer has."""
-        return self.null_class == 1000
-
-    @property
-    def num_labels(self) -> int:
-        """The classes, and no class."""
-        return self.null_class + 1
-
-    @property
-    def null_class(self) -> int:
-        """The one after all classes."""
-        return self.pipeline.transformer.config.num_embeds_ada_norm
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Through the autoencoder."""
-        return decoded(self.pipeline.vae, latents)
-
-    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
-        return encoded(self.pipeline.vae, images, noise)
-
-    def start(
-        self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
-    ) -> Mapping[str, object]:
-        """Its pipeline draws the noise by itself."""
-        return {"generator": list(starting)}
-
-    def refusal(self, sampler: Sampler) -> str:
-        """Its pipeline takes no eta."""
-        return _without_eta(sampler, "DiTPipeline")
 
 
 class Unconditional(OneSize[DDPMPipeline]):

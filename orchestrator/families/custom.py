@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from methods.diffusion import Cond
 from orchestrator.errors import BadInput
-from orchestrator.family import Family
-from orchestrator.network import PipelineNetwork
-from orchestrator.own_model import OwnModel, nothing
+from orchestrator.families.family import Family
+from orchestrator.families.network import PipelineNetwork
 from orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -130,11 +127,28 @@ def made_by(factory: str) -> OwnPipeline:
     return pipeline
 
 
-def factory_hash(factory: str, network: nn.Module) -> str:
-    """Hash of a factory's module and of the weights that it made."""
-    source = inspect.getsourcefile(importlib.import_module(factory.partition(":")[0]))
-    whole = hashlib.sha256(Path(str(source)).read_bytes())
-    for name, value in sorted(network.state_dict().items()):
-        whole.update(f"{name} {value.dtype} {list(value.shape)}\0".encode())
-        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return whole.hexdigest()
+def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
+    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
+    for condition in conditions:
+        if condition:
+            raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
+    return {"nothing": torch.zeros(len(conditions), 1)}
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """Any network that denoises samples of any shape, with what is to be known of it.
+
+    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are
+    told it: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
+    FlowMatchEulerDiscreteScheduler: its configuration says the noise levels and, as `prediction_type`, what the network
+    answers with.
+    """
+
+    network: nn.Module
+    scheduler: SchedulerMixin
+    shape: tuple[int, ...]  # of one sample, without the batch
+    encode: Callable[[Sequence[str]], dict[str, Tensor]] = nothing  # prompts to `cond`, [n, ...] each; "" is the null
+    has_null: bool = False  # was it trained with the null condition, so that it can be guided?
+    # Samples to images [n, 3, height, width] in -1..1; None where they are no pictures, and nothing is evaluated.
+    decode: Callable[[Tensor], Tensor] | None = None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from diffusers import DiTTransformer2DModel
+import torch
+from diffusers import DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor
 
+from methods.base import Sampler
 from methods.diffusion import Cond
-from orchestrator.network import PipelineNetwork
+from orchestrator.families.autoencoder import decoded, encoded
+from orchestrator.families.class_conditional import ByClass, _without_eta
+from orchestrator.families.network import PipelineNetwork
 
 
 class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):
@@ -33,3 +37,59 @@ class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):
         """The noise, in the model's own dtype; a variance that it learned beside it is left out."""
         output = self.model(x_t.to(self.model.dtype), time, cond["class"].argmax(1)).sample
         return output[:, : x_t.shape[1]]
+
+
+class DiT(ByClass[DiTPipeline]):
+    """A transformer in an autoencoder's latents, told a class of ImageNet."""
+
+    pipeline_class = DiTPipeline
+
+    @property
+    def network(self) -> DiTNetwork:
+        """The transformer."""
+        return DiTNetwork(self.pipeline.transformer)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[channels, height, width]."""
+        config = self.pipeline.transformer.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
+        """The autoencoder's enlargement of the latents."""
+        scale = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        _, height, width = latent_shape
+        return height * scale, width * scale
+
+    @property
+    def has_null(self) -> bool:
+        """Its pipeline can guide it: that takes label 1000 for no class, whatever the transformer has."""
+        return self.null_class == 1000
+
+    @property
+    def num_labels(self) -> int:
+        """The classes, and no class."""
+        return self.null_class + 1
+
+    @property
+    def null_class(self) -> int:
+        """The one after all classes."""
+        return self.pipeline.transformer.config.num_embeds_ada_norm
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Through the autoencoder."""
+        return decoded(self.pipeline.vae, latents)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        return encoded(self.pipeline.vae, images, noise)
+
+    def start(
+        self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
+    ) -> Mapping[str, object]:
+        """Its pipeline draws the noise by itself."""
+        return {"generator": list(starting)}
+
+    def refusal(self, sampler: Sampler) -> str:
+        """Its pipeline takes no eta."""
+        return _without_eta(sampler, "DiTPipeline")

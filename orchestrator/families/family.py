@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DiffusionPipeline,
     FluxPipeline,
     PixArtAlphaPipeline,
@@ -20,15 +19,14 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from methods.base import Sampler
 from orchestrator.errors import BadInput
-from orchestrator.network import ADAPTER, PipelineNetwork
+from orchestrator.families.autoencoder import drawn
+from orchestrator.families.network import ADAPTER, PipelineNetwork
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
@@ -208,34 +206,35 @@ class LatentFamily(Family[LatentPipeline]):
         return {}, f"{condition!r}, num_inference_steps={steps}"
 
 
-@contextmanager
-def in_range(vae: AutoencoderKL) -> Iterator[None]:
-    """Compute in float32 where an autoencoder says that its numbers are too large for float16."""
-    overflows = vae.dtype == torch.float16 and bool(vae.config["force_upcast"])
-    if overflows:
-        nn.Module.to(vae, torch.float32)
-    try:
-        yield
-    finally:
-        if overflows:
-            nn.Module.to(vae, torch.float16)
+FlowPipeline = TypeVar("FlowPipeline", StableDiffusion3Pipeline, FluxPipeline)
 
 
-def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Scaled latents to images in -1..1, in float32; gradients pass."""
-    with in_range(vae):
-        scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
-        return cast(DecoderOutput, vae.decode(scaled)).sample.float()
+class FlowFamily(LatentFamily[FlowPipeline]):
+    """A transformer that answers with the velocity of straight paths."""
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Through the autoencoder."""
+        vae, config = self.pipeline.vae, self.pipeline.vae.config
+        scaled = latents.to(vae.device, vae.dtype) / config.scaling_factor + config.shift_factor
+        return vae.decode(scaled).sample.float()
 
-@torch.inference_mode()
-def encoded(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
-    """Images in -1..1 to scaled latents, drawn with `noise` from what the autoencoder believes, in float32."""
-    with in_range(vae):
-        return drawn(vae, images, noise) * vae.config["scaling_factor"]
+    @torch.inference_mode()
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        config = self.pipeline.vae.config
+        return (drawn(self.pipeline.vae, images, noise) - config.shift_factor) * config.scaling_factor
 
+    def shift(self, config: Mapping[str, object]) -> float:
+        """For pictures of this size, linear in the number of tokens before the exponential.
 
-def drawn(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
-    """Latents drawn with `noise` from what an autoencoder believes of images; not scaled yet, in float32."""
-    believed = cast(AutoencoderKLOutput, vae.encode(images.to(vae.device, vae.dtype))).latent_dist
-    return believed.mean.float() + believed.std.float() * noise.to(vae.device)
+        Raises BadInput for sizes that differ in that.
+        """
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        few, many, low, high = (float(str(config[name])) for name in names)
+        tokens, *others = {height * width // PATCH**2 for _, height, width in self.latent_shapes}
+        if others:
+            raise BadInput(
+                "teacher.resolution: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), so "
+                "that all sizes need one area; or set a fixed shift in its scheduler_config.json"
+            )
+        return math.exp(low + (high - low) * (tokens - few) / (many - few))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
 from methods.diffusion import Cond
-from orchestrator.network import PipelineNetwork
+from orchestrator.errors import BadInput
+from orchestrator.families.family import PATCH, FlowFamily
+from orchestrator.families.network import PipelineNetwork
 
-PATCH = 2  # latents along a side that make one token
 TOKENS = 512  # that T5 reads
 
 
@@ -71,3 +73,37 @@ def places(latents: Tensor) -> Tensor:
     rows, columns = (torch.arange(size // PATCH, device=latents.device) for size in latents.shape[-2:])
     grid = torch.cartesian_prod(rows, columns)
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], 1)
+
+
+class Flux(FlowFamily[FluxPipeline]):
+    """A transformer with two text encoders: FLUX.1. Guidance, where it knows any, is an input."""
+
+    pipeline_class = FluxPipeline
+
+    @property
+    def network(self) -> FluxNetwork:
+        """The transformer."""
+        return FluxNetwork(self.pipeline.transformer)
+
+    @property
+    def own_shape(self) -> tuple[int, int]:
+        """As its pipeline has it."""
+        return self.pipeline.transformer.config.in_channels // PATCH**2, self.pipeline.default_sample_size
+
+    @torch.inference_mode()
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """`prompt` [n, tokens, width] and `pooled` [n, width]."""
+        texts = list(conditions)
+        prompt, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=self.pipeline.device)
+        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """Prompts. Raises BadInput for a negative one."""
+        if negative:
+            raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to FLUX; leave it out")
+        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+        return {"prompt": list(conditions), **self.size, **told}
+
+    def shown(self, latents: Tensor) -> Tensor:
+        """As tokens."""
+        return pack(latents)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import ClassVar, Generic, Self, TypeVar
 
+import torch
 from diffusers import (
     DiTTransformer2DModel,
     FluxTransformer2DModel,
@@ -143,3 +144,6 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
             f"method.adversarial_weight: a {type(self.model).__name__} shows nothing of its middle, which the "
             "discriminator looks at; set it to 0"
         )
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, TypeVar, cast
 
-from diffusers import PixArtTransformer2DModel
+import torch
+from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import Tensor
 
+from methods.base import Sampler
 from methods.diffusion import Cond
-from orchestrator.network import PipelineNetwork
+from orchestrator.families.autoencoder import decoded, encoded
+from orchestrator.families.family import Family, LatentFamily
+from orchestrator.families.network import PipelineNetwork
 
 TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 
@@ -41,3 +47,83 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
             encoder_attention_mask=told["mask"],
         ).sample
         return output[:, : x_t.shape[1]]
+
+
+PixArtPipeline = TypeVar("PixArtPipeline", PixArtAlphaPipeline, PixArtSigmaPipeline)
+RAW = {"clean_caption": False, "use_resolution_binning": False}  # captions and sizes as they are
+
+
+class PixArt(LatentFamily[PixArtPipeline]):
+    """A transformer that reads T5, and may be told the picture's size."""
+
+    max_tokens: ClassVar[int]
+
+    @property
+    def network(self) -> PixArtNetwork:
+        """The transformer."""
+        return PixArtNetwork(self.pipeline.transformer)
+
+    @property
+    def own_shape(self) -> tuple[int, int]:
+        """As the transformer was trained."""
+        return self.pipeline.transformer.config.in_channels, self.pipeline.transformer.config.sample_size
+
+    @torch.inference_mode()
+    def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
+        """`prompt` [n, tokens, width] and `mask` [n, tokens]; `size` [n, 2] and `aspect` [n, 1] where it is told."""
+        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
+        told = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
+        prompt, mask, _, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, **told)
+        encoding = {"prompt": cast(Tensor, prompt), "mask": cast(Tensor, mask).float()}
+        size = self.told_size(self.latent_shape)
+        return {**encoding, **{name: value.expand(len(conditions), -1) for name, value in size.items()}}
+
+    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+        """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
+        if not self.pipeline.transformer.use_additional_conditions:
+            return {}
+        size = torch.tensor([self.pixels(latent_shape)], dtype=torch.float32, device=self.pipeline.device)
+        return {"size": size, "aspect": size[:, :1] / size[:, 1:]}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Through the autoencoder."""
+        return decoded(self.pipeline.vae, latents)
+
+    def latents(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Drawn from what the autoencoder believes, as the teacher's own training data was."""
+        return encoded(self.pipeline.vae, images, noise)
+
+    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+        """Prompts and negative prompts."""
+        prompts = {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions), **RAW}
+        return {**prompts, **self.size, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+
+    def refusal(self, sampler: Sampler) -> str:
+        """Its pipeline takes a single step's x_0 from where only some schedulers have it."""
+        if sampler.kind != "euler":
+            return ""
+        return "diffusers' PixArt pipelines cannot take one step on straight paths; choose lcm-lora, tcd, add or dmd"
+
+    def save_lora(self, folder: Path) -> None:
+        """For peft: PixArt's pipelines load no adapters."""
+        Family.save_lora(self, folder)
+
+    @staticmethod
+    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """Stock diffusers."""
+        told = ", ".join(f"{name}={value}" for name, value in RAW.items())
+        return {}, f"{condition!r}, {told}, num_inference_steps={steps}"
+
+
+class PixArtAlpha(PixArt[PixArtAlphaPipeline]):
+    """PixArt-alpha; its largest model is told the picture's size."""
+
+    pipeline_class = PixArtAlphaPipeline
+    max_tokens = 120
+
+
+class PixArtSigma(PixArt[PixArtSigmaPipeline]):
+    """PixArt-sigma, which reads longer prompts."""
+
+    pipeline_class = PixArtSigmaPipeline
+    max_tokens = 300

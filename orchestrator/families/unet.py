@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from methods.diffusion import Cond
-from orchestrator.network import PipelineNetwork
+from orchestrator.families.network import PipelineNetwork
 
 TOKENS = 77  # that CLIP reads
 SIZES = 6  # numbers that tell Stable Diffusion XL of the picture's size

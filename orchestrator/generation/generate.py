@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
 
-import ray
-from ray.actor import ActorHandle
-
-from orchestrator.calibrate import check_nodes, check_space, recorded_batch_size, settled_batch_size
-from orchestrator.cluster import ask, bundle, connect, device_of, options, require
-from orchestrator.commits import CONDITIONS, Commit
-from orchestrator.console import progress, say
+from orchestrator.compute.cluster import bundle, connect, require
+from orchestrator.compute.tasks import ask, device_of
+from orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan, make_import_plan
+from orchestrator.datasets.commit_log import count_committed, create_ledger, open_ledger
+from orchestrator.datasets.manifest import CONDITIONS, Commit
+from orchestrator.datasets.plan import DatasetPlan, Plan, make_plan
 from orchestrator.errors import BadInput
-from orchestrator.images import captions_of, open_images
-from orchestrator.imported import open_samples
-from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.plan import (
-    DatasetPlan,
-    ImagePlan,
-    ImportPlan,
-    Plan,
-    Shard,
-    make_image_plan,
-    make_import_plan,
-    make_plan,
-)
-from orchestrator.pool import IN_FLIGHT, Pool
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Recipe, Resources
-from orchestrator.teacher import Teacher, TeacherCard
+from orchestrator.generation.factory import Factory, Generated, Report, silent
+from orchestrator.inputs.images import captions_of, open_images
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.inputs.webdataset import open_samples
+from orchestrator.observability.console import say
+from orchestrator.planning.calibration import recorded_batch_size, settled_batch_size
+from orchestrator.planning.store_access import check_nodes, check_space
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.resources import Resources
+from orchestrator.teachers.teacher import Teacher, TeacherCard
 
 SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not kept apart; never run a second one"
-Report = Callable[[int, Mapping[str, float]], None]  # step, and values named as in the metrics registry
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A shard that was set aside."""
-
-    shard: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A published version of a data set."""
-
-    place: str
-    version: int
-    content_hash: str
-    shards: int
-    rows: int
-    quarantined: tuple[Quarantined, ...]  # not in it; another `generate` tries them again
-
-
-def silent(step: int, values: Mapping[str, float]) -> None:
-    """Report nothing."""
 
 
 def describe_teacher(recipe: Recipe) -> TeacherCard:
@@ -151,115 +115,8 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
     return factory.finish(commits, missing)
 
 
-def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, attempts: int = 3) -> Generated:
-    """Make again just what is broken of a data set, and publish it as a new version.
-
-    On the same compute its content hash is the old one; else `Manifest.changed` names the shards that differ.
-    """
-    ledger = open_ledger(place).as_published()
-    commits, damaged = ledger.commits()
-    broken = {record.shard: record.why for record in damaged}
-    broken |= {name: why for name, commit in commits.items() if (why := ledger.check(commit))}
-    for name, why in broken.items():
-        say(f"{name} {why}; making it again")
-    revisions = {name: ledger.revisions()[name] + 1 for name in broken}
-    if broken:
-        connect(resources)
-        check_images(ledger.plan)
-    if CONDITIONS in broken:
-        longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
-        count = ledger.plan.model_copy(update={"samples": longest}).num_conditions
-        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revisions.pop(CONDITIONS), count, resources)
-    whole = {name: commit for name, commit in commits.items() if name not in revisions}
-    return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, revisions)
-
-
-def check_images(plan: DatasetPlan) -> None:
-    """Raises BadInput where the images that a plan was made for are no longer those."""
-    if isinstance(plan, ImagePlan) and open_images(plan.images, "data.images").digest() != plan.images_sha256:
-        raise BadInput(f"data.images: {plan.images} does not hold the images that were encoded; put those back")
-    if isinstance(plan, ImportPlan) and open_samples(plan.imported_from).digest() != plan.imported_sha256:
-        raise BadInput(f"import: {plan.imported_from} does not hold the samples that were imported; put those back")
-
-
-class Factory:
-    """Runs a pool of actors over the missing shards of a data set."""
-
-    def __init__(self, ledger: Ledger, resources: Resources, deadline_s: float, attempts: int, report: Report) -> None:
-        self.ledger, self.plan = ledger, ledger.plan
-        self._resources, self._deadline_s, self._attempts, self._report = resources, deadline_s, attempts, report
-
-    def finish(self, commits: dict[str, Commit], missing: Mapping[str, int]) -> Generated:
-        """Make the missing shards, given with the revision to commit them as, and publish the plan's."""
-        size = min(self._resources.generators, len(missing))
-        pool = Pool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
-        if missing:
-            self._follow(pool, sorted(missing), commits)
-        quarantined = tuple(Quarantined(name, why) for name, why in sorted(pool.quarantined.items()))
-        if len(commits) == 1:  # the conditions
-            raise RuntimeError(f"no shard could be made; shard {quarantined[0].shard}: {quarantined[0].why}")
-        manifest = self.ledger.publish(commits)
-        return Generated(
-            self.ledger.url, manifest.version, manifest.content_hash, len(manifest.shards), manifest.rows, quarantined
-        )
-
-    def _follow(self, pool: Pool, missing: list[str], commits: dict[str, Commit]) -> None:
-        """Take the commits as they come, and show and report how far it is."""
-        planned = [shard.name for shard in self.plan.shards()]
-        done = sum(commits[name].file.rows for name in planned if name in commits)
-        made, sampled, began = sum(name in commits for name in planned), 0, time.monotonic()
-
-        def standing() -> dict[str, float]:
-            return {
-                "generate/shards_planned": len(planned),
-                "generate/shards_committed": made,
-                "generate/shards_retried": sum(pool.failures.values()),
-                "generate/shards_quarantined": len(pool.quarantined),
-            }
-
-        doing = {Plan: "sampling trajectories", ImagePlan: "encoding images", ImportPlan: "importing samples"}
-        with progress(doing[type(self.plan)], self.plan.samples, done) as bar:
-            self._report(made, standing())
-            for commit in pool.run(missing):
-                commits[commit.name] = commit
-                rows = commit.file.rows
-                made, sampled = made + 1, sampled + rows
-                bar.advance(rows)
-                values = {
-                    "generate/samples": rows,
-                    "generate/samples_per_s": sampled / (time.monotonic() - began),
-                    "generate/teacher_evaluations": rows * self.plan.evaluations_per_sample,
-                    "generate/bytes": commit.file.bytes,
-                }
-                self._report(made, values | standing())
-            self._report(made, standing())  # what was given up after the last commit
-
-    def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
-        actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))
-        return cast(ActorHandle, actor.remote(self.ledger.url, dict(revisions), self._resources))
-
-
-class SamplingActor:
-    """A ShardMaker in a process of its own."""
-
-    def __init__(self, place: str, revisions: Mapping[str, int], resources: Resources) -> None:
-        self._place, self._revisions, self._resources = place, revisions, resources
-
-    def start(self) -> str:
-        """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
-        from orchestrator.sampler import maker_of
-
-        resources = self._resources
-        self._maker = maker_of(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
-        return ray.get_runtime_context().get_node_id()
-
-    def make(self, shard: str) -> Commit:
-        """Make, write and commit a shard."""
-        return self._maker.make(shard, self._revisions[shard])
-
-
 def _describe(recipe: Recipe) -> TeacherCard:
-    from orchestrator.preflight import preflight
+    from orchestrator.planning.preflight import preflight
 
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)
@@ -267,7 +124,7 @@ def _describe(recipe: Recipe) -> TeacherCard:
 
 
 def _encode(place: str, revision: int, conditions: int, resources: Resources) -> Commit:
-    from orchestrator.sampler import commit_conditions
+    from orchestrator.generation.shard_makers import commit_conditions
 
     ledger = open_ledger(place)
     return commit_conditions(ledger, revision, conditions, device_of(resources), resources.threads_per_worker)

@@ -16,29 +16,23 @@ import torch
 from torch import Tensor
 
 from methods.diffusion import Cond
-from orchestrator.commits import CONDITIONS, Commit, Compute
-from orchestrator.dataset import NULL, read_conditions
+from orchestrator.compute.reproducibility import set_up
+from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from orchestrator.datasets.commit_log import Ledger
+from orchestrator.datasets.dataset import NULL, read_conditions
+from orchestrator.datasets.manifest import CONDITIONS, Commit
+from orchestrator.datasets.plan import DatasetPlan, Plan, Shard
+from orchestrator.datasets.shard_file import DTYPES, Columns
 from orchestrator.errors import BadInput
-from orchestrator.images import captions_of, open_images
-from orchestrator.imported import LATENT, NOISE, open_samples
-from orchestrator.ledger import Ledger
-from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan, Shard
-from orchestrator.recipe import Json
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.shards import DTYPES, Columns
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.inputs.images import captions_of, open_images
+from orchestrator.inputs.webdataset import LATENT, NOISE, open_samples
+from orchestrator.recipe.section import Json
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import sample_path
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.teachers.teacher import Teacher
 
 ENCODED_TOGETHER = 32  # prompts
-
-
-def set_up(device: str, threads: int) -> Compute:
-    """Make this process compute the same bits every time, and say what on."""
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": f"{device} {name}", "torch": torch.__version__, "threads": threads}
 
 
 def teacher_of(ledger: Ledger, device: str) -> Teacher:

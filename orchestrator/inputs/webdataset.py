@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import BadInput
-from orchestrator.images import SUFFIXES, Images
+from orchestrator.inputs.images import SUFFIXES, Images
 
 FIELD = "import"
 TENSORS = (".npy", ".pt", ".pth")

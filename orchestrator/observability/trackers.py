@@ -12,12 +12,29 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Recipe
+from orchestrator.files import write_whole
 
 PROJECT = "fewstep"
 PICTURES = "samples"  # the name of what the student makes
+
+
+class Followed(Protocol):
+    """What is followed: a recipe, as far as trackers know one."""
+
+    @property
+    def output(self) -> str:
+        """Its last part names the run."""
+        ...
+
+    @property
+    def trackers(self) -> Sequence[str]:
+        """Names of TRACKERS."""
+        ...
+
+    def resolved(self) -> Mapping[str, object]:
+        """Every setting."""
+        ...
 
 
 class Tracker(Protocol):
@@ -39,7 +56,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in the round's folder: `tensorboard --logdir` on a run's output shows its rounds."""
 
-    def __init__(self, recipe: Recipe, folder: Path, start: int) -> None:
+    def __init__(self, recipe: Followed, folder: Path, start: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=start + 1)
@@ -61,7 +78,7 @@ class TensorBoard:
 class WandB:
     """A run of Weights & Biases for each round, in one group. The environment says where, and with which key."""
 
-    def __init__(self, recipe: Recipe, folder: Path, start: int) -> None:
+    def __init__(self, recipe: Followed, folder: Path, start: int) -> None:
         import wandb
 
         self._image = wandb.Image
@@ -91,7 +108,7 @@ class WandB:
 class MLflow:
     """A run of MLflow for each round. The environment says which server."""
 
-    def __init__(self, recipe: Recipe, folder: Path, start: int) -> None:
+    def __init__(self, recipe: Followed, folder: Path, start: int) -> None:
         import mlflow
 
         self._mlflow, known = mlflow, folder / "mlflow-run"
@@ -115,7 +132,7 @@ class MLflow:
         self._mlflow.end_run()
 
 
-TRACKERS: Mapping[str, Callable[[Recipe, Path, int], Tracker]] = {
+TRACKERS: Mapping[str, Callable[[Followed, Path, int], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "mlflow": MLflow,
@@ -125,7 +142,7 @@ TRACKERS: Mapping[str, Callable[[Recipe, Path, int], Tracker]] = {
 class Trackers:
     """All that a recipe names, as one. Nothing is sent before `open`, which rank 0 alone calls."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Followed, folder: Path) -> None:
         self._recipe, self._folder = recipe, folder
         self._open: Sequence[Tracker] = ()
 
@@ -150,7 +167,7 @@ class Trackers:
             tracker.close()
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Followed) -> None:
     """Refuse trackers that are not installed here."""
     for name in recipe.trackers:
         if importlib.util.find_spec(name) is None:

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
-import ray
-from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from orchestrator.cluster import ask, device_of
-from orchestrator.console import say
-from orchestrator.errors import BadInput
-from orchestrator.plan import DatasetPlan, Plan, make_plan
-from orchestrator.recipe import Recipe, Resources
-from orchestrator.solvers import SOLVERS
-from orchestrator.store import open_store
-from orchestrator.teacher import Teacher, TeacherCard
+from orchestrator.compute.tasks import ask, device_of
+from orchestrator.datasets.plan import Plan, make_plan
+from orchestrator.observability.console import say
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.storage.urls import open_store
+from orchestrator.teachers.teacher import Teacher, TeacherCard
 
 GAIN = 1.05  # what twice the batch has to bring
 TIMED_EVALUATIONS = 2
@@ -55,56 +48,6 @@ def seconds_per_batch(recipe: Recipe, plan: Plan) -> float:
     return ask(_time_batch, recipe.resources, recipe, plan)
 
 
-def check_space(store: str, plan: DatasetPlan, committed: int) -> None:
-    """Raises BadInput where the store has no room for what is missing of a plan."""
-    need = plan.total_bytes * (1 - committed / len(plan.shards()))
-    free = open_store(store).free_bytes()
-    if need > free:
-        raise BadInput(
-            f"trajectories.store: {store} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are to come; "
-            "choose another place, or fewer trajectories.samples"
-        )
-
-
-def check_nodes(store: str, resources: Resources) -> None:
-    """Raises BadInput, naming it, for a node that cannot read and write the store, or sees another one."""
-    place = _existing(store)
-    key, opened = f"fewstep-probe-{uuid.uuid4().hex}", open_store(place)
-    try:
-        opened.write(key, b"seen")
-    except OSError as error:
-        raise BadInput(f"trajectories.store: {place} cannot be written ({error}); choose another place") from error
-    nodes = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
-    try:
-        for id, address in nodes.items():
-            where = NodeAffinitySchedulingStrategy(id, soft=False)
-            try:
-                ray.get(ray.remote(_probe).options(num_cpus=0, scheduling_strategy=where).remote(place, key))
-            except RayTaskError as error:
-                raise BadInput(f"trajectories.store: node {address} cannot use {place}: {error.cause}") from None
-    finally:
-        opened.delete(key)
-
-
-def _probe(place: str, key: str) -> None:
-    store = open_store(place)
-    try:
-        store.read(key)
-    except FileNotFoundError:
-        raise BadInput("what another node wrote there is not there; it needs a place that all nodes share") from None
-    ours = f"fewstep-probe-{uuid.uuid4().hex}"
-    store.write(ours, b"seen")
-    store.delete(ours)
-
-
-def _existing(store: str) -> str:
-    """The store, or for a folder that is not there yet the one that it will be made in."""
-    if store.startswith("s3://"):
-        return store
-    folder = Path(store).expanduser().resolve()
-    return str(next(place for place in (folder, *folder.parents) if place.is_dir()))
-
-
 def _calibration_key(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> str:
     return f"calibrations/{make_plan(recipe, card, prompts, 1).hash}.json"
 
@@ -135,7 +78,7 @@ class _Clock:
     """Times the teacher on this worker."""
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
-        from orchestrator.sampler import set_up
+        from orchestrator.compute.reproducibility import set_up
 
         device = device_of(recipe.resources)
         set_up(device, recipe.resources.threads_per_worker)
@@ -147,7 +90,7 @@ class _Clock:
         """Of a batch, guidance included, after one that warms up."""
         import torch
 
-        from orchestrator.sampling import GuidedTeacher
+        from orchestrator.sampling.guidance import GuidedTeacher
 
         noise = torch.zeros(batch_size, *self._largest, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}

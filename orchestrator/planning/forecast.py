@@ -6,14 +6,15 @@ import dataclasses
 
 from huggingface_hub import snapshot_download
 
-from orchestrator.memory import Memory, estimate
-from orchestrator.plan import make_plan
-from orchestrator.preflight import preflight
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Json, Recipe
-from orchestrator.skeleton import skeleton
-from orchestrator.sources import samples_teacher, trajectories_of
-from orchestrator.teacher import Teacher
+from orchestrator.datasets.plan import make_plan
+from orchestrator.datasets.sources import samples_teacher, trajectories_of
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.planning.memory import Memory, estimate
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.teachers.skeleton import skeleton
+from orchestrator.teachers.teacher import Teacher
 
 
 def forecast(recipe: Recipe) -> Json:

@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from methods.base import Averaged, Frozen, Round, Trained
 from methods.diffusion import with_guidance
-from orchestrator.engine import BUCKET
-from orchestrator.families import DTYPES
-from orchestrator.network import PipelineNetwork
-from orchestrator.networks import student_network
-from orchestrator.recipe import Recipe, Training
-from orchestrator.teacher import Teacher
+from orchestrator.engines.deepspeed_config import BUCKET
+from orchestrator.families.network import DTYPES, PipelineNetwork
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.training import Training
+from orchestrator.students.student import student_network
+from orchestrator.teachers.teacher import Teacher
 
 META = torch.device("meta")
 MASTER, MOMENTS = 4, 8  # bytes a weight: its float32 copy, and Adam's two moments

@@ -11,18 +11,18 @@ from torch import nn
 from methods.base import Critic, Frozen, Round, Trained
 from methods.diffusion import Schedule
 from methods.neighbors import points_in
+from orchestrator.datasets.sources import samples_teacher, trajectories_of
 from orchestrator.errors import BadInput
-from orchestrator.export import check as check_export
-from orchestrator.features import feature_network, features_label
-from orchestrator.network import PipelineNetwork
-from orchestrator.networks import meaning, student_network, trained_of
-from orchestrator.recipe import Recipe
-from orchestrator.results import StudentFacts
-from orchestrator.sampling import refusal
-from orchestrator.solvers import SOLVERS
-from orchestrator.sources import samples_teacher, trajectories_of
-from orchestrator.teacher import Teacher
-from orchestrator.warm_start import warm_start
+from orchestrator.evaluation.feature_networks import feature_network, features_label
+from orchestrator.families.network import PipelineNetwork
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.sampling.ode import refusal
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.round_result import StudentFacts
+from orchestrator.students.schedulers import check as check_export
+from orchestrator.students.student import meaning, student_network, trained_of
+from orchestrator.students.warm_start import warm_start
+from orchestrator.teachers.teacher import Teacher
 
 
 def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from orchestrator.section import Section
+from orchestrator.recipe.section import Section
 
 
 class Span(Section):

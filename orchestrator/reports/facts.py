@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from orchestrator import metrics
-from orchestrator.card import UNJUDGED, CardFacts, snippet, teacher_name
-from orchestrator.families import FAMILIES
-from orchestrator.findings import Findings
-from orchestrator.ledger import open_ledger
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Json, Recipe
-from orchestrator.report import ReportFacts
-from orchestrator.run import Run
-from orchestrator.terms import terms_of
+from orchestrator.datasets.commit_log import open_ledger
+from orchestrator.evaluation.results import UNJUDGED, Findings
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.observability import metrics
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import teacher_name
+from orchestrator.reports.licence import terms_of
+from orchestrator.reports.model_card import CardFacts, snippet
+from orchestrator.reports.run_page import ReportFacts
+from orchestrator.runs.run import Run
+from orchestrator.teachers.load import FAMILIES
 
 
 def findings_of(opened: Run) -> Findings:

@@ -11,17 +11,17 @@ from pathlib import Path
 import yaml
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from orchestrator.checkpoint import write_whole
-from orchestrator.export import brings_scheduler, call_of, fixed_guidance
-from orchestrator.families import holds_pipeline
-from orchestrator.family import Family, LatentFamily
-from orchestrator.findings import FRECHET, Findings
-from orchestrator.recipe import Recipe, TeacherSpec
-from orchestrator.terms import Terms
+from orchestrator.evaluation.results import FRECHET, Findings
+from orchestrator.families.family import Family, LatentFamily
+from orchestrator.files import write_whole
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import teacher_name
+from orchestrator.reports.licence import Terms
+from orchestrator.students.inference import brings_scheduler, call_of, fixed_guidance
+from orchestrator.teachers.load import holds_pipeline
 
 RECIPE = "recipe.yaml"  # resolved, in the exported folder
 HERE = "."  # how a folder's own card names it
-UNJUDGED = Findings((), ())
 
 
 def snippet(facts: CardFacts, student: Path, place: str) -> str:
@@ -188,8 +188,3 @@ def table(findings: Findings) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     samples = findings.rows[0].samples
     return "\n".join(lines) + f"\n\n95 % intervals by a bootstrap over prompts, {samples:,} samples. Lower is nearer."
-
-
-def teacher_name(teacher: TeacherSpec) -> str:
-    """What to call the teacher."""
-    return Path(teacher.folder).name if teacher.folder else teacher.place

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.chart import Band, Series, line_chart
-from orchestrator.checkpoint import write_whole
-from orchestrator.durations import words
-from orchestrator.evaluate import Row
-from orchestrator.findings import FRECHET, Findings, caution
-from orchestrator.recipe import Json
+from orchestrator.evaluation.results import FRECHET, Findings, Row, caution
+from orchestrator.files import write_whole
+from orchestrator.observability.durations import words
+from orchestrator.observability.line_chart import Band, Series, line_chart
+from orchestrator.recipe.section import Json
+from orchestrator.reports.html import document, section
 
-STYLE = Path(__file__).with_name("report.css")
 LOSS_POINTS = 200  # of a curve, each the mean of its stretch
 INKS_OF_CURVES = ("student", "teacher", "third", "fourth")
 Rows = Sequence[Mapping[str, float]]
@@ -66,16 +65,6 @@ def page(facts: ReportFacts) -> str:
     return document(title, sections)
 
 
-def document(title: str, sections: Sequence[str]) -> str:
-    """The HTML of a page of its own."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)} - fewstep</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n</body>\n</html>\n"
-    )
-
-
 def _judged(facts: ReportFacts) -> list[str]:
     """What the evaluation shows."""
     return [
@@ -119,14 +108,6 @@ def _tiles(facts: ReportFacts) -> str:
         for css, value, name, more in tiles
     )
     return f'<div class="tiles">{boxes}</div>'
-
-
-def section(title: str, body: str, note: str) -> str:
-    """A part of the page; nothing where there is nothing to show."""
-    if not body:
-        return ""
-    said = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{said}{body}</section>"
 
 
 def _picture(file: Path) -> str:

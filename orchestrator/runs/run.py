@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,13 +17,15 @@ import psutil
 import yaml
 
 from methods.base import Round
-from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Json, Recipe, parse
+from orchestrator.files import write_whole
+from orchestrator.recipe.identity import compare, identity, recipe_hash
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.runs.driver_lock import BEAT_S, driver_of
 
-BEAT_S = 5.0
 ABANDONED = "abandoned"
-SILENT_S = 60.0  # after which a driver on another machine counts as dead
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
 
 
@@ -130,19 +131,6 @@ def round_folder(folder: Path, number: int, round: Round) -> Path:
     return folder / "rounds" / f"{number}-{round.name}"
 
 
-def driver_of(folder: Path) -> str:
-    """Who works in a directory now, or nothing."""
-    try:
-        driver = json.loads((folder / "driver.json").read_text())
-        if driver["host"] != socket.gethostname():
-            alive = time.time() - driver["beat"] < SILENT_S
-        else:
-            alive = psutil.Process(driver["pid"]).create_time() == driver["born"]
-    except (FileNotFoundError, psutil.NoSuchProcess):
-        return ""
-    return f"process {driver['pid']} on {driver['host']}" if alive else ""
-
-
 def abandon(folder: Path) -> None:
     """Ask a run's training to end soon, without a result. It stays so."""
     write_whole(folder / ABANDONED, "")
@@ -151,29 +139,6 @@ def abandon(folder: Path) -> None:
 def is_abandoned(folder: Path) -> bool:
     """Whether the run in a folder was told to end."""
     return (folder / ABANDONED).exists()
-
-
-def identity(resolved: Mapping[str, object]) -> Json:
-    """What makes a run what it is; it may continue on other resources, be followed elsewhere and exported otherwise."""
-    others = ("export", "resources", "search", "output", "trackers")
-    return {key: value for key, value in resolved.items() if key not in others}
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of the recipe's identity."""
-    return hashlib.sha256(json.dumps(identity(recipe.resolved()), sort_keys=True).encode()).hexdigest()
-
-
-def compare(there: Mapping[str, object], here: Mapping[str, object], prefix: str = "") -> list[tuple[str, str, str]]:
-    """The fields that differ: (name, value there, value here)."""
-    found: list[tuple[str, str, str]] = []
-    for key in dict.fromkeys([*there, *here]):
-        a, b = there.get(key, "absent"), here.get(key, "absent")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += compare(a, b, f"{prefix}{key}.")
-        elif json.loads(json.dumps(a)) != json.loads(json.dumps(b)):
-            found.append((f"{prefix}{key}", json.dumps(a), json.dumps(b)))
-    return found
 
 
 def versions() -> dict[str, str]:

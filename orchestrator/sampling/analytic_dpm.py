@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.diffusion import Estimate, Schedule, coefficients, diffuse
-from orchestrator.runge_kutta import trailing
+from orchestrator.sampling.runge_kutta import trailing
 
 GRID = 40  # even steps of the way from data to noise, between which the variance is interpolated
 

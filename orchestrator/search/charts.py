@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from methods.base import Choice, LogUniform, Range
-from orchestrator.chart import INCHES, INKS, LINE, STYLE, inline
-from orchestrator.search_space import Space
-from orchestrator.search_study import Trial
+from orchestrator.observability.line_chart import INCHES, INKS, LINE, STYLE, inline
+from orchestrator.search.space import Space
+from orchestrator.search.study import Trial
 
 WIDE = (2 * INCHES[0], INCHES[1])
 

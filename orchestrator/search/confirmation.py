@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestrator.baselines import many_steps
-from orchestrator.bench import judged_prompts, key_name
-from orchestrator.checkpoint import write_whole
-from orchestrator.compare import compare, run_recipe
-from orchestrator.evaluate import SAMPLES_FOR_A_CLAIM
-from orchestrator.feature_files import newest
-from orchestrator.findings import Findings, caution
-from orchestrator.judge import System
-from orchestrator.quality import Features, KernelDistances, Resampling, combine, units_of
-from orchestrator.recipe import Recipe, vary
-from orchestrator.search_goals import watched_steps
-from orchestrator.supply import store_of
+from orchestrator.evaluation.baselines import many_steps
+from orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
+from orchestrator.evaluation.evaluator_pool import judged_prompts, key_name
+from orchestrator.evaluation.feature_cache import newest
+from orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Findings, caution
+from orchestrator.evaluation.system import System
+from orchestrator.files import write_whole
+from orchestrator.recipe.parsing import vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.search.objectives import watched_steps
+from orchestrator.workflow.comparison import compare, run_recipe
+from orchestrator.workflow.round_data import store_of
 
 PLACE = "confirmation"  # folder of a search
 BEST, DEFAULT = "best", "default"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe import Recipe
+from orchestrator.recipe.recipe import Recipe
 
 TRAINING_HOURS = "training_hours"  # of devices
 STEP, KID = "training_steps", "kid"  # of an evaluation while training, in what a trial tells Ray Tune

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator.card import teacher_name
-from orchestrator.chart import Series, line_chart
-from orchestrator.checkpoint import write_whole
-from orchestrator.recipe import Recipe, relative_to, vary
-from orchestrator.report import document, section
-from orchestrator.search_charts import front_chart, importance_bars, parallel_coordinates
-from orchestrator.search_goals import objectives_of, target_of
-from orchestrator.search_space import Space
-from orchestrator.search_study import Trial
+from orchestrator.files import write_whole
+from orchestrator.observability.line_chart import Series, line_chart
+from orchestrator.recipe.parsing import relative_to, vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import teacher_name
+from orchestrator.reports.html import document, section
+from orchestrator.search.charts import front_chart, importance_bars, parallel_coordinates
+from orchestrator.search.objectives import objectives_of, target_of
+from orchestrator.search.space import Space
+from orchestrator.search.study import Trial
 
 
 @dataclass(frozen=True)

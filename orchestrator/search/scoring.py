@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.baselines import kids, student_scales, target
-from orchestrator.bench import judged_prompts, open_bench
-from orchestrator.export import call_of, fixed_guidance
-from orchestrator.judge import System
-from orchestrator.quality import units_of
-from orchestrator.recipe import Recipe
+from orchestrator.evaluation.baselines import kids, student_scales, target
+from orchestrator.evaluation.distances import units_of
+from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from orchestrator.evaluation.system import System
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.inference import call_of, fixed_guidance
 
 SELECTION = "selection"  # folder of a search: what trials are chosen by
 

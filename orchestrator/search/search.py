@@ -11,23 +11,25 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.cluster import connect
-from orchestrator.console import console, say
+from orchestrator.compute.cluster import connect
+from orchestrator.datasets.sources import check as check_recipe
 from orchestrator.errors import BadInput
-from orchestrator.preflight import check_paths
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Json, Recipe, vary
-from orchestrator.run import Run
-from orchestrator.search_confirm import PLACE, confirm
-from orchestrator.search_goals import Budget, check_stopping, objectives_of, target_of
-from orchestrator.search_judge import SELECTION, measure_target
-from orchestrator.search_report import Found, write_best, write_results
-from orchestrator.search_space import Space, extremes_of, grid_of, space_of
-from orchestrator.search_study import Trial, best_of, front_of, importance_of, open_study, trials_of
-from orchestrator.search_trial import check_data, pin
-from orchestrator.search_tune import Proposals, concurrency, run_trials
-from orchestrator.sources import check as check_recipe
-from orchestrator.teacher import Teacher
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.observability.console import console, say
+from orchestrator.planning.preflight import check_paths
+from orchestrator.recipe.parsing import vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.runs.run import Run
+from orchestrator.search.confirmation import PLACE, confirm
+from orchestrator.search.objectives import Budget, check_stopping, objectives_of, target_of
+from orchestrator.search.report import Found, write_best, write_results
+from orchestrator.search.scoring import SELECTION, measure_target
+from orchestrator.search.space import Space, extremes_of, grid_of, space_of
+from orchestrator.search.study import Trial, best_of, front_of, importance_of, open_study, trials_of
+from orchestrator.search.trial import check_data, pin
+from orchestrator.search.tune import Proposals, concurrency, run_trials
+from orchestrator.teachers.teacher import Teacher
 
 
 def search(recipe: Recipe) -> Json:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from methods.base import Choice, LogUniform, Range, Uniform
 from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe import Recipe, Training, vary
-from orchestrator.search_spec import Span
+from orchestrator.recipe.parsing import vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.search import Span
+from orchestrator.recipe.training import Training
 
 Space = Mapping[str, Range]  # by field, like "method.skip"
 Params = Mapping[str, object]  # as Optuna keeps them: numbers of ranges, options as JSON

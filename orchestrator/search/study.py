@@ -17,12 +17,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.errors import BadInput
-from orchestrator.prompts import prompts_digest, read_prompts
-from orchestrator.recipe import Recipe
-from orchestrator.run import compare, is_abandoned
-from orchestrator.search_goals import objectives_of
-from orchestrator.search_space import Space, changes_of, distributions, grid_of, params_of
-from orchestrator.search_trial import evaluations, has_ended, hours_of, read_outcome, trial_folder
+from orchestrator.inputs.prompts import prompts_digest, read_prompts
+from orchestrator.recipe.identity import compare
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.runs.run import is_abandoned
+from orchestrator.search.objectives import objectives_of
+from orchestrator.search.space import Space, changes_of, distributions, grid_of, params_of
+from orchestrator.search.trial import evaluations, has_ended, hours_of, read_outcome, trial_folder
 
 FIRST_AT_RANDOM = 4  # trials, before Optuna goes by what it has seen
 STATES = {

@@ -14,15 +14,17 @@ from typing import Any, cast
 from ray import tune
 
 from methods.base import Round
-from orchestrator import metrics
-from orchestrator.checkpoint import write_whole
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import Stock, stocks_of, trajectories_of
 from orchestrator.errors import Abandoned, BadInput
-from orchestrator.export import export
-from orchestrator.recipe import Json, Recipe, Trajectories, vary
-from orchestrator.results import RESULT
-from orchestrator.run import Run, abandon, is_abandoned
-from orchestrator.search_goals import (
+from orchestrator.files import write_whole
+from orchestrator.observability import metrics
+from orchestrator.recipe.data import Trajectories
+from orchestrator.recipe.parsing import vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.runs.run import Run, abandon, is_abandoned
+from orchestrator.search.objectives import (
     KID,
     STEP,
     TRAINING_HOURS,
@@ -33,11 +35,12 @@ from orchestrator.search_goals import (
     watched,
     watched_steps,
 )
-from orchestrator.search_judge import SELECTION, judge_trial
-from orchestrator.sources import Stock, stocks_of, trajectories_of
-from orchestrator.supply import samples_itself, store_of, supply
-from orchestrator.train import train_rounds
-from orchestrator.trainee import length
+from orchestrator.search.scoring import SELECTION, judge_trial
+from orchestrator.students.export import export
+from orchestrator.students.round_result import RESULT
+from orchestrator.training.driver import train_rounds
+from orchestrator.training.round_trainer import length
+from orchestrator.workflow.round_data import samples_itself, store_of, supply
 
 OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
 LOOK_S = 1.0  # between two looks at what a trial has measured

@@ -22,7 +22,7 @@ from botocore.exceptions import (
 from s3fs import S3FileSystem
 
 from orchestrator.errors import BadInput
-from orchestrator.store import Stored, check_key
+from orchestrator.storage.store import Stored, check_key
 
 PIECE = 1 << 24  # bytes handed over at once, so that a shard is never in memory twice
 READERS = 32  # GETs at once

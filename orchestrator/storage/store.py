@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
 import re
-import shutil
-import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from orchestrator.errors import BadInput
 
@@ -22,10 +14,7 @@ Data = bytes | memoryview  # as a store gives it
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_PART}(/{_PART})*")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[A-Za-z0-9._=-]+)*/?")
-_MAPPED = 64  # ranges of files that stay mapped, each with a file handle
-_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -108,22 +97,6 @@ def check_key(key: str) -> str:
     return key
 
 
-def open_store(url: str, *, single_writer: bool = False) -> Store:
-    """The store at a folder or an s3:// URL. Raises BadInput for a place that can be neither.
-
-    With a single writer, put-if-absent looks first and then writes: two drivers are not kept apart.
-    """
-    try:
-        check_url(url)
-    except ValueError as error:
-        raise BadInput(f"store: {error}") from None
-    if url.startswith("s3://"):
-        from orchestrator.s3 import S3Store
-
-        return S3Store(url.rstrip("/"), single_writer=single_writer)
-    return LocalStore(Path(url).expanduser().resolve(), single_writer=single_writer)
-
-
 def probe(store: Store, folder: str) -> None:
     """Make sure that put-if-absent keeps its word here. Raises BadInput where it does not."""
     key = f"{folder}/probe-{uuid.uuid4().hex}"
@@ -138,141 +111,3 @@ def probe(store: Store, folder: str) -> None:
         raise BadInput(f"{refused} ({error}); {mend}") from error
     if not is_kept_apart or found != b"first":
         raise BadInput(f"{refused}; {mend}")
-
-
-def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A range of a file. By the inode and the time of change who keeps it knows a file that has changed for another."""
-    with path.open("rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
-    mapped.madvise(mmap.MADV_WILLNEED)
-    return memoryview(mapped)
-
-
-class LocalStore:
-    """A folder on a disk, or on a network file system that knows hard links."""
-
-    def __init__(self, root: Path, *, single_writer: bool = False) -> None:
-        self.url = str(root)
-        self._root, self._single_writer = root, single_writer
-        self._mapped = lru_cache(maxsize=_MAPPED)(_mapped)  # read again, its pages need not be found again
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Link a synced temporary file to the key; the file system lets one link win."""
-        path = self._path(key)
-        self._make(path.parent)
-        if self._single_writer and path.exists():
-            return False
-        temporary = path.parent / f".{uuid.uuid4().hex}"
-        with self._created(temporary) as stream:
-            stream.write(data)
-        try:
-            if self._single_writer:
-                temporary.replace(path)
-            else:
-                os.link(temporary, path)
-            return True
-        except FileExistsError:
-            # Over NFS the answer to a link that succeeded can get lost, and its repetition says "exists".
-            return os.stat(temporary).st_nlink == 2
-        finally:
-            temporary.unlink(missing_ok=True)
-            _sync(path.parent)
-
-    def write(self, key: str, data: bytes | memoryview) -> None:
-        """Write the file and sync it, and then the folder that names it."""
-        path = self._path(key)
-        self._make(path.parent)
-        with self._created(path) as stream:
-            stream.write(data)
-        _sync(path.parent)
-
-    def read(self, key: str) -> bytes:
-        """All bytes of the file."""
-        return self._path(key).read_bytes()
-
-    def read_range(self, key: str, offset: int, length: int) -> memoryview:
-        """Part of the file, mapped: the disk is asked for it at once, but nothing is copied."""
-        path = self._path(key)
-        file = path.stat()
-        stop = min(offset + length, file.st_size)
-        if stop <= offset:
-            return memoryview(b"")
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        return self._mapped(path, file.st_ino, file.st_mtime_ns, start, stop)[offset - start :]
-
-    def read_many(self, keys: Sequence[str]) -> list[bytes]:
-        """One file after another."""
-        return [self.read(key) for key in keys]
-
-    def size(self, key: str) -> int:
-        """Size of the file."""
-        return self._path(key).stat().st_size
-
-    def keys(self, folder: str) -> list[str]:
-        """The files of the folder; temporary ones begin with a dot and are no keys."""
-        path = self._path(folder)
-        names = sorted(os.listdir(path)) if path.is_dir() else []
-        return [f"{folder}/{name}" for name in names if not name.startswith(".")]
-
-    def files(self) -> list[Stored]:
-        """All files but temporary ones."""
-        return [stored for stored in self._walk() if not Path(stored.key).name.startswith(".")]
-
-    def delete(self, key: str) -> None:
-        """Remove the file."""
-        self._path(key).unlink()
-
-    def sweep(self, age_s: float) -> int:
-        """Remove temporary files."""
-        old = [s for s in self._walk() if _TEMPORARY.fullmatch(Path(s.key).name) and s.age_s > age_s]
-        for stored in old:
-            (self._root / stored.key).unlink()
-        return len(old)
-
-    def free_bytes(self) -> float:
-        """Of the file system, where the folder is or will be."""
-        existing = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
-        return shutil.disk_usage(existing).free
-
-    def _walk(self) -> Iterator[Stored]:
-        now = time.time()
-        for path in sorted(self._root.rglob("*")):
-            if path.is_file():
-                found = path.stat()
-                yield Stored(path.relative_to(self._root).as_posix(), found.st_size, now - found.st_mtime)
-
-    def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
-
-    def _make(self, folder: Path) -> None:
-        """Create a folder durably."""
-        if not folder.is_dir():
-            self._make(folder.parent)
-            folder.mkdir(exist_ok=True)
-            _sync(folder.parent)
-
-    @contextmanager
-    def _created(self, path: Path) -> Iterator[BinaryIO]:
-        """A new file, synced at the end; nothing of it stays where writing fails."""
-        try:
-            with path.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            if error.errno not in _IS_FULL:
-                raise
-            raise BadInput(
-                f"store: no space left at {self.url} ({error.strerror}); free some and repeat the command, "
-                "which continues after the shards that are committed"
-            ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

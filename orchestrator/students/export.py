@@ -5,131 +5,18 @@ from __future__ import annotations
 import copy
 import shutil
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-import diffusers
-
-from methods.base import Sampler
-from orchestrator.cluster import ask, connect
-from orchestrator.errors import BadInput
-from orchestrator.families import load_student
-from orchestrator.family import Family
-from orchestrator.judge import Call
-from orchestrator.network import PipelineNetwork
-from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.recipe import Recipe
-from orchestrator.results import StudentFacts, read_network
-from orchestrator.solvers import SOLVERS, Scheduler
-from orchestrator.teacher import Teacher, is_flow_matching, prediction_of
-
-
-@dataclass(frozen=True)
-class Target:
-    """A scheduler that can sample a kind of student, and for which students."""
-
-    scheduler: str  # diffusers class, or one of OURS
-    schedules: tuple[str, ...]
-    predictions: Mapping[str, str]  # ours -> diffusers'
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
-_VP = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
-_CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
-_TRAILING = {"timestep_spacing": "trailing", **_CLEAN_END}
-OURS = {"OvershootingScheduler": OvershootingScheduler}
-TARGETS: dict[str, Target] = {
-    "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
-    "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
-    "overshooting": Target("OvershootingScheduler", ("", "zero_snr"), _VP, _TRAILING),
-    "euler": Target(
-        SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
-    ),
-    # It ends on time 0, not on clean data: that time's noise stays in, 3 % of a picture of Stable Diffusion's.
-    "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
-}
-
-# Of teachers on straight paths, whose pipelines are told the times of their steps.
-FLOW_TARGETS: dict[str, Target] = {
-    "renoising": Target("FlowMatchLCMScheduler", ("",), {"flow": "flow_prediction"}),
-    "ddim": Target("FlowMatchEulerDiscreteScheduler", ("",), {"flow": "flow_prediction"}),
-    "euler": Target("FlowMatchEulerDiscreteScheduler", ("", "flow"), {"flow": "flow_prediction"}),
-}
-
-
-def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapping[str, object]) -> Scheduler:
-    """The scheduler to export with, from the teacher's configuration. Raises BadInput where none fits."""
-    is_flow = is_flow_matching(config)
-    targets = FLOW_TARGETS if is_flow else TARGETS
-    if sampler.kind not in targets:
-        raise BadInput(f"method: diffusers has no scheduler for {sampler.kind} sampling of a flow-matching teacher")
-    target = targets[sampler.kind]
-    if schedule not in target.schedules or prediction not in target.predictions:
-        raise BadInput(
-            f"method: {target.scheduler} cannot sample a student with prediction {prediction!r} and schedule "
-            f"{schedule or 'of the teacher'!r}; it takes {' or '.join(target.predictions)}"
-        )
-    if is_flow:
-        return getattr(diffusers, target.scheduler).from_config(dict(config))
-    zero_snr = schedule == "zero_snr" or bool(config.get("rescale_betas_zero_snr", False))
-    if prediction == "epsilon" and zero_snr:
-        raise BadInput(
-            "method: an epsilon student cannot start from pure noise (zero terminal SNR), where its answer says "
-            "nothing of the picture; distill a v_prediction or sample teacher, or let the student predict v"
-        )
-    options = {"prediction_type": target.predictions[prediction], "rescale_betas_zero_snr": zero_snr, **target.options}
-    if sampler.kind in ("renoising", "strategic"):
-        _require_last_time(sampler.grid, config)
-        options["original_inference_steps"] = sampler.grid
-    scheduler = OURS.get(target.scheduler) or getattr(diffusers, target.scheduler)
-    return cast(Scheduler, scheduler.from_config(dict(config), **options))
-
-
-def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
-    """These schedulers count up from clean data in whole steps, and reach the last time only if it divides."""
-    times = int(str(config["num_train_timesteps"]))
-    if times % grid:
-        raise BadInput(
-            f"method.grid: {grid} does not divide the teacher's {times} times, so that sampling would start "
-            "after pure noise; choose a divisor"
-        )
-
-
-def call_of(recipe: Recipe) -> Call:
-    """What the student's pipeline is called with besides prompt, steps and guidance scale."""
-    sampler = recipe.method.build().sampler()
-    negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
-    return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
-
-
-def brings_scheduler(recipe: Recipe) -> bool:
-    """Does the student's folder hold the code of its scheduler, because diffusers has none like it?"""
-    return TARGETS[recipe.method.build().sampler().kind].scheduler in OURS
-
-
-def fixed_guidance(recipe: Recipe) -> float | None:
-    """1 where guidance is already inside the student; None where it is chosen when sampling."""
-    return 1.0 if recipe.method.build().sampler().guidance == "none" else None
-
-
-def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> Scheduler:
-    """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
-    prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
-    scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)
-    if isinstance(scheduler, diffusers.DDIMScheduler):
-        _require_clean_end(method.student_steps, int(str(config["num_train_timesteps"])))
-    return scheduler
-
-
-def _require_clean_end(steps: int, times: int) -> None:
-    """DDIM's last step goes back by whole times, from the trailing grid's last one, which is rounded."""
-    if round(times / steps) != times // steps:
-        raise BadInput(
-            f"method.student_steps: {steps} steps through {times} times would end with noise left in; "
-            f"choose a divisor of {times}"
-        )
+from orchestrator.compute.cluster import connect
+from orchestrator.compute.tasks import ask
+from orchestrator.families.family import Family
+from orchestrator.families.network import PipelineNetwork
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.inference import fixed_guidance
+from orchestrator.students.round_result import StudentFacts, read_network
+from orchestrator.students.schedulers import check
+from orchestrator.teachers.load import load_student
+from orchestrator.teachers.teacher import Teacher
 
 
 def build(recipe: Recipe, result: Path) -> Family:

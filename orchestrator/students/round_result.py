@@ -16,10 +16,10 @@ from torch import Tensor
 
 from methods.base import LoRA, Round, Trained
 from methods.diffusion import Denoiser
-from orchestrator.checkpoint import write_whole
-from orchestrator.network import PipelineNetwork, is_adapter
-from orchestrator.networks import meaning, trained_of
-from orchestrator.teacher import Teacher
+from orchestrator.families.network import PipelineNetwork, is_adapter
+from orchestrator.files import write_whole
+from orchestrator.students.student import meaning, trained_of
+from orchestrator.teachers.teacher import Teacher
 
 RESULT = "result"  # its folder, inside the round's
 Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from methods.base import Trained
 from orchestrator.errors import BadInput
-from orchestrator.network import ADAPTER, PipelineNetwork
-from orchestrator.recipe import Recipe
-from orchestrator.teacher import Teacher
+from orchestrator.families.network import ADAPTER, PipelineNetwork
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.teachers.teacher import Teacher
 
 FIELD = "training.init_from"
 

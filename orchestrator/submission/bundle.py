@@ -13,19 +13,19 @@ import yaml
 from packaging.requirements import Requirement
 
 from clusters.bundle import Bundle
-from orchestrator.checkpoint import file_hash
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Recipe, relocate
-from orchestrator.unpack import INPUTS, place_of_inputs
+from orchestrator.files import file_hash
+from orchestrator.recipe.parsing import relocate
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.submission.layout import INPUTS, RECIPE, place_of_inputs
 
-HOME = Path(__file__).resolve().parent.parent
+HOME = Path(__file__).resolve().parents[2]
 CODE = ("methods", "orchestrator", "clusters", "dashboards")
 CODE_SUFFIXES = (".py", ".css")
 DATA_SUFFIXES = (
     *(".json", ".jsonl", ".txt", ".csv", ".parquet", ".arrow", ".safetensors", ".model", ".npz"),
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
 )
-RECIPE = "recipe.yaml"
 
 
 def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:

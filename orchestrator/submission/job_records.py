@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from clusters import KINDS, Cluster, Job
 from clusters.state import state_folder
-from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe import Json, sentence
+from orchestrator.files import write_whole
+from orchestrator.recipe.section import Json, sentence
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,4 @@ def cluster_of(data: Json, where: str) -> Cluster:
     try:
         return KINDS[kind].model_validate(data)
     except ValidationError as error:
-        raise BadInput(f"{where}: {sentence(error, model=KINDS[kind])}") from None
+        raise BadInput(f"{where}: {sentence(error, KINDS[kind])}") from None

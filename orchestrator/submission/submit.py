@@ -14,12 +14,15 @@ from pathlib import Path
 from rich.table import Table
 
 from clusters import CLUSTERS, ENDED, Cluster, ClusterError
-from orchestrator import jobs
-from orchestrator.console import console, say
 from orchestrator.errors import BadInput, nearest
-from orchestrator.jobs import Record, cluster_of, record_of
-from orchestrator.parcel import RECIPE, parcel, pins
-from orchestrator.recipe import Json, Recipe, read_yaml
+from orchestrator.observability.console import console, say
+from orchestrator.recipe.parsing import read_yaml
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.submission import job_records as jobs
+from orchestrator.submission.bundle import parcel, pins
+from orchestrator.submission.job_records import Record, cluster_of, record_of
+from orchestrator.submission.layout import RECIPE
 
 STOPS_S = 60.0  # after which a job that was told to stop is left to its cluster
 ID = re.compile(r"[a-z]([-a-z0-9]{0,42}[a-z0-9])?")  # what a RayJob may be called, with room for an attempt's number

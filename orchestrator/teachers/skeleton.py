@@ -13,10 +13,12 @@ from diffusers import ConfigMixin, DiffusionPipeline
 from torch import nn
 
 from orchestrator.errors import BadInput
-from orchestrator.families import DTYPES, family_of
-from orchestrator.family import Family
+from orchestrator.families.family import Family
+from orchestrator.families.network import DTYPES
 from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.recipe import RECIPES, TeacherSpec
+from orchestrator.recipe.parsing import RECIPES
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.teachers.load import family_of
 
 MODELS = RECIPES / "real" / "models"  # configurations of public models, one folder each
 NETWORKS = ("unet", "transformer", "vae")

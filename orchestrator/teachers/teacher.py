@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
-from methods.diffusion import Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from methods.diffusion import Denoiser, Prediction, Schedule
 from orchestrator.errors import BadInput
-from orchestrator.families import load
-from orchestrator.family import Family
-from orchestrator.own_family import factory_hash
-from orchestrator.recipe import Json, TeacherSpec
+from orchestrator.families.family import Family
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.sampling.schedules import is_flow_matching, prediction_of, schedule_of
+from orchestrator.teachers.load import load
+from orchestrator.teachers.revision import factory_hash, folder_hash
 
 
 @dataclass(frozen=True)
@@ -124,36 +123,3 @@ class Teacher:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [n, *latent] to images [n, 3, height, width] in 0..1, float32."""
         return (self.family.decode(latents) / 2 + 0.5).clamp(0, 1)
-
-
-def is_flow_matching(config: Mapping[str, object]) -> bool:
-    """Is this the configuration of a flow-matching scheduler? Those have no betas."""
-    return "beta_start" not in config
-
-
-def prediction_of(config: Mapping[str, object]) -> Prediction:
-    """What a network with this scheduler answers with; diffusers calls a velocity "flow_prediction"."""
-    told = str(config["prediction_type"])
-    return cast(Prediction, "flow" if told == "flow_prediction" else told)
-
-
-def schedule_of(config: Mapping[str, object]) -> Schedule:
-    """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
-    if config.get("use_flow_sigmas"):
-        return RectifiedFlow(float(str(config.get("flow_shift", 1.0))))
-    return DiscreteVP(cast(DDIMScheduler, DDIMScheduler.from_config(dict(config))).alphas_cumprod)
-
-
-def folder_hash(folder: Path) -> str:
-    """Hash of a pipeline's own files: its index and the components that the index names; or of a student's adapters."""
-    index = folder / "model_index.json"
-    parts = [index] if index.is_file() else []
-    for name in sorted(json.loads(index.read_text())) if parts else ("lora", "scheduler"):
-        if (folder / name).is_dir():
-            parts += sorted(file for file in (folder / name).rglob("*") if file.is_file())
-    whole = hashlib.sha256()
-    for file in parts:
-        with file.open("rb") as stream:
-            whole.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -11,8 +10,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.console import say
-from orchestrator.recipe import Json
+from orchestrator.files import file_hash, write_whole
+from orchestrator.observability.console import say
+from orchestrator.recipe.section import Json
 
 RECORD = "checkpoint.json"
 
@@ -82,20 +82,3 @@ def prune(root: Path, keep: int, best: int = 0) -> None:
     for folder in root.iterdir():
         if kept and folder.name < kept[0].name and folder not in spared:
             shutil.rmtree(folder)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    with fresh.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)
-
-
-def file_hash(file: Path) -> str:
-    """sha256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from methods.base import Round, Trained
 
 WINDOW = 20  # reports that a running median is of
@@ -81,3 +84,16 @@ class Guard:
             return Fault(why, self._good_samples)
         self._good_samples = step
         return None
+
+
+def sums(latents: Tensor) -> Tensor:
+    """How many numbers, their sum and that of their squares, in float64."""
+    numbers = latents.double()
+    return torch.stack([torch.tensor(float(numbers.numel())), numbers.sum().cpu(), (numbers**2).sum().cpu()])
+
+
+def moments(sums: Tensor) -> Moments:
+    """Of numbers that were summed up."""
+    count, total, squares = sums.tolist()
+    mean = total / count
+    return Moments(mean, max(0.0, squares / count - mean**2) ** 0.5)

@@ -15,18 +15,19 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from orchestrator import metrics
-from orchestrator.cluster import bundle, require
-from orchestrator.console import progress, say
-from orchestrator.dataset import Dataset
+from orchestrator.compute.cluster import bundle, require
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import Stock, check, stocks_of
+from orchestrator.engines.rank import Place
 from orchestrator.errors import Abandoned, BadInput, Diverged
-from orchestrator.exam import prepare
-from orchestrator.loop import Place
-from orchestrator.recipe import Recipe, parse
-from orchestrator.results import RESULT
-from orchestrator.run import Run
-from orchestrator.sources import Stock, check, stocks_of
-from orchestrator.trainee import Job, Trainee, length
+from orchestrator.observability import metrics
+from orchestrator.observability.console import progress, say
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.runs.run import Run
+from orchestrator.students.round_result import RESULT
+from orchestrator.training.round_trainer import Job, Trainee, length
+from orchestrator.training.validation import prepare
 
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
 

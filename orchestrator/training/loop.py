@@ -6,44 +6,15 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from methods.base import Batch, Critic, Draw, Round, Rows, Trained
-from orchestrator.clock import Clock
-from orchestrator.networks import Networks
-from orchestrator.recipe import Training
-
-Fact = TypeVar("Fact")
-
-
-@dataclass
-class Place:
-    """Where this process stands among the ranks."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def rows(self, batch_size: int) -> range:
-        """This rank's rows of the global batch."""
-        each = batch_size // self.world_size
-        return range(self.rank * each, (self.rank + 1) * each)
-
-    def told(self, value: Fact) -> Fact:
-        """What rank 0 says; every rank calls it."""
-        box = [value]
-        torch.distributed.broadcast_object_list(box)
-        return box[0]
-
-    def total(self, part: int) -> int:
-        """The sum of what the ranks say; every rank calls it."""
-        parts = [0] * self.world_size
-        torch.distributed.all_gather_object(parts, part)
-        return sum(parts)
+from orchestrator.engines.rank import Place
+from orchestrator.observability.stopwatch import Clock
+from orchestrator.recipe.training import Training
+from orchestrator.training.round_networks import Networks
 
 
 class Progress:

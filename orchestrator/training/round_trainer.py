@@ -15,28 +15,34 @@ from torch import Tensor, nn
 
 from methods.base import Round, Start
 from methods.diffusion import Denoiser
-from orchestrator import checkpoint, metrics, snapshot
-from orchestrator.cache import cache_for
-from orchestrator.console import say
-from orchestrator.dataset import Dataset
-from orchestrator.engine import DeepSpeedEngine, EngineSpec
+from orchestrator.dataloader.columns import clean, columns_of
+from orchestrator.dataloader.loader import Loader
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import stocks_of
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
 from orchestrator.errors import Abandoned, Diverged
-from orchestrator.exam import Exam, Examiner, Scores, metric_of, moments, sums
-from orchestrator.frozen import frozen_network
-from orchestrator.guard import Fault, Guard
-from orchestrator.loader import Loader
-from orchestrator.loop import Place, Progress, learning_rate, train
-from orchestrator.network import PipelineNetwork
-from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.pictures import sheet_of
-from orchestrator.placement import called, let_go, placed
-from orchestrator.recipe import Json, Recipe
-from orchestrator.results import RESULT, StudentFacts, Weights, read_denoiser, write_result
-from orchestrator.run import is_abandoned
-from orchestrator.sources import clean, columns_of, stocks_of
-from orchestrator.teacher import Teacher
-from orchestrator.trackers import Trackers
-from orchestrator.warm_start import warm_start
+from orchestrator.families.network import PipelineNetwork
+from orchestrator.observability import metrics
+from orchestrator.observability.console import say
+from orchestrator.observability.image_grid import sheet_of
+from orchestrator.observability.trackers import Trackers
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.runs.run import is_abandoned
+from orchestrator.storage.block_cache import cache_for
+from orchestrator.students.round_result import RESULT, StudentFacts, Weights, read_denoiser, write_result
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.students.warm_start import warm_start
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training import checkpoint
+from orchestrator.training import network_state as snapshot
+from orchestrator.training.divergence import Fault, Guard, moments, sums
+from orchestrator.training.frozen_networks import called, frozen_network, let_go, placed
+from orchestrator.training.loop import Progress, learning_rate, train
+from orchestrator.training.round_networks import Networks, build, full_state
+from orchestrator.training.validation import Exam, Examiner, Scores, metric_of
 
 KIB = 1024  # bytes
 COLUMNS = 6  # of pictures that are shown while training

@@ -18,16 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.baselines import kids, target
-from orchestrator.bench import judged_prompts, open_bench
-from orchestrator.export import call_of, dress, fixed_guidance
-from orchestrator.guard import Moments
-from orchestrator.judge import Judge, Measured, Setting, System, unchecked
-from orchestrator.loop import Place
-from orchestrator.quality import units_of
-from orchestrator.recipe import Recipe
-from orchestrator.results import StudentFacts, network_of
-from orchestrator.teacher import Teacher
+from orchestrator.engines.rank import Place
+from orchestrator.evaluation.baselines import kids, target
+from orchestrator.evaluation.distances import units_of
+from orchestrator.evaluation.evaluator import Judge, unchecked
+from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from orchestrator.evaluation.system import Measured, Setting, System
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.export import dress
+from orchestrator.students.inference import call_of, fixed_guidance
+from orchestrator.students.round_result import StudentFacts, network_of
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.divergence import Moments, moments, sums
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,3 @@ def last_states(scheduler: Any) -> list[Tensor]:
 
     scheduler.step = watched
     return seen
-
-
-def sums(latents: Tensor) -> Tensor:
-    """How many numbers, their sum and that of their squares, in float64."""
-    numbers = latents.double()
-    return torch.stack([torch.tensor(float(numbers.numel())), numbers.sum().cpu(), (numbers**2).sum().cpu()])
-
-
-def moments(sums: Tensor) -> Moments:
-    """Of numbers that were summed up."""
-    count, total, squares = sums.tolist()
-    mean = total / count
-    return Moments(mean, max(0.0, squares / count - mean**2) ** 0.5)

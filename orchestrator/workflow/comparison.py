@@ -2,164 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 from rich.markup import escape
 
-from orchestrator import metrics, verbs
-from orchestrator.baselines import measure_teacher
-from orchestrator.card import teacher_name
-from orchestrator.checkpoint import write_whole
-from orchestrator.console import say
+from orchestrator.datasets.sources import check as check_recipe
 from orchestrator.errors import BadInput
-from orchestrator.evaluate import Claim, Row, label
-from orchestrator.findings import Findings, caution
-from orchestrator.ledger import open_ledger
-from orchestrator.pictures import Pixels, grid
-from orchestrator.recipe import Json, Recipe, load
-from orchestrator.run import Run
-from orchestrator.run import compare as differences
-from orchestrator.sources import check as check_recipe
-
-PICTURED_STEPS = (1, 4)  # of the teacher
-
-
-@dataclass(frozen=True)
-class Number:
-    """A measured number with the ends of its 95 % interval; of several runs, the mean and the outermost ends."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, measured: Sequence[Row | Claim]) -> Number:
-        """The same number of several runs."""
-        mean = sum(one.value for one in measured) / len(measured)
-        return cls(mean, min(one.low for one in measured), max(one.high for one in measured))
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One run and what was found of its student."""
-
-    run: Run
-    findings: Findings
-
-    @property
-    def train_s(self) -> float:
-        """What training took, of all rounds."""
-        return cast(Mapping[str, float], self.run.facts["stages"])["train"]
-
-    @property
-    def teacher_evaluations(self) -> int:
-        """Of its data sets, made for it or found."""
-        manifests = cast(Mapping[str, Mapping[str, str]], self.run.facts["manifests"])
-        places = {manifest["path"] for manifest in manifests.values()}
-        return sum(open_ledger(place).plan.teacher_evaluations for place in places)
-
-    @property
-    def peak_memory(self) -> float:
-        """Bytes that a training worker held, in the round that took most; 0 where nothing was recorded."""
-        rows = [row for file in self.run.folder.glob("rounds/*/metrics.jsonl") for row in metrics.read(file)]
-        return max((row.get("train/peak_memory", 0.0) for row in rows), default=0.0)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A recipe's finished runs, one for each seed."""
-
-    name: str
-    runs: Sequence[Finished]
-
-    @property
-    def recipe(self) -> Recipe:
-        """That of its first run."""
-        return self.runs[0].run.recipe
-
-    @property
-    def findings(self) -> Findings:
-        """Those of its first run."""
-        return self.runs[0].findings
-
-    @property
-    def steps(self) -> int:
-        """What the student was made for, or the nearest that was judged."""
-        return self.findings.judged_steps(self.recipe.method.build().student_steps)
-
-    @property
-    def kids(self) -> list[Number]:
-        """The student's, by steps."""
-        return [
-            Number.over([run.findings.find("student", steps, "KID") for run in self.runs])
-            for steps in self.findings.steps
-        ]
-
-    @property
-    def differences(self) -> list[Claim]:
-        """KID at its steps less that of the teacher's best there, of each run."""
-        return [run.findings.claim("beats", self.steps) for run in self.runs]
-
-    @property
-    def verdict(self) -> str:
-        """What the intervals say; of several seeds, what those of all say."""
-        better = sum(claim.holds for claim in self.differences)
-        worse = sum(claim.low > 0 for claim in self.differences)
-        if len(self.runs) in (better, worse):
-            found = "better" if better else "worse"
-        else:
-            found = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
-        claims = [claim for run in self.runs for claim in run.findings.claims]
-        level = [claim.holds for claim in claims if (claim.kind, claim.steps) == ("level", self.steps)]
-        return found + (f", level with {self.findings.many_steps} steps" if level and all(level) else "")
-
-    @property
-    def train_s(self) -> float:
-        """What training took, a run's mean."""
-        return sum(run.train_s for run in self.runs) / len(self.runs)
-
-    @property
-    def cpu_hours(self) -> float:
-        """Of that."""
-        resources = self.recipe.resources
-        return self.train_s * resources.workers * resources.cpus_per_worker / 3600
-
-    @property
-    def peak_memory(self) -> float:
-        """Of the run that took most."""
-        return max(run.peak_memory for run in self.runs)
-
-    @property
-    def teacher_evaluations(self) -> int:
-        """Of its first run's data sets, which the others share or repeat."""
-        return self.runs[0].teacher_evaluations
-
-    @property
-    def pictures(self) -> Mapping[str, Pixels]:
-        """What its first evaluation shows, by label, and the captions."""
-        with np.load(self.runs[0].run.folder / "evaluation" / "pictures.npz") as arrays:
-            return dict(arrays)
-
-    def facts(self) -> Json:
-        """All of that as plain data."""
-        return {
-            "recipe": self.name,
-            "method": self.recipe.method.name,
-            "seeds": [run.run.recipe.training.seed for run in self.runs],
-            "steps": self.steps,
-            "kid": [asdict(number) for number in self.kids],
-            "differences": [asdict(claim) for claim in self.differences],
-            "verdict": self.verdict,
-            "train_s": [run.train_s for run in self.runs],
-            "cpu_hours": self.cpu_hours,
-            "peak_memory": self.peak_memory,
-            "teacher_evaluations": self.teacher_evaluations,
-        }
+from orchestrator.evaluation.baselines import measure_teacher
+from orchestrator.evaluation.results import Findings
+from orchestrator.observability.console import say
+from orchestrator.recipe.identity import compare as differences
+from orchestrator.recipe.parsing import load
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.reports.comparison_page import Entry, Finished, _write
+from orchestrator.runs.run import Run
+from orchestrator.workflow import stages as verbs
 
 
 def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json:
@@ -247,66 +106,3 @@ def run_recipe(recipe: Recipe, name: str, seed: int, folder: Path) -> Recipe:
 
 def _is_done(recipe: Recipe) -> bool:
     return (Path(recipe.output) / "report.html").exists()  # the last that a run writes
-
-
-def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) -> Json:
-    facts: dict[str, object] = {"methods": [entry.facts() for entry in entries], "failed": dict(failed)}
-    if entries:
-        null, *best = _teacher(entries[0].findings)
-        facts["teacher"] = {"null": asdict(null), "best": [asdict(row) for row in best]}
-        _picture(entries, folder / "compare.png")
-    write_whole(folder / "compare.json", json.dumps(facts, indent=1) + "\n")
-    write_whole(folder / "compare.md", _page(entries, failed))
-    return facts
-
-
-def _teacher(found: Findings) -> list[Row]:
-    """The null, then the best at each number of steps."""
-    return [found.find("teacher", steps, "KID") for steps in (found.many_steps, *found.steps)]
-
-
-def _picture(entries: Sequence[Entry], file: Path) -> None:
-    found, shown = entries[0].findings, entries[0].pictures
-    steps = (found.many_steps, *(steps for steps in found.steps if steps in PICTURED_STEPS))
-    rows = [(label("teacher", count), shown[label("teacher", count)]) for count in steps]
-    rows += [(label(entry.name, entry.steps), entry.pictures[label("student", entry.steps)]) for entry in entries]
-    grid(rows, [str(caption) for caption in shown["captions"]], file)
-
-
-def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
-    """The table, and what one has to know to read it."""
-    errors = [f"- {name} did not finish: {error.splitlines()[-1]}" for name, error in failed.items()]
-    if not entries:
-        return "\n".join(errors) + "\n"
-    found, recipe = entries[0].findings, entries[0].recipe
-    null, *best = _teacher(found)
-    heads = ["recipe", "method", *(f"KID at {steps}" for steps in found.steps), "its steps"]
-    heads += ["there, less the teacher's best", "verdict", "training", "CPU hours", "memory", "teacher evaluations"]
-    lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), *[""] * 7]]
-    for entry in entries:
-        link = f"[{entry.name}](runs/{entry.name}/report.html)"
-        lines.append([link, entry.recipe.method.name, *map(_cell, entry.kids), str(entry.steps)])
-        lines[-1] += [_cell(Number.over(entry.differences), "+"), entry.verdict, *_costs(entry)]
-    note = "" if entries[0].differences[0].is_claim else f" {caution(null.samples)}"
-    seeds = max(len(entry.runs) for entry in entries)
-    several = f" Of {seeds} seeds of training: the mean, and the outermost ends of the intervals." if seeds > 1 else ""
-    parts = [
-        f"# Methods on {teacher_name(recipe.teacher)}",
-        f"{found.kid} to the teacher's {found.many_steps}-step pictures at few steps, lower is nearer, with 95 % "
-        f"intervals. The teacher itself at {found.many_steps} steps, on other noise: {_cell(null)}.{note}{several}",
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
-        *(["\n".join(errors)] if errors else []),
-        "Recipes with equal plans share one data set; its teacher evaluations stand with each of them. Memory is the "
-        "most that a training worker held.",
-        "![The same noise and prompts down each column](compare.png)",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _costs(entry: Entry) -> list[str]:
-    memory = f"{entry.peak_memory / 2**30:.1f} GiB"
-    return [f"{entry.train_s:,.0f} s", f"{entry.cpu_hours:.2f}", memory, f"{entry.teacher_evaluations:,}"]
-
-
-def _cell(number: Number | Row | Claim, sign: str = "") -> str:
-    return f"{number.value:{sign}.4f} [{number.low:{sign}.4f}, {number.high:{sign}.4f}]"

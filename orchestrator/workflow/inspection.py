@@ -8,13 +8,17 @@ from typing import cast
 import numpy as np
 import torch
 
-from orchestrator.cluster import ask, connect
-from orchestrator.dataset import Dataset
-from orchestrator.ledger import open_ledger
-from orchestrator.pictures import Pixels, grid
-from orchestrator.plan import DatasetPlan, ImagePlan, ImportPlan, Plan
-from orchestrator.recipe import Json, Resources, TeacherSpec
-from orchestrator.teacher import Teacher
+from orchestrator.compute.cluster import connect
+from orchestrator.compute.tasks import ask
+from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from orchestrator.datasets.commit_log import open_ledger
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.plan import DatasetPlan, Plan
+from orchestrator.observability.image_grid import Pixels, grid
+from orchestrator.recipe.resources import Resources
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.teachers.teacher import Teacher
 
 POINTS = 8  # of a path, at most
 

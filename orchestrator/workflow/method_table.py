@@ -8,7 +8,7 @@ from rich.table import Table
 
 from methods import METHODS
 from methods.base import Averaged, Round, Trained
-from orchestrator.console import console
+from orchestrator.observability.console import console
 
 
 def show() -> dict[str, object]:

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator import metrics
-from orchestrator.calibrate import check_nodes, check_space, seconds_per_batch
-from orchestrator.cluster import connect
-from orchestrator.console import say
-from orchestrator.export import export as write_student
-from orchestrator.generate import Generated, Report, encode_images, generate, image_plan_of, imported, plan_of
-from orchestrator.ledger import count_committed
-from orchestrator.plan import DatasetPlan
-from orchestrator.recipe import Export, Json, Recipe, TeacherSpec
-from orchestrator.results import RESULT
-from orchestrator.run import Run
-from orchestrator.sources import Stock, is_sampled, stocks_of, trajectories_of
-
-
-def plan_supply(recipe: Recipe, price: float) -> Json:
-    """What would be made for the first round, and what that takes; `price` is of one device's hour."""
-    stocks = stocks_of(recipe, recipe.method.build().rounds()[0]).values()
-    return {
-        **(_plan_trajectories(recipe, price) if "trajectories" in stocks else {}),
-        **(_plan_images(recipe) if "images" in stocks else {}),
-        **({"imported": recipe.data.imported} if "imported" in stocks else {}),
-    }
+from orchestrator.compute.cluster import connect
+from orchestrator.datasets.sources import Stock, is_sampled, stocks_of, trajectories_of
+from orchestrator.generation.factory import Generated, Report
+from orchestrator.generation.generate import encode_images, generate, imported
+from orchestrator.observability import metrics
+from orchestrator.observability.console import say
+from orchestrator.recipe.recipe import Export, Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.runs.run import Run
+from orchestrator.students.export import export as write_student
+from orchestrator.students.round_result import RESULT
 
 
 def supply(opened: Run, number: int) -> dict[Stock, Generated]:
@@ -65,47 +54,6 @@ def store_of(recipe: Recipe) -> str:
     """Where the recipe's data sets are: an address, or an absolute path."""
     store = recipe.trajectories.store or f"{recipe.output}/trajectories"
     return store if "://" in store else str(Path(store).expanduser().resolve())
-
-
-def _plan_trajectories(recipe: Recipe, price: float) -> Json:
-    sampled, store = _sampled(recipe, 0, recipe.teacher), store_of(recipe)
-    planned = plan_of(sampled, store)
-    committed = _committed(recipe, planned)
-    seconds = seconds_per_batch(sampled, planned)
-    hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
-    return {
-        "plan_hash": planned.hash,
-        "rows": planned.samples,
-        "bytes": planned.total_bytes,
-        "shards": len(planned.shards()),
-        "teacher_evaluations": planned.teacher_evaluations,
-        "committed": committed,
-        "batch_size": planned.batch_size,
-        "seconds_per_batch": round(seconds, 3),
-        "device_hours": round(hours, 4),
-        "wall_hours": round(hours / recipe.resources.generators, 4),
-        **({"cost": round(hours * price, 2)} if price else {}),
-    }
-
-
-def _plan_images(recipe: Recipe) -> Json:
-    planned, _ = image_plan_of(recipe)
-    return {
-        "images_plan_hash": planned.hash,
-        "images": planned.samples,
-        "images_bytes": planned.total_bytes,
-        "images_shards": len(planned.shards()),
-        "images_committed": _committed(recipe, planned),
-    }
-
-
-def _committed(recipe: Recipe, planned: DatasetPlan) -> int:
-    """Shards that are there, once it is clear that the others can be."""
-    store = store_of(recipe)
-    committed = count_committed(store, planned)
-    check_space(store, planned, committed)
-    check_nodes(store, recipe.resources)
-    return committed
 
 
 def _sampled(recipe: Recipe, number: int, teacher: TeacherSpec) -> Recipe:

@@ -12,15 +12,18 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
-from orchestrator.card import RECIPE
 from orchestrator.errors import BadInput
-from orchestrator.evaluate import label
-from orchestrator.export import call_of, fixed_guidance
-from orchestrator.families import holds_pipeline
-from orchestrator.family import Family
-from orchestrator.judge import Judge, Setting, System
-from orchestrator.pictures import Pixels, grid
-from orchestrator.recipe import Recipe, TeacherSpec, parse
+from orchestrator.evaluation.evaluator import Judge
+from orchestrator.evaluation.results import label
+from orchestrator.evaluation.system import Setting, System
+from orchestrator.families.family import Family
+from orchestrator.observability.image_grid import Pixels, grid
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.reports.model_card import RECIPE
+from orchestrator.students.inference import call_of, fixed_guidance
+from orchestrator.teachers.load import holds_pipeline
 
 
 @dataclass(frozen=True)

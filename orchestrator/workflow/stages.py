@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
-
-from orchestrator import metrics
-from orchestrator.baselines import present_teacher
-from orchestrator.card import UNJUDGED, card, write_card
-from orchestrator.cluster import ask, bundle, connect, require
-from orchestrator.console import console, say
-from orchestrator.dataset import Dataset
-from orchestrator.durations import seconds_of
+from orchestrator.compute.cluster import bundle, connect, require
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import Stock, check
 from orchestrator.errors import BadInput
-from orchestrator.evaluate import evaluate as evaluate_student
-from orchestrator.export import export as write_student
-from orchestrator.facts import card_facts, findings_of, report_facts, teacher_facts
-from orchestrator.families import holds_pipeline
-from orchestrator.findings import Findings
-from orchestrator.forecast import forecast, memory_facts, memory_of
-from orchestrator.generate import SINGLE_WRITER, Generated, import_samples
-from orchestrator.generate import repair as repair_data
-from orchestrator.hub import check_push, push
-from orchestrator.ledger import open_ledger
-from orchestrator.protocol import check_evaluation
-from orchestrator.recipe import Json, Recipe, Resources
-from orchestrator.report import write_report
-from orchestrator.results import RESULT
-from orchestrator.run import Run, reopen
-from orchestrator.sample import Request
-from orchestrator.sample import sample as sample_pair
-from orchestrator.show import describe_dataset, draw_dataset
-from orchestrator.skeleton import has_configuration
-from orchestrator.sources import Stock, check
-from orchestrator.supply import plan_supply, supply
-from orchestrator.trackers import check as check_trackers
-from orchestrator.train import train_rounds
+from orchestrator.evaluation.baselines import present_teacher
+from orchestrator.evaluation.comparison import evaluate as evaluate_student
+from orchestrator.evaluation.reference_statistics import check_evaluation
+from orchestrator.evaluation.results import UNJUDGED, Findings
+from orchestrator.generation.factory import Generated
+from orchestrator.observability import metrics
+from orchestrator.observability.console import say
+from orchestrator.observability.trackers import check as check_trackers
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.reports.facts import card_facts, findings_of, report_facts, teacher_facts
+from orchestrator.reports.hub import check_push, push
+from orchestrator.reports.model_card import card, write_card
+from orchestrator.reports.run_page import write_report
+from orchestrator.runs.run import Run, reopen
+from orchestrator.students.export import export as write_student
+from orchestrator.students.round_result import RESULT
+from orchestrator.teachers.load import holds_pipeline
+from orchestrator.training.driver import train_rounds
+from orchestrator.workflow.datasets import _quarantined
+from orchestrator.workflow.round_data import supply
+from orchestrator.workflow.side_by_side import Request
+from orchestrator.workflow.side_by_side import sample as sample_pair
 
 NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
 
@@ -61,51 +55,6 @@ def run(recipe: Recipe) -> Json:
     folder = Path(recipe.output).resolve()
     say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
     return {**facts, "quarantined": _quarantined(made.values())}
-
-
-def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
-    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
-
-    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
-    """
-    check(recipe)
-    check_evaluation(recipe.evaluation)
-    warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
-    if offline:
-        facts = {**forecast(recipe), **warning}
-    else:
-        supplied = plan_supply(recipe, price)
-        held = ask(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
-        facts = {**supplied, **(memory_facts(held) if held else {}), **warning}
-    print_facts(facts)
-    return facts
-
-
-def print_facts(facts: Json) -> None:
-    """Names and values, one a line."""
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    console.print(table)
-
-
-def generate(recipe: Recipe) -> Json:
-    """The trajectories alone."""
-    check(recipe)
-    opened = Run(recipe)
-    with opened.driven():
-        made = supply(opened, 0)
-    parts = {
-        stock: {
-            "path": part.place,
-            "manifest": part.version,
-            "content_hash": part.content_hash,
-            "shards": part.shards,
-            "rows": part.rows,
-        }
-        for stock, part in made.items()
-    }
-    return {**parts, "quarantined": _quarantined(made.values())}
 
 
 def train(recipe: Recipe) -> Json:
@@ -154,51 +103,6 @@ def teacher(recipe: Recipe, prompt: str) -> Json:
     """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
     out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
     return present_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
-
-
-def import_data(recipe: Recipe, source: str, store: str) -> Json:
-    """Samples that were made elsewhere, as a data set of ours."""
-    made = import_samples(recipe, source, store)
-    say(f"imported: {made.rows} rows in {made.shards} shards; train on them with data.imported={made.place}")
-    facts = {"path": made.place, "content_hash": made.content_hash, "shards": made.shards, "rows": made.rows}
-    return {**facts, "quarantined": _quarantined([made])}
-
-
-def verify(path: str) -> Json:
-    """Every file of a data set against its hash."""
-    found = open_ledger(path).verify()
-    for record in found.broken:
-        say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
-    if not found.broken:
-        say(f"{found.shards} shards, {found.rows} rows, all as committed; content {found.content_hash}")
-    return dataclasses.asdict(found)
-
-
-def repair(path: str) -> Json:
-    """The broken shards again."""
-    made = repair_data(path, Resources())
-    say(f"version {made.version}: {made.shards} shards, {made.rows} rows; content {made.content_hash}")
-    return {
-        "manifest": made.version,
-        "content_hash": made.content_hash,
-        "quarantined": _quarantined([made]),
-    }
-
-
-def clean(path: str, older_than: str) -> Json:
-    """What writers left behind."""
-    removed = open_ledger(path).clean(seconds_of(older_than, "--older-than"))
-    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {older_than}")
-    return dataclasses.asdict(removed)
-
-
-def show(path: str, samples: int, out: str) -> Json:
-    """What a data set is, and a picture of it."""
-    facts = describe_dataset(path)
-    print_facts(facts)
-    draw_dataset(path, samples, Path(out))
-    say(f"picture: {out}")
-    return {**facts, "picture": out}
 
 
 def sample(student: str, asked: Request, out: str) -> Json:
@@ -276,10 +180,3 @@ def _result(recipe: Recipe) -> Path:
     """The folder of the last round's student."""
     rounds = recipe.method.build().rounds()
     return Run(recipe).round_folder(len(rounds), rounds[-1]) / RESULT
-
-
-def _quarantined(made: Iterable[Generated]) -> list[Mapping[str, str]]:
-    found = [shard for part in made for shard in part.quarantined]
-    for shard in found:
-        say(f"shard {shard.shard} was set aside: {shard.why}")
-    return [dataclasses.asdict(shard) for shard in found]

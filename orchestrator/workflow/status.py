@@ -14,13 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import metrics
-from orchestrator.card import teacher_name
-from orchestrator.console import console
-from orchestrator.durations import words
-from orchestrator.recipe import Json, Recipe
-from orchestrator.results import RESULT
-from orchestrator.run import driver_of, recipe_of, round_folder
+from orchestrator.observability import metrics
+from orchestrator.observability.console import console
+from orchestrator.observability.durations import words
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.recipe.teacher import teacher_name
+from orchestrator.runs.driver_lock import driver_of
+from orchestrator.runs.run import recipe_of, round_folder
+from orchestrator.students.round_result import RESULT
 
 LOOK_S = 1.0
 PARTS = ("data", "forward", "backward", "update")  # of a step

@@ -22,19 +22,22 @@ from typing import cast
 import ray
 import torch
 
-from orchestrator.cluster import connect, options
-from orchestrator.commits import CONDITIONS
-from orchestrator.dataset import read_conditions
-from orchestrator.generate import SamplingActor
-from orchestrator.ledger import Ledger, create_ledger, open_ledger
-from orchestrator.plan import Shard, make_plan
-from orchestrator.pool import IN_FLIGHT
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Recipe, Resources
-from orchestrator.sampler import ShardSampler, commit_conditions
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.compute.actor_pool import IN_FLIGHT
+from orchestrator.compute.cluster import connect
+from orchestrator.compute.tasks import options
+from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from orchestrator.datasets.dataset import read_conditions
+from orchestrator.datasets.manifest import CONDITIONS
+from orchestrator.datasets.plan import Shard, make_plan
+from orchestrator.generation.factory import SamplingActor
+from orchestrator.generation.shard_makers import ShardSampler, commit_conditions
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.resources import Resources
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import sample_path
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show

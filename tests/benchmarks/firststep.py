@@ -35,7 +35,7 @@ import psutil
 from tests.benchmarks.ratio import Row, median_of, show
 
 if TYPE_CHECKING:  # its import is one of the parts
-    from orchestrator.recipe import Recipe
+    from orchestrator.recipe.recipe import Recipe
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -80,8 +80,10 @@ def driver(recipe: str, notes: str) -> None:
         import ray
         import yaml
 
-        from orchestrator import generate, train, verbs
-        from orchestrator.recipe import parse
+        from orchestrator.generation import generate
+        from orchestrator.recipe.parsing import parse
+        from orchestrator.training import driver as train
+        from orchestrator.workflow import stages as verbs
     ray.init = parts.timed("ray", ray.init)
     ask, fit = generate.ask, train.fit
 
@@ -103,7 +105,7 @@ def described(notes: str, recipe: Recipe) -> object:
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
         import orchestrator.preflight  # noqa: F401 - the task is about to
-        from orchestrator import generate
+        from orchestrator.generation import generate
     generate.Teacher = parts.timed("teacher", generate.Teacher)
     card = generate._describe(recipe)
     Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.sums}))
@@ -114,7 +116,9 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     """One rank of a round of one step."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
-        from orchestrator import engine, train, trainee
+        from orchestrator.engines import engine
+        from orchestrator.training import driver as train
+        from orchestrator.training import round_trainer as trainee
 
         deepspeed = engine.import_deepspeed()
     deepspeed.initialize = parts.timed("deepspeed", deepspeed.initialize)
@@ -151,8 +155,8 @@ def main(repeats: int) -> Iterator[Row]:
     """Measure."""
     import yaml
 
-    from orchestrator import verbs
-    from orchestrator.recipe import Recipe
+    from orchestrator.recipe.recipe import Recipe
+    from orchestrator.workflow import stages as verbs
     from tests import tiny
 
     with tempfile.TemporaryDirectory() as name:

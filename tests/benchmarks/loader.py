@@ -25,12 +25,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from orchestrator.commits import CONDITIONS
-from orchestrator.dataset import Conditions, Dataset, RowGroups
-from orchestrator.ledger import create_ledger
-from orchestrator.loader import Loader
-from orchestrator.sampler import scalars
-from orchestrator.store import LocalStore
+from orchestrator.dataloader.loader import Loader
+from orchestrator.datasets.commit_log import create_ledger
+from orchestrator.datasets.dataset import Conditions, Dataset, RowGroups
+from orchestrator.datasets.manifest import CONDITIONS
+from orchestrator.generation.shard_makers import scalars
+from orchestrator.storage.local import LocalStore
 from tests.benchmarks.ratio import Row, paired, show
 from tests.faults.work import COMPUTE, PLAN, TEACHER
 

@@ -16,12 +16,16 @@ from torch import Tensor
 
 from methods.base import Batch, Losses, Nets, Round, Source, Trained, Update
 from methods.losses import l2
-from orchestrator.engine import EngineSpec, TorchEngine
-from orchestrator.loader import Loader
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import build, student_network
-from orchestrator.recipe import TeacherSpec, Training
-from orchestrator.teacher import Teacher
+from orchestrator.dataloader.loader import Loader
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.recipe.training import Training
+from orchestrator.students.student import student_network
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.loop import Progress, train
+from orchestrator.training.round_networks import build
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Shard
-from orchestrator.pool import IN_FLIGHT
-from orchestrator.recipe import Recipe
-from orchestrator.sampler import ShardSampler, scalars
-from orchestrator.shards import Columns
+from orchestrator.compute.actor_pool import IN_FLIGHT
+from orchestrator.datasets.commit_log import Ledger
+from orchestrator.datasets.plan import Shard
+from orchestrator.datasets.shard_file import Columns
+from orchestrator.generation.shard_makers import ShardSampler, scalars
+from orchestrator.recipe.recipe import Recipe
 from tests import tiny
 from tests.benchmarks.factory import new_ledger
 from tests.benchmarks.ratio import Row, median_of, rate, show

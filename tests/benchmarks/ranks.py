@@ -25,11 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
 from methods.losses import l2
-from orchestrator.engine import DeepSpeedEngine, EngineSpec
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import build, student_network
-from orchestrator.recipe import Training
-from orchestrator.teacher import Teacher
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
+from orchestrator.recipe.training import Training
+from orchestrator.students.student import student_network
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.loop import Progress, train
+from orchestrator.training.round_networks import build
 from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from tests.benchmarks.ratio import Row, median_of, show
 
 PAIRS = {
-    "start-up, fewstep --help": (["-c", "import typer, rich"], ["-m", "orchestrator.cli", "--help"]),
+    "start-up, fewstep --help": (["-c", "import typer, rich"], ["-m", "orchestrator.cli.main", "--help"]),
     "start-up, import methods": (["-c", "import torch"], ["-c", "import methods"]),
 }
 

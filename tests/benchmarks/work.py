@@ -13,12 +13,16 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from methods.base import Round, Rows
 from methods.diffusion import Denoiser
-from orchestrator.engine import EngineSpec, TorchEngine
-from orchestrator.frozen import frozen_network
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import build, student_network, trained_of
-from orchestrator.recipe import TeacherSpec, Training
-from orchestrator.teacher import Teacher
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.recipe.training import Training
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.frozen_networks import frozen_network
+from orchestrator.training.loop import Progress, train
+from orchestrator.training.round_networks import build
 from tests.benchmarks import TEACHERS
 
 HERE = Place(0, 1, torch.device("cpu"))

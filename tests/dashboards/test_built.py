@@ -14,7 +14,7 @@ pytest.importorskip("grafana_foundation_sdk", reason="needs the extra `dashboard
 
 from dashboards.__main__ import BUILT, files
 from dashboards.panels import ROWS, SELECTED
-from orchestrator.metrics import REGISTRY
+from orchestrator.observability.metrics import REGISTRY
 
 promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is absent"

@@ -11,8 +11,8 @@ import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
-from orchestrator.generate import generate
-from orchestrator.ledger import Ledger, open_ledger
+from orchestrator.datasets.commit_log import Ledger, open_ledger
+from orchestrator.generation.generate import generate
 from tests.conftest import MakeRecipe, fill, new_ledger
 
 pytestmark = pytest.mark.faults

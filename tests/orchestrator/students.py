@@ -12,14 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from methods.base import LoRA
-from orchestrator.export import call_of
-from orchestrator.judge import Judge, Setting
-from orchestrator.network import is_adapter
-from orchestrator.recipe import Recipe
-from orchestrator.results import RESULT
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.evaluator import Judge
+from orchestrator.evaluation.system import Setting
+from orchestrator.families.network import is_adapter
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import sample_path
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.inference import call_of
+from orchestrator.students.round_result import RESULT
+from orchestrator.teachers.teacher import Teacher
 
 
 def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> Path:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.card import UNJUDGED, CardFacts, card, write_card
-from orchestrator.export import write
-from orchestrator.families import ClassConditional, StableDiffusion
-from orchestrator.findings import Findings
-from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.terms import Terms, terms_of
+from orchestrator.evaluation.results import UNJUDGED, Findings
+from orchestrator.families.stable_diffusion import StableDiffusion
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.reports.licence import Terms, terms_of
+from orchestrator.reports.model_card import CardFacts, card, write_card
+from orchestrator.students.export import write
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 from tests.orchestrator.test_report import facts as report_facts

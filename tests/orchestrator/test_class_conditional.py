@@ -12,7 +12,6 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from orchestrator.families import ClassConditional
 from orchestrator.pipelines import class_conditional
 from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 

@@ -10,11 +10,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import BAD_INPUT, FAILED, app
-from orchestrator.evaluate import label
-from orchestrator.ledger import Ledger
-from orchestrator.recipe import Recipe, load
-from orchestrator.run import Run
+from orchestrator.cli.app import BAD_INPUT, FAILED
+from orchestrator.cli.main import app
+from orchestrator.datasets.commit_log import Ledger
+from orchestrator.evaluation.results import label
+from orchestrator.recipe.parsing import load
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.runs.run import Run
 from tests import tiny
 from tests.orchestrator.test_report import KIDS, findings
 

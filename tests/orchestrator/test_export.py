@@ -12,12 +12,15 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMSchedul
 from methods.base import Sampler
 from methods.diffusion import renoise, solve, step
 from orchestrator.errors import BadInput
-from orchestrator.export import FLOW_TARGETS, TARGETS, export, scheduler_for, write
-from orchestrator.families import load
+from orchestrator.families.unet import UNetNetwork
 from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.recipe import Recipe, parse
-from orchestrator.teacher import Teacher, schedule_of
-from orchestrator.unet import UNetNetwork
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.sampling.schedules import schedule_of
+from orchestrator.students.export import export, write
+from orchestrator.students.schedulers import FLOW_TARGETS, TARGETS, scheduler_for
+from orchestrator.teachers.load import load
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import untrained
 

@@ -10,13 +10,14 @@ import pytest
 import ray
 from PIL import Image
 
-from orchestrator import verbs
-from orchestrator.calibrate import check_nodes, check_space
-from orchestrator.durations import seconds_of
+from orchestrator.datasets.commit_log import Ledger, open_ledger
 from orchestrator.errors import BadInput
-from orchestrator.generate import generate, repair
-from orchestrator.ledger import Ledger, open_ledger
-from orchestrator.recipe import Resources
+from orchestrator.generation.generate import generate
+from orchestrator.generation.repair import repair
+from orchestrator.observability.durations import seconds_of
+from orchestrator.planning.store_access import check_nodes, check_space
+from orchestrator.recipe.resources import Resources
+from orchestrator.workflow import stages as verbs
 from tests.conftest import MakeRecipe
 
 

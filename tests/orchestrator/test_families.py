@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from methods.diffusion import with_guidance
-from orchestrator import verbs
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.judge import System
-from orchestrator.recipe import TeacherSpec, parse
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.system import System
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.students.export import write
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.workflow import stages as verbs
 from tests import tiny
 from tests.orchestrator.students import judge, untrained
 

@@ -13,17 +13,18 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.commit_log import Ledger, open_ledger
+from orchestrator.datasets.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.generate import generate, repair
-from orchestrator.ledger import Ledger, open_ledger
-from orchestrator.recipe import Resources
+from orchestrator.generation.generate import generate
+from orchestrator.generation.repair import repair
+from orchestrator.recipe.resources import Resources
 from tests.conftest import MakeRecipe, fill, new_ledger
 
 DRIVER = """
 import sys, pathlib
-from orchestrator.generate import generate
-from orchestrator.recipe import Recipe
+from orchestrator.generation.generate import generate
+from orchestrator.recipe.recipe import Recipe
 generate(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2])
 """
 

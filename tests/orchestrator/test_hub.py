@@ -15,9 +15,9 @@ from typing import ClassVar
 import pytest
 
 from orchestrator.errors import BadInput
-from orchestrator.hub import check_push, push
-from orchestrator.recipe import TeacherSpec
-from orchestrator.terms import Terms, terms_of
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.reports.hub import check_push, push
+from orchestrator.reports.licence import Terms, terms_of
 
 TOKEN = "hf_" + "x" * 34
 

@@ -14,19 +14,22 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from orchestrator import verbs
-from orchestrator.cli import app
-from orchestrator.dataset import Dataset
+from orchestrator.cli.main import app
+from orchestrator.dataloader.columns import columns_of
+from orchestrator.datasets.captioned_plans import make_import_plan
+from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import check, stocks_of
 from orchestrator.errors import BadInput
-from orchestrator.generate import check_images, imported
-from orchestrator.imported import open_samples
-from orchestrator.ledger import Ledger, create_ledger, open_ledger
-from orchestrator.plan import make_import_plan
-from orchestrator.recipe import Recipe, parse
-from orchestrator.sampler import commit_conditions, maker_of
-from orchestrator.show import describe_dataset
-from orchestrator.sources import check, columns_of, stocks_of
-from orchestrator.teacher import Teacher
+from orchestrator.generation.generate import imported
+from orchestrator.generation.repair import check_images
+from orchestrator.generation.shard_makers import commit_conditions, maker_of
+from orchestrator.inputs.webdataset import open_samples
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.workflow import stages as verbs
+from orchestrator.workflow.inspection import describe_dataset
 from tests import tiny
 
 CAPTIONS = ["a cat", "a dog", "a cat", "a red cat", "a dog"]

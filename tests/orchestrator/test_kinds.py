@@ -18,13 +18,15 @@ from torch import Tensor
 from methods.base import LoRA
 from methods.diffusion import RectifiedFlow, expand
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.families import load
-from orchestrator.judge import System
-from orchestrator.preflight import preflight
-from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.system import System
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.export import write
+from orchestrator.teachers.load import load
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import judge, teacher_path, untrained
 from tests.training.families import KINDS

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.commits import CONDITIONS, Commit
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.commit_log import Ledger, count_committed, create_ledger, open_ledger
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.manifest import CONDITIONS, Commit
+from orchestrator.datasets.sealed_records import Damaged, seal
+from orchestrator.datasets.shard_file import Columns
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.records import Damaged, seal
-from orchestrator.sampler import ShardSampler, scalars
-from orchestrator.shards import Columns
-from orchestrator.store import LocalStore
+from orchestrator.generation.shard_makers import ShardSampler, scalars
+from orchestrator.storage.local import LocalStore
 
 COMPUTE: dict[str, str | int] = {"device": "test"}
 

@@ -12,14 +12,15 @@ import yaml
 from torch.autograd.graph import saved_tensors_hooks
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli import BAD_INPUT, app
-from orchestrator.forecast import memory_of
-from orchestrator.memory import Kept, Memory
-from orchestrator.network import PipelineNetwork
-from orchestrator.networks import student_network, trained_of
-from orchestrator.recipe import parse
-from orchestrator.skeleton import skeleton
-from orchestrator.teacher import Teacher
+from orchestrator.cli.app import BAD_INPUT
+from orchestrator.cli.main import app
+from orchestrator.families.network import PipelineNetwork
+from orchestrator.planning.forecast import memory_of
+from orchestrator.planning.memory import Kept, Memory
+from orchestrator.recipe.parsing import parse
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.teachers.skeleton import skeleton
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.training.families import KINDS
 

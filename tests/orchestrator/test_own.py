@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.families import load
-from orchestrator.judge import System
-from orchestrator.networks import student_network, trained_of
-from orchestrator.own_family import factory_hash
-from orchestrator.preflight import preflight
-from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.system import System
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.export import write
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.teachers.load import load
+from orchestrator.teachers.revision import factory_hash
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.conftest import new_ledger
 from tests.orchestrator.students import judge, teacher_path, untrained

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import parcel as parcels
+from orchestrator.cli.cluster_job import unpack
 from orchestrator.errors import BadInput
-from orchestrator.parcel import parcel, pins
-from orchestrator.recipe import Recipe, load
-from orchestrator.unpack import unpack
+from orchestrator.recipe.parsing import load
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.submission import bundle as parcels
+from orchestrator.submission.bundle import parcel, pins
 
 CANARIES = (
     ".env",

@@ -11,8 +11,8 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
+from orchestrator.compute.actor_pool import Pool
 from orchestrator.errors import BadInput
-from orchestrator.pool import Pool
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

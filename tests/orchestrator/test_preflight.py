@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BadInput
-from orchestrator.preflight import preflight
-from orchestrator.recipe import parse
-from orchestrator.teacher import Teacher
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 
 

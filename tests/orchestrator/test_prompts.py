@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import BadInput
-from orchestrator.prompts import read_prompts
+from orchestrator.inputs.prompts import read_prompts
 
 PROMPTS = ["a cat", "a dog, asleep", "a cat", ""]
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.bench import judged_prompts
 from orchestrator.errors import BadInput
-from orchestrator.feature_files import FeatureFiles, Key
-from orchestrator.judge import Measured
-from orchestrator.protocol import check_evaluation, read_statistics
-from orchestrator.quality import Moments
-from orchestrator.recipe import Evaluation, Recipe, parse
+from orchestrator.evaluation.distances import Moments
+from orchestrator.evaluation.evaluator_pool import judged_prompts
+from orchestrator.evaluation.feature_cache import FeatureFiles, Key
+from orchestrator.evaluation.reference_statistics import check_evaluation, read_statistics
+from orchestrator.evaluation.system import Measured
+from orchestrator.recipe.evaluation import Evaluation
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
 from tests import tiny
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from orchestrator import metrics, verbs
-from orchestrator.ledger import open_ledger
-from orchestrator.recipe import parse
+from orchestrator.datasets.commit_log import open_ledger
+from orchestrator.observability import metrics
+from orchestrator.recipe.parsing import parse
+from orchestrator.workflow import stages as verbs
 from tests import tiny
 
 

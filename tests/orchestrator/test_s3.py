@@ -8,14 +8,15 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
-from orchestrator.cache import BlockCache
-from orchestrator.commits import CONDITIONS
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.manifest import CONDITIONS
+from orchestrator.datasets.sealed_records import Damaged
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Ledger, create_ledger, open_ledger
-from orchestrator.records import Damaged
-from orchestrator.sampler import scalars
-from orchestrator.store import open_store, probe
+from orchestrator.generation.shard_makers import scalars
+from orchestrator.storage.block_cache import BlockCache
+from orchestrator.storage.store import probe
+from orchestrator.storage.urls import open_store
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from orchestrator.card import UNJUDGED, CardFacts, write_card
-from orchestrator.cli import BAD_INPUT, app
-from orchestrator.export import write
-from orchestrator.families import StableDiffusion
-from orchestrator.recipe import parse
-from orchestrator.sample import find_student
-from orchestrator.terms import Terms
+from orchestrator.cli.app import BAD_INPUT
+from orchestrator.cli.main import app
+from orchestrator.evaluation.results import UNJUDGED
+from orchestrator.families.stable_diffusion import StableDiffusion
+from orchestrator.recipe.parsing import parse
+from orchestrator.reports.licence import Terms
+from orchestrator.reports.model_card import CardFacts, write_card
+from orchestrator.students.export import write
+from orchestrator.workflow.side_by_side import find_student
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.commit_log import Ledger
+from orchestrator.datasets.dataset import Dataset
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Ledger
-from orchestrator.prompts import read_prompts
-from orchestrator.sampler import ShardSampler, noise_of
-from orchestrator.sampling import GuidedTeacher, sample_path
-from orchestrator.solvers import SOLVERS
-from orchestrator.teacher import Teacher
+from orchestrator.generation.shard_makers import ShardSampler, noise_of
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import sample_path
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.teachers.teacher import Teacher
 from tests.conftest import MakeRecipe, fill, new_ledger
 from tests.orchestrator.test_store import largest_file
 

@@ -25,10 +25,11 @@ from methods.diffusion import (
     expand,
     target,
 )
-from orchestrator import analytic_dpm
-from orchestrator.sampling import GuidedTeacher, refusal, sample_path
-from orchestrator.solvers import ODE_SOLVERS, SOLVERS
-from orchestrator.teacher import schedule_of
+from orchestrator.sampling import analytic_dpm
+from orchestrator.sampling.guidance import GuidedTeacher
+from orchestrator.sampling.ode import refusal, sample_path
+from orchestrator.sampling.schedules import schedule_of
+from orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
 from tests.methods import mixture
 
 STEPS = (1, 2, 4, 8)

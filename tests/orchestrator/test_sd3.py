@@ -11,11 +11,13 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.judge import System
-from orchestrator.preflight import preflight
-from orchestrator.recipe import Recipe, TeacherSpec, parse
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.system import System
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.students.export import write
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 

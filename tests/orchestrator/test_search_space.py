@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 from methods import METHODS
 from methods.base import Choice, LogUniform
-from orchestrator.cli import BAD_INPUT, app
+from orchestrator.cli.app import BAD_INPUT
+from orchestrator.cli.main import app
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Recipe, load, relative_to, vary
-from orchestrator.search import check
-from orchestrator.search_goals import Budget, objectives_of, target_of
-from orchestrator.search_space import changes_of, distributions, params_of, space_of
-from orchestrator.search_tune import concurrency
+from orchestrator.recipe.parsing import load, relative_to, vary
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.search.objectives import Budget, objectives_of, target_of
+from orchestrator.search.search import check
+from orchestrator.search.space import changes_of, distributions, params_of, space_of
+from orchestrator.search.tune import concurrency
 from tests import tiny
 
 

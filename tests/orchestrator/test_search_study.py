@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from orchestrator.checkpoint import write_whole
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Recipe, load
-from orchestrator.run import abandon
-from orchestrator.search_confirm import Confirmation
-from orchestrator.search_report import Found, write_best, write_results
-from orchestrator.search_space import space_of
-from orchestrator.search_study import ask, begun, best_of, front_of, importance_of, open_study, settle, trials_of
-from orchestrator.search_trial import OUTCOME, trial_folder
+from orchestrator.files import write_whole
+from orchestrator.recipe.parsing import load
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.runs.run import abandon
+from orchestrator.search.confirmation import Confirmation
+from orchestrator.search.report import Found, write_best, write_results
+from orchestrator.search.space import space_of
+from orchestrator.search.study import ask, begun, best_of, front_of, importance_of, open_study, settle, trials_of
+from orchestrator.search.trial import OUTCOME, trial_folder
 from tests import tiny
 
 

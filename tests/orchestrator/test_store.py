@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BadInput
-from orchestrator.store import LocalStore, open_store, probe
+from orchestrator.storage.local import LocalStore
+from orchestrator.storage.store import probe
+from orchestrator.storage.urls import open_store
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from methods.base import LoRA, Trained
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.network import PipelineNetwork
-from orchestrator.networks import student_network
-from orchestrator.preflight import preflight
-from orchestrator.recipe import Recipe, load, parse
-from orchestrator.teacher import Teacher
-from orchestrator.warm_start import warm_start
+from orchestrator.families.network import PipelineNetwork
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import load, parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.export import write
+from orchestrator.students.student import student_network
+from orchestrator.students.warm_start import warm_start
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import untrained
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import verbs
 from orchestrator.errors import BadInput
-from orchestrator.facts import findings_of, report_facts
-from orchestrator.metrics import Recorder
-from orchestrator.recipe import Recipe, parse
-from orchestrator.report import page
-from orchestrator.results import RESULT
-from orchestrator.run import Run, driver_of
-from orchestrator.watch import Standing, frame, look, watch
+from orchestrator.observability.metrics import Recorder
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.reports.facts import findings_of, report_facts
+from orchestrator.reports.run_page import page
+from orchestrator.runs.driver_lock import driver_of
+from orchestrator.runs.run import Run
+from orchestrator.students.round_result import RESULT
+from orchestrator.workflow import stages as verbs
+from orchestrator.workflow.status import Standing, frame, look, watch
 from tests import tiny
 from tests.orchestrator.test_report import Checker
 

@@ -8,19 +8,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from orchestrator.card import UNJUDGED, CardFacts, snippet
-from orchestrator.dataset import Dataset
+from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.sources import check
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.families import StableDiffusionXL
-from orchestrator.judge import System
-from orchestrator.preflight import preflight
-from orchestrator.prompts import read_prompts
-from orchestrator.recipe import Recipe, parse
-from orchestrator.solvers import SOLVERS
-from orchestrator.sources import check
-from orchestrator.teacher import Teacher
-from orchestrator.terms import Terms
+from orchestrator.evaluation.results import UNJUDGED
+from orchestrator.evaluation.system import System
+from orchestrator.families.stable_diffusion import StableDiffusionXL
+from orchestrator.inputs.prompts import read_prompts
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.reports.licence import Terms
+from orchestrator.reports.model_card import CardFacts, snippet
+from orchestrator.sampling.solvers import SOLVERS
+from orchestrator.students.export import write
+from orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.conftest import fill, new_ledger
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained

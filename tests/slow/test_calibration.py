@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench import judged_prompts, open_bench
-from orchestrator.judge import System
-from orchestrator.recipe import parse
+from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from orchestrator.evaluation.system import System
+from orchestrator.recipe.parsing import parse
 from tests import tiny
 
 pytestmark = pytest.mark.slow

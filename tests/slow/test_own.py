@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import verbs
 from orchestrator.errors import BadInput
-from orchestrator.recipe import Recipe, parse
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.workflow import stages as verbs
 from tests import tiny
 from tests.conftest import fill, new_ledger
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.recipe import Recipe, parse
-from orchestrator.trackers import Trackers
+from orchestrator.observability.trackers import Trackers
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
 from tests import tiny
 
 pytestmark = pytest.mark.slow

@@ -8,15 +8,17 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from orchestrator.baselines import target
-from orchestrator.bench import judged_prompts
+from orchestrator.engines.rank import Place
 from orchestrator.errors import Diverged
-from orchestrator.exam import Exam, steps_of
-from orchestrator.export import call_of
-from orchestrator.judge import Judge, Setting, System
-from orchestrator.loop import Place
-from orchestrator.recipe import Recipe, parse
-from orchestrator.trainee import Job, Trainee
+from orchestrator.evaluation.baselines import target
+from orchestrator.evaluation.evaluator import Judge
+from orchestrator.evaluation.evaluator_pool import judged_prompts
+from orchestrator.evaluation.system import Setting, System
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.inference import call_of
+from orchestrator.training.round_trainer import Job, Trainee
+from orchestrator.training.validation import Exam, steps_of
 from tests import tiny
 from tests.conftest import fill, new_ledger
 from tests.training.pair import joined

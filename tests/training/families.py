@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.export import write
-from orchestrator.loop import Place
-from orchestrator.preflight import preflight
-from orchestrator.recipe import Recipe, parse
-from orchestrator.results import RESULT
-from orchestrator.run import Run
-from orchestrator.teacher import Teacher
-from orchestrator.trainee import Job, Trainee
+from orchestrator.engines.rank import Place
+from orchestrator.planning.preflight import preflight
+from orchestrator.recipe.parsing import parse
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.runs.run import Run
+from orchestrator.students.export import write
+from orchestrator.students.round_result import RESULT
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.round_trainer import Job, Trainee
 from tests import tiny
 from tests.conftest import fill, new_ledger
 

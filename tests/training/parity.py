@@ -27,14 +27,18 @@ from methods.instaflow import InstaFlow
 from methods.lcm import LCM, LCMLoRA
 from methods.progressive import Progressive
 from methods.trajectory_consistency import TrajectoryConsistency
-from orchestrator.averages import Average, frozen_copy
-from orchestrator.engine import DeepSpeedEngine, EngineSpec, TorchEngine
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.placement import placed
-from orchestrator.recipe import Training
-from orchestrator.teacher import schedule_of
-from orchestrator.unet import UNetNetwork
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.moving_average import Average, frozen_copy
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
+from orchestrator.families.unet import UNetNetwork
+from orchestrator.recipe.training import Training
+from orchestrator.sampling.schedules import schedule_of
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.training.frozen_networks import placed
+from orchestrator.training.loop import Progress, train
+from orchestrator.training.round_networks import Networks, build, full_state
 from tests import tiny
 from tests.training.pair import joined
 

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator import snapshot
-from orchestrator.engine import DeepSpeedEngine
-from orchestrator.loop import Place, train
-from orchestrator.networks import Networks
+from orchestrator.engines.deepspeed import DeepSpeedEngine
+from orchestrator.engines.rank import Place
+from orchestrator.training import network_state as snapshot
+from orchestrator.training.loop import train
+from orchestrator.training.round_networks import Networks
 from tests.training import pair, parity
 from tests.training.pair import joined
 

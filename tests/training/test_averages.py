@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from methods.base import Trained
-from orchestrator.averages import Average, frozen_copy
-from orchestrator.engine import EngineSpec, TorchEngine
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.moving_average import Average, frozen_copy
+from orchestrator.engines.torch import TorchEngine
 from tests.training import parity
 
 

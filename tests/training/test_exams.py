@@ -10,14 +10,16 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from methods import METHODS
-from orchestrator import checkpoint, metrics
-from orchestrator.baselines import kids
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.guard import REPORTS, WINDOW, Fault, Guard, Moments
-from orchestrator.judge import Judge, Measured
-from orchestrator.quality import units_of
-from orchestrator.recipe import parse
+from orchestrator.evaluation.baselines import kids
+from orchestrator.evaluation.distances import units_of
+from orchestrator.evaluation.evaluator import Judge
+from orchestrator.evaluation.system import Measured
+from orchestrator.observability import metrics
+from orchestrator.recipe.parsing import parse
+from orchestrator.students.export import write
+from orchestrator.training import checkpoint
+from orchestrator.training.divergence import REPORTS, WINDOW, Fault, Guard, Moments
 from tests import tiny
 from tests.training import exams, pair
 

@@ -13,8 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from orchestrator.pipelines.own import made as own
-from orchestrator.recipe import TeacherSpec
-from orchestrator.teacher import Teacher
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.teachers.teacher import Teacher
 from tests.training.families import KINDS, METHODS, PIXELS
 
 ROOT = Path(__file__).parents[2]

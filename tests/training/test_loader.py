@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
+from orchestrator.dataloader.loader import Loader
+from orchestrator.dataloader.order import BLOCK, Order
 from orchestrator.errors import BadInput
-from orchestrator.loader import BLOCK, Loader, Order
 
 
 class Groups:

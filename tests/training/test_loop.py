@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from methods.base import Rows
-from orchestrator.engine import EngineSpec, TorchEngine
-from orchestrator.loop import Place, Progress, train
-from orchestrator.networks import build, student_network, trained_of
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.training.loop import Progress, train
+from orchestrator.training.round_networks import build
 from tests.training import parity
 
 META = torch.device("meta")

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from methods.base import LoRA, Trained
 from methods.diffusion import Denoiser
-from orchestrator.engine import TorchEngine
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
 from orchestrator.errors import BadInput
-from orchestrator.export import write
-from orchestrator.families import load_student
-from orchestrator.loop import Place
-from orchestrator.networks import Networks, full_state, student_network
-from orchestrator.recipe import parse
-from orchestrator.results import read_network, write_result
-from orchestrator.teacher import Teacher
-from orchestrator.warm_start import warm_start
+from orchestrator.recipe.parsing import parse
+from orchestrator.students.export import write
+from orchestrator.students.round_result import read_network, write_result
+from orchestrator.students.student import student_network
+from orchestrator.students.warm_start import warm_start
+from orchestrator.teachers.load import load_student
+from orchestrator.teachers.teacher import Teacher
+from orchestrator.training.round_networks import Networks, full_state
 from tests import tiny
 from tests.training import parity
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods.base import Averaged
-from orchestrator.engine import TorchEngine
-from orchestrator.loop import Place
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
 from tests.training import pair, parity
 
 ONE = Place(0, 1, torch.device("cpu"))

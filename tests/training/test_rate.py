@@ -8,8 +8,8 @@ from methods.adversarial import Adversarial
 from methods.distribution_matching import DistributionMatching
 from methods.lcm import LCM
 from methods.progressive import Progressive
-from orchestrator.loop import learning_rate
-from orchestrator.recipe import Training
+from orchestrator.recipe.training import Training
+from orchestrator.training.loop import learning_rate
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero_in_the_last_steps() -> None:

@@ -17,12 +17,15 @@ from torch.profiler import ProfilerActivity, profile
 from methods.base import Round
 from methods.diffusion import Denoiser
 from methods.distribution_matching import DistributionMatching
-from orchestrator.engine import EngineSpec, TorchEngine
-from orchestrator.loop import Place, train
-from orchestrator.memory import Kept
-from orchestrator.networks import Networks, build, full_state, student_network, trained_of
-from orchestrator.teacher import schedule_of
-from orchestrator.unet import UNetNetwork
+from orchestrator.engines.engine import EngineSpec
+from orchestrator.engines.rank import Place
+from orchestrator.engines.torch import TorchEngine
+from orchestrator.families.unet import UNetNetwork
+from orchestrator.planning.memory import Kept
+from orchestrator.sampling.schedules import schedule_of
+from orchestrator.students.student import student_network, trained_of
+from orchestrator.training.loop import train
+from orchestrator.training.round_networks import Networks, build, full_state
 from tests import tiny
 from tests.training import parity
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from methods.diffusion import Denoiser, diffuse, step
 from methods.lcm import consistency_function
-from orchestrator.baselines import kids
-from orchestrator.features import feature_network
-from orchestrator.judge import Measured
-from orchestrator.quality import units_of
-from orchestrator.recipe import TeacherSpec
-from orchestrator.teacher import Teacher
+from orchestrator.evaluation.baselines import kids
+from orchestrator.evaluation.distances import units_of
+from orchestrator.evaluation.feature_networks import feature_network
+from orchestrator.evaluation.system import Measured
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.teachers.teacher import Teacher
 
 TEACHER = Path(__file__).parents[2] / "teachers/emoji"
 TIMES = (999.0, 749.0, 499.0, 249.0)  # of four steps

@@ -1,0 +1,26 @@
+"""Fewstep."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from orchestrator.cli import datasets, jobs, runs
+from orchestrator.cli.app import app
+
+COMMANDS = (runs, datasets, jobs)  # importing them registers their commands
+
+
+def main() -> None:
+    """Entry point of the `fewstep` command."""
+    # Libraries talk about themselves on stderr; what a person should know is said by fewstep.
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    if not shutil.which("nvidia-smi"):
+        quiet["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed says at every import that it found no GPU
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    app()
+
+
+if __name__ == "__main__":
+    main()

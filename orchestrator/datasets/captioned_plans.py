@@ -1,0 +1,116 @@
+"""datasets/captioned_plans.py."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from abc import ABC
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, _shared
+from orchestrator.errors import BadInput
+from orchestrator.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from orchestrator.inputs.images import Images
+    from orchestrator.inputs.webdataset import Samples
+    from orchestrator.teachers.teacher import TeacherCard
+
+
+class CaptionedPlan(DatasetPlan, ABC):
+    """Samples that are there already, and what is said of them."""
+
+    num_captions: int  # distinct ones; a condition's id is the place among them
+
+    @property
+    def num_conditions(self) -> int:
+        """One for each distinct caption."""
+        return self.num_captions
+
+    def condition_prompt(self, condition: int) -> int:
+        """The caption's own place."""
+        return condition
+
+    @property
+    def evaluations_per_sample(self) -> int:
+        """The teacher's network has no part in it."""
+        return 0
+
+
+class ImagePlan(CaptionedPlan):
+    """Real images, as latents; row i is image i, or where there are several sizes the i-th of `arranged` ones."""
+
+    images: str  # where they were, which is no part of the identity
+    images_sha256: str
+    caption_column: str  # "" where nothing is said of them
+    size_counts: tuple[int, ...] = ()  # how many have each of several sizes; follows from images and teacher
+
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "images", "size_counts"})
+
+    @property
+    def _starts(self) -> list[int]:
+        """The first row of each size."""
+        return list(itertools.accumulate(self.size_counts[:-1], initial=0))
+
+    def sample_shape(self, i: int) -> tuple[int, ...]:
+        """Of the latents of image i, and of all in its shard."""
+        return self.latent_shapes[bisect.bisect_right(self._starts, i) - 1]
+
+    def shards(self) -> list[Shard]:
+        """All shards; only the last of each size may be shorter."""
+        ends = [*self._starts[1:], self.samples]
+        return [
+            Shard(range(first, min(first + self.shard_size, end)))
+            for start, end in zip(self._starts, ends, strict=True)
+            for first in range(start, end, self.shard_size)
+        ]
+
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
+        """Ids and a latent."""
+        return 2 * 8 + math.prod(latent_shape) * ITEM_BYTES[self.dtype]
+
+
+class ImportPlan(CaptionedPlan):
+    """Samples that were made elsewhere, alone or each with its noise; row i is sample i."""
+
+    imported_from: str  # no part of the identity
+    imported_sha256: str
+    has_noise: bool
+    guidance_scale: float  # that they were made with
+
+    apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
+
+    def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
+        """As a path of its ends where there is noise, or a latent."""
+        return SCALAR_BYTES + (1 + self.has_noise) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
+
+
+def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions: Sequence[str]) -> ImagePlan:
+    """The plan of a recipe's real images, for a teacher."""
+    sizes = recipe.teacher.sizes
+    return ImagePlan(
+        **_shared(recipe, card, len(images), recipe.data.batch_size),
+        images=images.place,
+        images_sha256=images.digest(),
+        caption_column=recipe.data.caption_column,
+        size_counts=tuple(len(part) for part in images.arranged(sizes)) if len(sizes) > 1 else (),
+        num_captions=len(set(captions)),
+    )
+
+
+def make_import_plan(recipe: Recipe, card: TeacherCard, samples: Samples, captions: Sequence[str]) -> ImportPlan:
+    """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is not told."""
+    told = recipe.trajectories
+    low, high = told.guidance_scale
+    if samples.has_noise and (low < high or told.guidance_scales):
+        raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
+    return ImportPlan(
+        **_shared(recipe, card, len(samples), recipe.data.batch_size),
+        imported_from=samples.place,
+        imported_sha256=samples.digest(),
+        num_captions=len(set(captions)),
+        has_noise=samples.has_noise,
+        guidance_scale=low,
+    )

@@ -1,0 +1,71 @@
+"""evaluation/system.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from orchestrator.recipe.teacher import TeacherSpec
+from orchestrator.students.inference import Call
+
+PICTURES = 36  # of each system, kept to be looked at
+PICTURE_PX = 256  # at most
+Noise = Literal["judged", "reference", "selection", "selection reference"]
+
+
+@dataclass(frozen=True)
+class System:
+    """A network with a way to sample it. Systems of one `noise` start from the same noise for the same prompts."""
+
+    name: Literal["teacher", "student"]
+    sampler: str  # one of SOLVERS for the teacher; the student brings its own
+    steps: int  # evaluations of the network: a solver that takes several a step takes fewer steps
+    guidance_scale: float
+    noise: Noise = "judged"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all systems of an evaluation have in common."""
+
+    teacher: TeacherSpec
+    student: str  # the exported folder; "" where the teacher is judged alone
+    call: Call
+    negative_prompt: str
+    prompts: tuple[str, ...]
+    features: str
+    seed: int
+    batch_size: int
+    device: str
+    threads: int
+
+    def prompt(self, sample: int) -> str:
+        """Prompts are taken in turn, so that every number of samples repeats them evenly."""
+        return self.prompts[sample % len(self.prompts)]
+
+    def generator(self, role: str, sample: int) -> torch.Generator:
+        """Where a sample's random numbers come from: a function of its number and what they are for."""
+        digest = hashlib.sha256(json.dumps([self.seed, role, sample]).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Features of pictures, and the first of the pictures themselves."""
+
+    features: NDArray[np.float16]  # [n, d]
+    pictures: NDArray[np.uint8]  # [at most PICTURES, height, width, 3]
+
+    @staticmethod
+    def join(parts: Sequence[Measured]) -> Measured:
+        """Batches in order as one."""
+        return Measured(
+            np.concatenate([part.features for part in parts]), np.concatenate([part.pictures for part in parts])
+        )

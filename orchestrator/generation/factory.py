@@ -1,0 +1,122 @@
+"""Actors over the missing shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from orchestrator.compute.actor_pool import IN_FLIGHT, Pool
+from orchestrator.compute.tasks import device_of, options
+from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from orchestrator.datasets.commit_log import Ledger, open_ledger
+from orchestrator.datasets.manifest import Commit
+from orchestrator.datasets.plan import Plan
+from orchestrator.observability.console import progress
+from orchestrator.recipe.resources import Resources
+
+Report = Callable[[int, Mapping[str, float]], None]  # step, and values named as in the metrics registry
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A shard that was set aside."""
+
+    shard: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A published version of a data set."""
+
+    place: str
+    version: int
+    content_hash: str
+    shards: int
+    rows: int
+    quarantined: tuple[Quarantined, ...]  # not in it; another `generate` tries them again
+
+
+def silent(step: int, values: Mapping[str, float]) -> None:
+    """Report nothing."""
+
+
+class Factory:
+    """Runs a pool of actors over the missing shards of a data set."""
+
+    def __init__(self, ledger: Ledger, resources: Resources, deadline_s: float, attempts: int, report: Report) -> None:
+        self.ledger, self.plan = ledger, ledger.plan
+        self._resources, self._deadline_s, self._attempts, self._report = resources, deadline_s, attempts, report
+
+    def finish(self, commits: dict[str, Commit], missing: Mapping[str, int]) -> Generated:
+        """Make the missing shards, given with the revision to commit them as, and publish the plan's."""
+        size = min(self._resources.generators, len(missing))
+        pool = Pool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
+        if missing:
+            self._follow(pool, sorted(missing), commits)
+        quarantined = tuple(Quarantined(name, why) for name, why in sorted(pool.quarantined.items()))
+        if len(commits) == 1:  # the conditions
+            raise RuntimeError(f"no shard could be made; shard {quarantined[0].shard}: {quarantined[0].why}")
+        manifest = self.ledger.publish(commits)
+        return Generated(
+            self.ledger.url, manifest.version, manifest.content_hash, len(manifest.shards), manifest.rows, quarantined
+        )
+
+    def _follow(self, pool: Pool, missing: list[str], commits: dict[str, Commit]) -> None:
+        """Take the commits as they come, and show and report how far it is."""
+        planned = [shard.name for shard in self.plan.shards()]
+        done = sum(commits[name].file.rows for name in planned if name in commits)
+        made, sampled, began = sum(name in commits for name in planned), 0, time.monotonic()
+
+        def standing() -> dict[str, float]:
+            return {
+                "generate/shards_planned": len(planned),
+                "generate/shards_committed": made,
+                "generate/shards_retried": sum(pool.failures.values()),
+                "generate/shards_quarantined": len(pool.quarantined),
+            }
+
+        doing = {Plan: "sampling trajectories", ImagePlan: "encoding images", ImportPlan: "importing samples"}
+        with progress(doing[type(self.plan)], self.plan.samples, done) as bar:
+            self._report(made, standing())
+            for commit in pool.run(missing):
+                commits[commit.name] = commit
+                rows = commit.file.rows
+                made, sampled = made + 1, sampled + rows
+                bar.advance(rows)
+                values = {
+                    "generate/samples": rows,
+                    "generate/samples_per_s": sampled / (time.monotonic() - began),
+                    "generate/teacher_evaluations": rows * self.plan.evaluations_per_sample,
+                    "generate/bytes": commit.file.bytes,
+                }
+                self._report(made, values | standing())
+            self._report(made, standing())  # what was given up after the last commit
+
+    def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
+        actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))
+        return cast(ActorHandle, actor.remote(self.ledger.url, dict(revisions), self._resources))
+
+
+class SamplingActor:
+    """A ShardMaker in a process of its own."""
+
+    def __init__(self, place: str, revisions: Mapping[str, int], resources: Resources) -> None:
+        self._place, self._revisions, self._resources = place, revisions, resources
+
+    def start(self) -> str:
+        """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
+        from orchestrator.generation.shard_makers import maker_of
+
+        resources = self._resources
+        self._maker = maker_of(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
+        return ray.get_runtime_context().get_node_id()
+
+    def make(self, shard: str) -> Commit:
+        """Make, write and commit a shard."""
+        return self._maker.make(shard, self._revisions[shard])

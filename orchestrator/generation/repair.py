@@ -1,0 +1,48 @@
+"""generation/repair.py."""
+
+from __future__ import annotations
+
+from orchestrator.compute.cluster import connect
+from orchestrator.compute.tasks import ask
+from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from orchestrator.datasets.commit_log import open_ledger
+from orchestrator.datasets.manifest import CONDITIONS
+from orchestrator.datasets.plan import DatasetPlan, Shard
+from orchestrator.errors import BadInput
+from orchestrator.generation.factory import Factory, Generated, silent
+from orchestrator.generation.generate import _encode
+from orchestrator.inputs.images import open_images
+from orchestrator.inputs.webdataset import open_samples
+from orchestrator.observability.console import say
+from orchestrator.recipe.resources import Resources
+
+
+def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, attempts: int = 3) -> Generated:
+    """Make again just what is broken of a data set, and publish it as a new version.
+
+    On the same compute its content hash is the old one; else `Manifest.changed` names the shards that differ.
+    """
+    ledger = open_ledger(place).as_published()
+    commits, damaged = ledger.commits()
+    broken = {record.shard: record.why for record in damaged}
+    broken |= {name: why for name, commit in commits.items() if (why := ledger.check(commit))}
+    for name, why in broken.items():
+        say(f"{name} {why}; making it again")
+    revisions = {name: ledger.revisions()[name] + 1 for name in broken}
+    if broken:
+        connect(resources)
+        check_images(ledger.plan)
+    if CONDITIONS in broken:
+        longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
+        count = ledger.plan.model_copy(update={"samples": longest}).num_conditions
+        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revisions.pop(CONDITIONS), count, resources)
+    whole = {name: commit for name, commit in commits.items() if name not in revisions}
+    return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, revisions)
+
+
+def check_images(plan: DatasetPlan) -> None:
+    """Raises BadInput where the images that a plan was made for are no longer those."""
+    if isinstance(plan, ImagePlan) and open_images(plan.images, "data.images").digest() != plan.images_sha256:
+        raise BadInput(f"data.images: {plan.images} does not hold the images that were encoded; put those back")
+    if isinstance(plan, ImportPlan) and open_samples(plan.imported_from).digest() != plan.imported_sha256:
+        raise BadInput(f"import: {plan.imported_from} does not hold the samples that were imported; put those back")

@@ -1,0 +1,42 @@
+"""recipe/method.py."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from methods import METHODS
+from methods.base import Method
+from orchestrator.errors import BadInput, nearest
+from orchestrator.recipe.section import Json, Section, sentence
+
+
+class MethodSpec(Section):
+    """A method by name, and its own hyperparameters (`fewstep methods` lists both)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    def build(self) -> Method:
+        """The method itself. Raises BadInput for an unknown name or field, or a value that the method refuses."""
+        if self.name not in METHODS:
+            known = ", ".join(METHODS)
+            raise BadInput(
+                f"method.name: no method is called {self.name!r}{nearest(self.name, METHODS)}; known: {known}"
+            )
+        cls = METHODS[self.name]
+        given = dict(self.model_extra or {})
+        known_fields = [field.name for field in dataclasses.fields(cls)]
+        for key in given:
+            if key not in known_fields:
+                raise BadInput(f"method.{key} is not a field of {self.name}{nearest(key, known_fields)}")
+        try:
+            return TypeAdapter(cls).validate_python(given)
+        except ValidationError as error:
+            raise BadInput(sentence(error, type(self), "method")) from None
+
+    def resolved(self) -> Json:
+        """Every field of the method, defaults filled in."""
+        return {"name": self.name} | dataclasses.asdict(self.build())

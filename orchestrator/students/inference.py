@@ -1,0 +1,33 @@
+"""How a student is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.students.schedulers import OURS, TARGETS
+
+
+def call_of(recipe: Recipe) -> Call:
+    """What the student's pipeline is called with besides prompt, steps and guidance scale."""
+    sampler = recipe.method.build().sampler()
+    negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
+    return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
+
+
+def brings_scheduler(recipe: Recipe) -> bool:
+    """Does the student's folder hold the code of its scheduler, because diffusers has none like it?"""
+    return TARGETS[recipe.method.build().sampler().kind].scheduler in OURS
+
+
+def fixed_guidance(recipe: Recipe) -> float | None:
+    """1 where guidance is already inside the student; None where it is chosen when sampling."""
+    return 1.0 if recipe.method.build().sampler().guidance == "none" else None
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a student's pipeline is called with besides prompt, noise, steps and guidance scale."""
+
+    eta: float = 0.0
+    negative_prompt: str = ""

@@ -1,0 +1,72 @@
+"""A network of a round, from the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Protocol, cast
+
+import torch
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from torch import nn
+
+from methods.base import Averaged, LoRA, Round, Trained
+from methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
+
+
+class Distillable(Protocol):
+    """A network that students can be made of."""
+
+    def with_guidance_input(self, *, shares_weights: bool = False) -> Distillable:
+        """A copy that embeds the guidance scale, and answers as before until it is trained."""
+        ...
+
+    def with_lora(self, lora: LoRA) -> nn.Module:
+        """Another over the same weights that trains low-rank adapters alone."""
+        ...
+
+    def recompute(self) -> None:
+        """Keep the inputs of blocks alone, and compute the rest again on the way back."""
+        ...
+
+
+def student_network(network: nn.Module, spec: Trained) -> nn.Module:
+    """What a network of a round begins as: with the inputs that the method asks for, its trained weights in float32.
+
+    A copy, or low-rank adapters of its own over the very weights of `network`.
+    """
+    begun = cast(Distillable, network)
+    if spec.lora.rank:
+        begun = begun.with_guidance_input(shares_weights=True) if spec.guidance_input else begun
+        return begun.with_lora(spec.lora)
+    copied = cast(nn.Module, begun.with_guidance_input()) if spec.guidance_input else copy.deepcopy(network)
+    return copied.float().requires_grad_(True)
+
+
+def meaning(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
+    """The network as a denoiser: with the base model's schedule and prediction, or re-purposed."""
+    schedules: Mapping[str, Callable[[], Schedule]] = {
+        "": lambda: base.schedule,
+        "flow": RectifiedFlow,
+        "edm": EDM,
+        "zero_snr": lambda: zero_snr(base.schedule),
+    }
+    return Denoiser(net, schedules[spec.schedule](), spec.prediction or base.prediction)
+
+
+def zero_snr(schedule: Schedule) -> Schedule:
+    """The schedule with its last time made pure noise (arXiv:2305.08891). Raises ValueError where it holds no table."""
+    if not isinstance(schedule, DiscreteVP):
+        raise ValueError("zero terminal SNR is for teachers with a variance-preserving schedule")
+    alphas = schedule.alphas_cumprod.cpu()
+    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
+    return DiscreteVP(torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)) if alphas[-1] > 0 else schedule
+
+
+def trained_of(round: Round, name: str) -> Trained:
+    """The specification behind a network of a round: its own, or that of what it averages."""
+    net = round.nets[name]
+    while isinstance(net, Averaged):
+        net = round.nets[net.of]
+    assert isinstance(net, Trained)
+    return net

@@ -1,0 +1,13 @@
+"""submission/layout.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RECIPE = "recipe.yaml"
+INPUTS = "inputs"  # of a bundle; what is in it is named for what it holds
+
+
+def place_of_inputs(outputs: str) -> Path:
+    """Where the inputs of all jobs are, on the file system that all nodes share."""
+    return Path(outputs) / ".fewstep"

@@ -1,0 +1,87 @@
+"""workflow/plan.py."""
+
+from __future__ import annotations
+
+from orchestrator.compute.tasks import ask
+from orchestrator.datasets.commit_log import count_committed
+from orchestrator.datasets.plan import DatasetPlan
+from orchestrator.datasets.sources import check, stocks_of
+from orchestrator.evaluation.reference_statistics import check_evaluation
+from orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
+from orchestrator.planning.calibration import seconds_per_batch
+from orchestrator.planning.forecast import forecast, memory_facts, memory_of
+from orchestrator.planning.store_access import check_nodes, check_space
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.section import Json
+from orchestrator.teachers.skeleton import has_configuration
+from orchestrator.workflow.datasets import print_facts
+from orchestrator.workflow.round_data import _sampled, store_of
+
+
+def plan_supply(recipe: Recipe, price: float) -> Json:
+    """What would be made for the first round, and what that takes; `price` is of one device's hour."""
+    stocks = stocks_of(recipe, recipe.method.build().rounds()[0]).values()
+    return {
+        **(_plan_trajectories(recipe, price) if "trajectories" in stocks else {}),
+        **(_plan_images(recipe) if "images" in stocks else {}),
+        **({"imported": recipe.data.imported} if "imported" in stocks else {}),
+    }
+
+
+def _plan_trajectories(recipe: Recipe, price: float) -> Json:
+    sampled, store = _sampled(recipe, 0, recipe.teacher), store_of(recipe)
+    planned = plan_of(sampled, store)
+    committed = _committed(recipe, planned)
+    seconds = seconds_per_batch(sampled, planned)
+    hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
+    return {
+        "plan_hash": planned.hash,
+        "rows": planned.samples,
+        "bytes": planned.total_bytes,
+        "shards": len(planned.shards()),
+        "teacher_evaluations": planned.teacher_evaluations,
+        "committed": committed,
+        "batch_size": planned.batch_size,
+        "seconds_per_batch": round(seconds, 3),
+        "device_hours": round(hours, 4),
+        "wall_hours": round(hours / recipe.resources.generators, 4),
+        **({"cost": round(hours * price, 2)} if price else {}),
+    }
+
+
+def _plan_images(recipe: Recipe) -> Json:
+    planned, _ = image_plan_of(recipe)
+    return {
+        "images_plan_hash": planned.hash,
+        "images": planned.samples,
+        "images_bytes": planned.total_bytes,
+        "images_shards": len(planned.shards()),
+        "images_committed": _committed(recipe, planned),
+    }
+
+
+def _committed(recipe: Recipe, planned: DatasetPlan) -> int:
+    """Shards that are there, once it is clear that the others can be."""
+    store = store_of(recipe)
+    committed = count_committed(store, planned)
+    check_space(store, planned, committed)
+    check_nodes(store, recipe.resources)
+    return committed
+
+
+def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
+    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
+
+    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
+    """
+    check(recipe)
+    check_evaluation(recipe.evaluation)
+    warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
+    if offline:
+        facts = {**forecast(recipe), **warning}
+    else:
+        supplied = plan_supply(recipe, price)
+        held = ask(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
+        facts = {**supplied, **(memory_facts(held) if held else {}), **warning}
+    print_facts(facts)
+    return facts
