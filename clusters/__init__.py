@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clusters.kuberay import KubeRay
-from clusters.local import Local
-from clusters.ray import Ray
-from clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Status
-from clusters.slurm import Slurm
-from clusters.vm import Vm
+from fewstep.clusters.kuberay import KubeRay
+from fewstep.clusters.local import Local
+from fewstep.clusters.ray import Ray
+from fewstep.clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Status
+from fewstep.clusters.slurm import Slurm
+from fewstep.clusters.vm import Vm
 
 __all__ = ["CLUSTERS", "ENDED", "KINDS", "Cluster", "ClusterError", "Found", "Job", "Status"]
 

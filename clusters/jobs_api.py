@@ -20,7 +20,7 @@ import ray
 import requests
 from ray.job_submission import JobSubmissionClient
 
-from clusters.schema import Cluster, ClusterError, Found, Job
+from fewstep.clusters.schema import Cluster, ClusterError, Found, Job
 
 ANSWERS_S = 4.0  # a dashboard that says nothing for so long is not there
 READY_S = 60.0  # for a head that answers to take a job, too

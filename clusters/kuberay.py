@@ -15,8 +15,8 @@ import ray
 import yaml
 from pydantic import Field, field_validator
 
-from clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Section, Status
-from clusters.state import call, program
+from fewstep.clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Section, Status
+from fewstep.clusters.state import call, program
 
 CONFIG_MAP_HOLDS = 700 * 1024  # bytes, of the 1 MiB that Kubernetes allows with all that is around them
 LOOKS_S = 5.0

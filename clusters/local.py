@@ -17,9 +17,9 @@ import psutil
 from pydantic import Field
 from ray.job_submission import JobSubmissionClient
 
-from clusters.jobs_api import JobsCluster, connect
-from clusters.schema import ENDED, ClusterError, Found, Job
-from clusters.state import alone, state_folder, token_file
+from fewstep.clusters.jobs_api import JobsCluster, connect
+from fewstep.clusters.schema import ENDED, ClusterError, Found, Job
+from fewstep.clusters.state import alone, state_folder, token_file
 
 STARTS_S = 90.0
 ENDS_S = 20.0

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import field_validator
 from ray.job_submission import JobSubmissionClient
 
-from clusters.jobs_api import JobsCluster, connect
-from clusters.schema import ClusterError
+from fewstep.clusters.jobs_api import JobsCluster, connect
+from fewstep.clusters.schema import ClusterError
 
 
 class Ray(JobsCluster):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from clusters.bundle import Bundle
+from fewstep.clusters.bundle import Bundle
 
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]  # as Ray's Jobs API has them
 ENDED: tuple[Status, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
@@ -35,7 +35,7 @@ class Job:
 
     def command(self, python: str = "python") -> tuple[str, ...]:
         """What runs where the bundle lies."""
-        return (python, "-m", "orchestrator.cli.cluster_job", *self.arguments)
+        return (python, "-m", "fewstep.orchestrator.cli.cluster_job", *self.arguments)
 
 
 @dataclass(frozen=True)

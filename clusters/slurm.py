@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from clusters.schema import ENDED, Cluster, Found, Job, Status
-from clusters.state import call, program
+from fewstep.clusters.schema import ENDED, Cluster, Found, Job, Status
+from fewstep.clusters.state import call, program
 
 MEND = "run this on a login node, or take the script that --dry-run prints there"
 STATES: dict[str, Status] = {"PENDING": "PENDING", "COMPLETED": "SUCCEEDED", "CANCELLED": "STOPPED"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clusters.schema import ClusterError
+from fewstep.clusters.schema import ClusterError
 
 
 def state_folder() -> Path:

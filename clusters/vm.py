@@ -18,9 +18,9 @@ import yaml
 from pydantic import field_validator
 from ray.job_submission import JobSubmissionClient
 
-from clusters.jobs_api import JobsCluster, connect
-from clusters.schema import ClusterError, Job
-from clusters.state import call, program, state_folder, token_file
+from fewstep.clusters.jobs_api import JobsCluster, connect
+from fewstep.clusters.schema import ClusterError, Job
+from fewstep.clusters.state import call, program, state_folder, token_file
 
 SCHEMA = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
 START = {  # the dashboard listens on loopback alone; it is reached through SSH

@@ -1,10 +1,10 @@
-"""Write what Prometheus and Grafana read, from the metrics registry: python -m dashboards."""
+"""Write what Prometheus and Grafana read, from the metrics registry: python -m fewstep.dashboards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dashboards import grafana, prometheus
+from fewstep.dashboards import grafana, prometheus
 
 BUILT = Path(__file__).parent / "built"
 

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableRefresh
 
-from dashboards.panels import ROWS, Panel, expression, legend
+from fewstep.dashboards.panels import ROWS, Panel, expression, legend
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT, WIDTH = 8, 8  # of a panel; a page is 24 wide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.observability.metrics import REGISTRY, Metric
+from fewstep.orchestrator.observability.metrics import REGISTRY, Metric
 
 SELECTED = 'run=~"$run", method=~"$method"'
 UNITS = {"bytes": "decbytes", "s": "s", "unix s": "s", "1": "none"}  # Grafana's names

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from orchestrator.observability.metrics import REGISTRY
+from fewstep.orchestrator.observability.metrics import REGISTRY
 
 DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"  # which Ray's head keeps up to date
 INTERVAL = "10s"  # as often as Ray exports

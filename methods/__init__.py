@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from methods.adversarial import Adversarial
-from methods.base import Method
-from methods.consistency import Consistency
-from methods.distribution_matching import DistributionMatching
-from methods.guided import Guided
-from methods.instaflow import InstaFlow
-from methods.lcm import LCM, LCMLoRA
-from methods.progressive import Progressive
-from methods.reflow import Reflow
-from methods.trajectory_consistency import TrajectoryConsistency
+from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.base import Method
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.distribution_matching import DistributionMatching
+from fewstep.methods.guided import Guided
+from fewstep.methods.instaflow import InstaFlow
+from fewstep.methods.lcm import LCM, LCMLoRA
+from fewstep.methods.progressive import Progressive
+from fewstep.methods.reflow import Reflow
+from fewstep.methods.trajectory_consistency import TrajectoryConsistency
 
 METHODS: dict[str, type[Method]] = {
     "add": Adversarial,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import (
+from fewstep.methods.base import (
     Batch,
     Choice,
     Critic,
@@ -33,9 +33,9 @@ from methods.base import (
     Update,
     part,
 )
-from methods.checks import require, require_at_least, require_positive
-from methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
-from methods.losses import l2
+from fewstep.methods.checks import require, require_at_least, require_positive
+from fewstep.methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
+from fewstep.methods.losses import l2
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from methods.diffusion import Cond, Denoiser, Prediction
+from fewstep.methods.diffusion import Cond, Denoiser, Prediction
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

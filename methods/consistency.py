@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods.base import (
+from fewstep.methods.base import (
     Averaged,
     Batch,
     Choice,
@@ -29,10 +29,10 @@ from methods.base import (
     Update,
     perceptual,
 )
-from methods.checks import require, require_at_least, require_decay, require_positive
-from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
-from methods.losses import l1, l2, pseudo_huber
-from methods.neighbors import stored_neighbors
+from fewstep.methods.checks import require, require_at_least, require_decay, require_positive
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
+from fewstep.methods.losses import l1, l2, pseudo_huber
+from fewstep.methods.neighbors import stored_neighbors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import Draw, Nets, Rows, part
-from methods.diffusion import Cond, diffuse
+from fewstep.methods.base import Draw, Nets, Rows, part
+from fewstep.methods.diffusion import Cond, diffuse
 
 if TYPE_CHECKING:
     from jaxtyping import Float

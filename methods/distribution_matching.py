@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.adversarial import FINE_GRID
-from methods.base import (
+from fewstep.methods.adversarial import FINE_GRID
+from fewstep.methods.base import (
     Batch,
     Choice,
     Critic,
@@ -37,10 +37,10 @@ from methods.base import (
     Update,
     perceptual,
 )
-from methods.checks import require, require_at_least, require_positive
-from methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
-from methods.discriminator import bottleneck_head, classification, logits
-from methods.losses import l1, l2
+from fewstep.methods.checks import require, require_at_least, require_positive
+from fewstep.methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
+from fewstep.methods.discriminator import bottleneck_head, classification, logits
+from fewstep.methods.losses import l1, l2
 
 if TYPE_CHECKING:
     from jaxtyping import Float

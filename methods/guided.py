@@ -13,11 +13,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Choice, LoRA, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
-from methods.checks import require_at_least, require_guidance_range, require_halvings, require_positive
-from methods.diffusion import Estimate, diffuse, guided, with_guidance
-from methods.losses import l2
-from methods.progressive import Weighting, halving, halvings, weight
+from fewstep.methods.base import (
+    Batch,
+    Choice,
+    LoRA,
+    Losses,
+    Nets,
+    Range,
+    Round,
+    Sampler,
+    Source,
+    Trained,
+    Uniform,
+    Update,
+)
+from fewstep.methods.checks import require_at_least, require_guidance_range, require_halvings, require_positive
+from fewstep.methods.diffusion import Estimate, diffuse, guided, with_guidance
+from fewstep.methods.losses import l2
+from fewstep.methods.progressive import Weighting, halving, halvings, weight
 
 
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.base import Choice, Range, Round, Sampler, Source, Uniform
-from methods.checks import require, require_at_least, require_decay
-from methods.reflow import distillation, reflows
+from fewstep.methods.base import Choice, Range, Round, Sampler, Source, Uniform
+from fewstep.methods.checks import require, require_at_least, require_decay
+from fewstep.methods.reflow import distillation, reflows
 
 
 @dataclass(frozen=True)

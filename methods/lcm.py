@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods.base import (
+from fewstep.methods.base import (
     Averaged,
     Batch,
     Choice,
@@ -29,10 +29,10 @@ from methods.base import (
     Trained,
     Update,
 )
-from methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
-from methods.diffusion import Cond, Denoiser, expand, with_guidance
-from methods.losses import l2, pseudo_huber
-from methods.neighbors import GUIDANCE_RANGES, Neighbors, online_neighbors, stored_neighbors
+from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
+from fewstep.methods.losses import l2, pseudo_huber
+from fewstep.methods.neighbors import GUIDANCE_RANGES, Neighbors, online_neighbors, stored_neighbors
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from methods.diffusion import per_sample
+from fewstep.methods.diffusion import per_sample
 
 if TYPE_CHECKING:
     from jaxtyping import Float

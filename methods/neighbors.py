@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Choice, Nets
-from methods.checks import require
-from methods.diffusion import Cond, DiscreteVP, Schedule, diffuse, guided, step
+from fewstep.methods.base import Batch, Choice, Nets
+from fewstep.methods.checks import require
+from fewstep.methods.diffusion import Cond, DiscreteVP, Schedule, diffuse, guided, step
 
 if TYPE_CHECKING:
     from jaxtyping import Float

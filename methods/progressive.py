@@ -13,10 +13,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Choice, Draw, Losses, Nets, Range, Round, Sampler, Source, Trained, Uniform, Update
-from methods.checks import require_at_least, require_halvings, require_positive
-from methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, snr, step
-from methods.losses import l2
+from fewstep.methods.base import (
+    Batch,
+    Choice,
+    Draw,
+    Losses,
+    Nets,
+    Range,
+    Round,
+    Sampler,
+    Source,
+    Trained,
+    Uniform,
+    Update,
+)
+from fewstep.methods.checks import require_at_least, require_halvings, require_positive
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, snr, step
+from fewstep.methods.losses import l2
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from methods.base import (
+from fewstep.methods.base import (
     Averaged,
     Batch,
     Choice,
@@ -28,9 +28,9 @@ from methods.base import (
     Update,
     perceptual,
 )
-from methods.checks import require, require_at_least, require_decay
-from methods.diffusion import diffuse
-from methods.losses import l2
+from fewstep.methods.checks import require, require_at_least, require_decay
+from fewstep.methods.diffusion import diffuse
+from fewstep.methods.losses import l2
 
 
 def reflow_loss(nets: Nets, batch: Batch, *, time_min: float) -> Losses:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.datasets.commit_log import Ledger, create_ledger
-from orchestrator.datasets.manifest import CONDITIONS
-from orchestrator.datasets.plan import make_plan
-from orchestrator.generation.shard_makers import ShardSampler, commit_conditions
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.datasets.plan import make_plan
+from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_conditions
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 
 # The bounds of comparisons hold for the kernels that all x86 CPUs have; oneDNN's for AVX-512 add up in other orders.

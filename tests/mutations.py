@@ -653,7 +653,7 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
     """Imports one module from changed source."""
 
     def __init__(self, mutation: Mutation) -> None:
-        self.file, self.name = ROOT / "methods" / mutation.file, f"methods.{Path(mutation.file).stem}"
+        self.file, self.name = ROOT / "methods" / mutation.file, f"fewstep.methods.{Path(mutation.file).stem}"
         source = self.file.read_text()
         if source.count(mutation.right) != 1:
             raise ValueError(f"{mutation.file} holds {mutation.right!r} {source.count(mutation.right)} times, not once")
@@ -706,7 +706,7 @@ def import_all_but_ours() -> None:
     """Import what tests import, once for all; our own modules each child imports anew, one of them changed."""
     import tests.conftest  # noqa: F401
 
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("methods", "orchestrator", "tests")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("fewstep", "tests")]:
         del sys.modules[name]
 
 

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, WanTransfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.families.custom import OwnModel
+from fewstep.orchestrator.families.custom import OwnModel
 
 CLASSES = ("left", "right")
 VIDEO = (4, 3, 4, 4)  # channels, frames, height, width

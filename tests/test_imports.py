@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from methods import METHODS
+from fewstep.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD_FILES = sorted((ROOT / "methods").glob("*.py"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
-from orchestrator.datasets.sources import check as check_recipe
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import RECIPES, find, load, parse
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.workflow.comparison import check, read
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import RECIPES, find, load, parse
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.workflow.comparison import check, read
 from tests import tiny
 
 REAL = sorted((RECIPES / "real").glob("*.yaml"))

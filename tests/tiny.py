@@ -47,7 +47,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
 WORDS = 12  # tokens of a prompt, start and end included
 WIDTH = 16  # of a token's embedding

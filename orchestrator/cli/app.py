@@ -25,14 +25,14 @@ Price = Annotated[float, typer.Option(help="Of an hour of one GPU (or of one wor
 
 
 def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
-    from orchestrator.recipe import parsing
+    from fewstep.orchestrator.recipe import parsing
 
     return parsing.load(name, overrides or [])
 
 
 def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
     """Run a verb; print its facts where asked; end with the exit code that says how it went."""
-    from orchestrator.errors import BadInput, Diverged
+    from fewstep.orchestrator.errors import BadInput, Diverged
 
     try:
         facts = verb()

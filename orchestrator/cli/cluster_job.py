@@ -7,8 +7,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from orchestrator.cli.main import main as fewstep
-from orchestrator.submission.layout import INPUTS, place_of_inputs
+from fewstep.orchestrator.cli import main as cli
+from fewstep.orchestrator.submission.layout import INPUTS, place_of_inputs
 
 
 def unpack(inputs: Path, place: Path) -> None:
@@ -32,10 +32,10 @@ def unpack(inputs: Path, place: Path) -> None:
 
 
 def main() -> None:
-    """`python -m orchestrator.unpack OUTPUTS VERB RECIPE`, in the folder of a bundle."""
+    """`python -m fewstep.orchestrator.cli.cluster_job OUTPUTS VERB RECIPE`, in the folder of a bundle."""
     outputs = sys.argv.pop(1)
     unpack(Path(INPUTS), place_of_inputs(outputs))
-    fewstep()
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
 
 trajectories = typer.Typer(help="Look into a data set of trajectories.", no_args_is_help=True)
 app.add_typer(trajectories, name="trajectories")
@@ -24,7 +24,7 @@ def import_data(
     as_json: AsJson = False,
 ) -> None:
     """Take pictures or pairs of noise and sample that were made elsewhere over into a data set to train on."""
-    from orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import datasets
 
     _answer(as_json, lambda: datasets.import_data(_load(recipe, overrides), source, store))
 
@@ -32,7 +32,7 @@ def import_data(
 @app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
-    from orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import datasets
 
     _answer(as_json, lambda: datasets.verify(path))
 
@@ -40,7 +40,7 @@ def verify(path: DataSet, as_json: AsJson = False) -> None:
 @app.command()
 def repair(path: DataSet, as_json: AsJson = False) -> None:
     """Generate the broken shards of a data set again, and nothing else."""
-    from orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import datasets
 
     _answer(as_json, lambda: datasets.repair(path))
 
@@ -52,7 +52,7 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove what writers that lost or died left in a data set. Nothing that any version names."""
-    from orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import datasets
 
     _answer(as_json, lambda: datasets.clean(path, older_than))
 
@@ -65,6 +65,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Say what a data set is, how it was made and how big it is, and draw some of it."""
-    from orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import datasets
 
     _answer(as_json, lambda: datasets.show(path, samples, out))

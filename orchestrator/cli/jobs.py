@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
 
 jobs = typer.Typer(help="Ask for jobs that were submitted from this machine, and end them.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
@@ -30,7 +30,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Do it on a cluster instead of here. The same again finds the job that is there, or continues what failed."""
-    from orchestrator.submission import submit as submit_commands
+    from fewstep.orchestrator.submission import submit as submit_commands
 
     def act() -> Mapping[str, object]:
         _check_verb(verb)
@@ -46,7 +46,7 @@ def submit(
 @jobs.command("list")
 def list_jobs(as_json: AsJson = False) -> None:
     """List them, the newest first, as they were last seen."""
-    from orchestrator.submission import submit
+    from fewstep.orchestrator.submission import submit
 
     _answer(as_json, submit.listed)
 
@@ -54,7 +54,7 @@ def list_jobs(as_json: AsJson = False) -> None:
 @jobs.command()
 def status(id: JobId, as_json: AsJson = False) -> None:
     """Ask the cluster what has become of a job, and say where its outputs are."""
-    from orchestrator.submission import submit
+    from fewstep.orchestrator.submission import submit
 
     _answer(as_json, lambda: submit.status(id))
 
@@ -66,7 +66,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what a job printed."""
-    from orchestrator.submission import submit
+    from fewstep.orchestrator.submission import submit
 
     _answer(as_json, lambda: submit.logs(id, follow))
 
@@ -74,14 +74,14 @@ def logs(
 @jobs.command()
 def stop(id: JobId, as_json: AsJson = False) -> None:
     """End a job. `fewstep submit` with the same recipe continues what it left."""
-    from orchestrator.submission import submit
+    from fewstep.orchestrator.submission import submit
 
     _answer(as_json, lambda: submit.stop(id))
 
 
 def _check_verb(verb: str) -> None:
     """Only what needs a recipe and nothing else can be submitted."""
-    from orchestrator.errors import BadInput, nearest
+    from fewstep.orchestrator.errors import BadInput, nearest
 
     calls = [command.callback for command in app.registered_commands if command.callback]
     needs = {

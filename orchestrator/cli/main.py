@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
-from orchestrator.cli import datasets, jobs, runs
-from orchestrator.cli.app import app
+from fewstep.orchestrator.cli import datasets, jobs, runs
+from fewstep.orchestrator.cli.app import app
 
 COMMANDS = (runs, datasets, jobs)  # importing them registers their commands
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import AsJson, Overrides, Price, RecipeArgument, RunArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, Price, RecipeArgument, RunArgument, _answer, _load, app
 
 
 @app.command()
 def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Do it all: generate, train, export, evaluate, report. The same command continues an interrupted run."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.run(_load(recipe, overrides)))
 
@@ -28,7 +28,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what would be generated, what is already there, what the rest costs and what a training worker holds."""
-    from orchestrator.workflow import plan as plan_commands
+    from fewstep.orchestrator.workflow import plan as plan_commands
 
     _answer(as_json, lambda: plan_commands.plan(_load(recipe, overrides), price, offline=offline))
 
@@ -42,8 +42,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Sample the teacher's trajectories into Parquet."""
-    from orchestrator.workflow import datasets
-    from orchestrator.workflow import plan as plan_commands
+    from fewstep.orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import plan as plan_commands
 
     def act() -> Mapping[str, object]:
         told = _load(recipe, overrides)
@@ -55,7 +55,7 @@ def generate(
 @app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train the student's rounds from the generated trajectories."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.train(_load(recipe, overrides)))
 
@@ -69,7 +69,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Save the trained student as an ordinary diffusers pipeline; a LoRA's adapters alone with export.merged=false."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.export(_load(recipe, overrides), push_to_hub, private=private))
 
@@ -77,7 +77,7 @@ def export(
 @app.command()
 def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the exported student against its teacher, and write the report."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.evaluate(_load(recipe, overrides)))
 
@@ -89,7 +89,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show how a run stands, until it ends: stages, rates, losses, quality, how old the last checkpoint is."""
-    from orchestrator.workflow.status import watch
+    from fewstep.orchestrator.workflow.status import watch
 
     _answer(as_json, lambda: watch(Path(run), once=once))
 
@@ -97,7 +97,7 @@ def watch(
 @app.command()
 def report(run: RunArgument, as_json: AsJson = False) -> None:
     """Write report.html again, from what a run has so far."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.report(run))
 
@@ -110,7 +110,7 @@ def teacher(
     as_json: AsJson = False,
 ) -> None:
     """Measure the teacher alone: its reference, its best few-step baselines, and whether it is worth distilling."""
-    from orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow import stages
 
     _answer(as_json, lambda: stages.teacher(_load(recipe, overrides), prompt))
 
@@ -123,7 +123,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run several recipes on one teacher and put them into one table and one picture. The same command continues."""
-    from orchestrator.workflow import comparison
+    from fewstep.orchestrator.workflow import comparison
 
     _answer(as_json, lambda: comparison.compare(comparison.read(recipes), Path(output), seeds))
 
@@ -140,8 +140,8 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Paint with a student and with its teacher, from the same noise, into one picture."""
-    from orchestrator.workflow import stages
-    from orchestrator.workflow.side_by_side import Request
+    from fewstep.orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow.side_by_side import Request
 
     asked = Request(prompts, steps, guidance_scale, seed, teacher)
     _answer(as_json, lambda: stages.sample(student, asked, out))
@@ -150,7 +150,7 @@ def sample(
 @app.command()
 def search(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Try many values of a recipe's fields on the same data, and judge the best fairly. The same command continues."""
-    from orchestrator.search import search as search_commands
+    from fewstep.orchestrator.search import search as search_commands
 
     _answer(as_json, lambda: search_commands.search(_load(recipe, overrides)))
 
@@ -158,6 +158,6 @@ def search(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods: paper, networks, rounds, and what a search may vary."""
-    from orchestrator.workflow import method_table
+    from fewstep.orchestrator.workflow import method_table
 
     _answer(as_json, method_table.show)

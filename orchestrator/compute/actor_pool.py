@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.errors import BadInput
+from fewstep.orchestrator.errors import BadInput
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
 START_S = 1800.0  # for a node to come up and a teacher to be loaded

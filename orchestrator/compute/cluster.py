@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from orchestrator.errors import BadInput
-from orchestrator.observability.console import say
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.resources import Resources
 
 Bundle = Mapping[str, float]  # what one actor or worker holds, like {"CPU": 1, "GPU": 1}
 

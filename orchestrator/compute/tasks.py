@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from orchestrator.compute.cluster import bundle, require
-from orchestrator.errors import BadInput
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.compute.cluster import bundle, require
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.resources import Resources
 
 Answer = TypeVar("Answer")
 

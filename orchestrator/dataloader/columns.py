@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from methods.base import sent
-from orchestrator.datasets.captioned_plans import ImportPlan
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.shard_file import Columns
-from orchestrator.datasets.sources import Stock
+from fewstep.methods.base import sent
+from fewstep.orchestrator.datasets.captioned_plans import ImportPlan
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.shard_file import Columns
+from fewstep.orchestrator.datasets.sources import Stock
 
 
 def clean(stored: Columns) -> Tensor:

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import Rows, sent
-from methods.diffusion import Cond
-from orchestrator.dataloader.order import Block, Order, Turns
-from orchestrator.datasets.shard_file import Columns, as_bytes
+from fewstep.methods.base import Rows, sent
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.dataloader.order import Block, Order, Turns
+from fewstep.orchestrator.datasets.shard_file import Columns, as_bytes
 
 READERS = 4  # row groups that are read at once
 AHEAD = 4  # batches that are made at a time, while as many are used

@@ -9,14 +9,14 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, _shared
-from orchestrator.errors import BadInput
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, _shared
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from orchestrator.inputs.images import Images
-    from orchestrator.inputs.webdataset import Samples
-    from orchestrator.teachers.teacher import TeacherCard
+    from fewstep.orchestrator.inputs.images import Images
+    from fewstep.orchestrator.inputs.webdataset import Samples
+    from fewstep.orchestrator.teachers.teacher import TeacherCard
 
 
 class CaptionedPlan(DatasetPlan, ABC):

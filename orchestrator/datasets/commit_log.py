@@ -11,18 +11,18 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
-from orchestrator.compute.reproducibility import Compute
-from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from orchestrator.datasets.manifest import CONDITIONS, Broken, Cleaned, Commit, Manifest, Verified, commit_key
-from orchestrator.datasets.plan import DatasetPlan, Plan, Shard
-from orchestrator.datasets.sealed_records import Complaint, Damaged, seal, uncollected, unseal
-from orchestrator.datasets.shard_file import Columns, ShardReader, encode
-from orchestrator.errors import BadInput
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.storage.block_cache import Cache, Uncached
-from orchestrator.storage.store import Store, probe
-from orchestrator.storage.urls import open_store
+from fewstep.orchestrator.compute.reproducibility import Compute
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from fewstep.orchestrator.datasets.manifest import CONDITIONS, Broken, Cleaned, Commit, Manifest, Verified, commit_key
+from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, Shard
+from fewstep.orchestrator.datasets.sealed_records import Complaint, Damaged, seal, uncollected, unseal
+from fewstep.orchestrator.datasets.shard_file import Columns, ShardReader, encode
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.storage.block_cache import Cache, Uncached
+from fewstep.orchestrator.storage.store import Store, probe
+from fewstep.orchestrator.storage.urls import open_store
 
 _COMMIT = re.compile(r"commits/(conditions|\d{8,}-\d{8,})(?:\.(\d+))?\.json")
 _GARBAGE = re.compile(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.diffusion import Cond
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.manifest import Commit, Manifest
-from orchestrator.datasets.plan import Shard
-from orchestrator.datasets.shard_file import Columns, ShardReader
-from orchestrator.storage.block_cache import Cache, Uncached
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.manifest import Commit, Manifest
+from fewstep.orchestrator.datasets.plan import Shard
+from fewstep.orchestrator.datasets.shard_file import Columns, ShardReader
+from fewstep.orchestrator.storage.block_cache import Cache, Uncached
 
 NULL = -1  # condition_id of the null condition, the first row of the conditions
 

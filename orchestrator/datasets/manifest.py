@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.compute.reproducibility import Compute
-from orchestrator.datasets.shard_file import FileRecord
+from fewstep.orchestrator.compute.reproducibility import Compute
+from fewstep.orchestrator.datasets.shard_file import FileRecord
 
 CONDITIONS = "conditions"  # the name of the one file that is no shard
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.errors import BadInput
-from orchestrator.inputs.prompts import prompts_digest
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import Precision
-from orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.prompts import prompts_digest
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import Precision
+from fewstep.orchestrator.sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from orchestrator.teachers.teacher import TeacherCard
+    from fewstep.orchestrator.teachers.teacher import TeacherCard
 
 SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 4 * 1024**2  # what a reader takes at once

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from orchestrator.errors import BadInput
-from orchestrator.recipe.section import Json
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.section import Json
 
 
 class Damaged(BadInput):

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from orchestrator.datasets.sealed_records import Complaint
-from orchestrator.recipe.section import Json
-from orchestrator.storage.block_cache import Cache
-from orchestrator.storage.store import Data, Store
+from fewstep.orchestrator.datasets.sealed_records import Complaint
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.storage.block_cache import Cache
+from fewstep.orchestrator.storage.store import Data, Store
 
 Columns = dict[str, Tensor]  # each [rows, ...]; the first is the rows' id, ascending
 DTYPES = {"int64": torch.int64, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -6,12 +6,12 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
-from methods.base import Round
-from orchestrator.datasets.captioned_plans import ImportPlan
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.errors import BadInput
-from orchestrator.recipe.data import Trajectories
-from orchestrator.recipe.recipe import Recipe
+from fewstep.methods.base import Round
+from fewstep.orchestrator.datasets.captioned_plans import ImportPlan
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.data import Trajectories
+from fewstep.orchestrator.recipe.recipe import Recipe
 
 Stock = Literal["trajectories", "images", "imported"]
 

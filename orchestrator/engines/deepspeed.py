@@ -12,10 +12,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from orchestrator.engines.clipping import Clipping
-from orchestrator.engines.deepspeed_config import configuration
-from orchestrator.engines.engine import EngineSpec, trained_weights
-from orchestrator.engines.partition import Flat, Partition, Sharded, Whole
+from fewstep.orchestrator.engines.clipping import Clipping
+from fewstep.orchestrator.engines.deepspeed_config import configuration
+from fewstep.orchestrator.engines.engine import EngineSpec, trained_weights
+from fewstep.orchestrator.engines.partition import Flat, Partition, Sharded, Whole
 
 TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.training import Training
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.training import Training
 
 BUCKET = 500_000_000  # gradients that DeepSpeed adds up over the ranks together, at most
 

@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from methods.base import Critic, Trained
-from orchestrator.engines.partition import Partition
-from orchestrator.recipe.training import Training
+from fewstep.methods.base import Critic, Trained
+from fewstep.orchestrator.engines.partition import Partition
+from fewstep.orchestrator.recipe.training import Training
 
 FUSED = ("cpu", "cuda")  # where AdamW is one pass over memory
 

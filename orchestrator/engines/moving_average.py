@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from orchestrator.engines.engine import Engine
-from orchestrator.engines.partition import Lay
+from fewstep.orchestrator.engines.engine import Engine
+from fewstep.orchestrator.engines.partition import Lay
 
 
 class Average:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from orchestrator.engines.engine import EngineSpec, trained_weights
-from orchestrator.engines.partition import Whole
+from fewstep.orchestrator.engines.engine import EngineSpec, trained_weights
+from fewstep.orchestrator.engines.partition import Whole
 
 
 class TorchEngine:

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
-from orchestrator.evaluation.evaluator_pool import Bench, judged_prompts, open_bench
-from orchestrator.evaluation.feature_cache import Key
-from orchestrator.evaluation.system import Measured, System
-from orchestrator.files import write_whole
-from orchestrator.observability.console import say
-from orchestrator.observability.image_grid import contact_sheet
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
+from fewstep.orchestrator.evaluation.evaluator_pool import Bench, judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.feature_cache import Key
+from fewstep.orchestrator.evaluation.system import Measured, System
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.observability.image_grid import contact_sheet
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
 
 VARIETY_SAMPLES = 16  # of one prompt
 GATE_STEPS = 4  # the teacher must be bad at this many steps and fewer

@@ -11,21 +11,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation import distances as quality
-from orchestrator.evaluation.baselines import TeacherSystems, student_systems, teacher_systems
-from orchestrator.evaluation.distances import Estimate, Features, KernelDistances, Moments, Resampling, combine
-from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from orchestrator.evaluation.feature_networks import features_label
-from orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
-from orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Claim, Evaluated, Reference, Row, label
-from orchestrator.evaluation.system import Measured, System
-from orchestrator.files import write_whole
-from orchestrator.inputs.images import open_images
-from orchestrator.observability.image_grid import grid
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation import distances as quality
+from fewstep.orchestrator.evaluation.baselines import TeacherSystems, student_systems, teacher_systems
+from fewstep.orchestrator.evaluation.distances import Estimate, Features, KernelDistances, Moments, Resampling, combine
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.feature_networks import features_label
+from fewstep.orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
+from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Claim, Evaluated, Reference, Row, label
+from fewstep.orchestrator.evaluation.system import Measured, System
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.inputs.images import open_images
+from fewstep.orchestrator.observability.image_grid import grid
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.inference import call_of, fixed_guidance
 
 COLUMNS = 12  # of the picture
 

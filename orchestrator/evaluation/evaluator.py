@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
-from orchestrator.evaluation.system import PICTURE_PX, PICTURES, Measured, Setting, System
-from orchestrator.families.family import Family
-from orchestrator.inputs.images import open_images
-from orchestrator.sampling import analytic_dpm
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import refusal, sample_path
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.teachers.load import holds_pipeline, load_student
-from orchestrator.teachers.revision import folder_hash
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
+from fewstep.orchestrator.evaluation.system import PICTURE_PX, PICTURES, Measured, Setting, System
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.inputs.images import open_images
+from fewstep.orchestrator.sampling import analytic_dpm
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import refusal, sample_path
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.teachers.load import holds_pipeline, load_student
+from fewstep.orchestrator.teachers.revision import folder_hash
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 CALIBRATION = 64  # of the teacher's samples
 CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher

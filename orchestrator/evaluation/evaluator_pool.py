@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.util import ActorPool
 
-from orchestrator.compute.cluster import bundle, connect, require
-from orchestrator.compute.tasks import as_told, device_of, options
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Judge
-from orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from orchestrator.evaluation.feature_networks import features_label
-from orchestrator.evaluation.system import Measured, Setting, System
-from orchestrator.files import write_whole
-from orchestrator.inputs.images import open_images
-from orchestrator.inputs.prompts import prompts_digest, read_prompts
-from orchestrator.observability.console import progress, say
-from orchestrator.observability.metrics import Recorder
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.sampling import analytic_dpm
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.inference import Call
+from fewstep.orchestrator.compute.cluster import bundle, connect, require
+from fewstep.orchestrator.compute.tasks import as_told, device_of, options
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Judge
+from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
+from fewstep.orchestrator.evaluation.feature_networks import features_label
+from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.inputs.images import open_images
+from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts
+from fewstep.orchestrator.observability.console import progress, say
+from fewstep.orchestrator.observability.metrics import Recorder
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling import analytic_dpm
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.inference import Call
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making

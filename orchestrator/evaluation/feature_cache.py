@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.evaluation.system import Measured
-from orchestrator.observability.console import say
-from orchestrator.recipe.section import Json
+from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.section import Json
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import sent
-from orchestrator.errors import BadInput, nearest
-from orchestrator.teachers.downloads import use_fast_downloads
+from fewstep.methods.base import sent
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

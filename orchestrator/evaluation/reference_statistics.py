@@ -7,11 +7,11 @@ import zipfile
 
 import numpy as np
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, Moments
-from orchestrator.evaluation.system import Measured
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, Moments
+from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.recipe.evaluation import Evaluation
 
 FIELD = "evaluation.statistics"
 

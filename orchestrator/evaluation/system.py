@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.students.inference import Call
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.students.inference import Call
 
 PICTURES = 36  # of each system, kept to be looked at
 PICTURE_PX = 256  # at most

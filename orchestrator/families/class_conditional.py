@@ -11,13 +11,13 @@ import torch
 from diffusers import DDPMPipeline, DiTPipeline, UNet2DModel
 from torch import Tensor, nn
 
-from methods.base import Sampler
-from orchestrator.errors import BadInput
-from orchestrator.families.custom import nothing
-from orchestrator.families.family import Family
-from orchestrator.families.network import ADAPTER
-from orchestrator.families.unet import PlainUNetNetwork, UNetNetwork
-from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from fewstep.methods.base import Sampler
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.custom import nothing
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.network import ADAPTER
+from fewstep.orchestrator.families.unet import PlainUNetNetwork, UNetNetwork
+from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
 Pipeline = TypeVar("Pipeline", ClassConditionalPipeline, DiTPipeline, DDPMPipeline)
 ClassPipeline = TypeVar("ClassPipeline", ClassConditionalPipeline, DiTPipeline)

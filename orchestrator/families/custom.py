@@ -9,11 +9,11 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from methods.diffusion import Cond
-from orchestrator.errors import BadInput
-from orchestrator.families.family import Family
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

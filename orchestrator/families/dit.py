@@ -9,11 +9,11 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor
 
-from methods.base import Sampler
-from methods.diffusion import Cond
-from orchestrator.families.autoencoder import decoded, encoded
-from orchestrator.families.class_conditional import ByClass, _without_eta
-from orchestrator.families.network import PipelineNetwork
+from fewstep.methods.base import Sampler
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.class_conditional import ByClass, _without_eta
+from fewstep.orchestrator.families.network import PipelineNetwork
 
 
 class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):

@@ -23,10 +23,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from methods.base import Sampler
-from orchestrator.errors import BadInput
-from orchestrator.families.autoencoder import drawn
-from orchestrator.families.network import ADAPTER, PipelineNetwork
+from fewstep.methods.base import Sampler
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.autoencoder import drawn
+from fewstep.orchestrator.families.network import ADAPTER, PipelineNetwork
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)

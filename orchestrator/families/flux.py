@@ -10,10 +10,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.diffusion import Cond
-from orchestrator.errors import BadInput
-from orchestrator.families.family import PATCH, FlowFamily
-from orchestrator.families.network import PipelineNetwork
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.family import PATCH, FlowFamily
+from fewstep.orchestrator.families.network import PipelineNetwork
 
 TOKENS = 512  # that T5 reads
 

@@ -22,10 +22,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from methods.base import LoRA
-from methods.diffusion import Cond
-from orchestrator.errors import BadInput
-from orchestrator.pipelines.own import OwnNetwork
+from fewstep.methods.base import LoRA
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.pipelines.own import OwnNetwork
 
 ADAPTER = "student"  # peft's name for the low-rank weights
 Model = TypeVar(

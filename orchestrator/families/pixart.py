@@ -10,11 +10,11 @@ import torch
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import Tensor
 
-from methods.base import Sampler
-from methods.diffusion import Cond
-from orchestrator.families.autoencoder import decoded, encoded
-from orchestrator.families.family import Family, LatentFamily
-from orchestrator.families.network import PipelineNetwork
+from fewstep.methods.base import Sampler
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.family import Family, LatentFamily
+from fewstep.orchestrator.families.network import PipelineNetwork
 
 TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 

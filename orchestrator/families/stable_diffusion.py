@@ -9,9 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from orchestrator.families.autoencoder import decoded, encoded
-from orchestrator.families.family import LatentFamily
-from orchestrator.families.unet import UNetNetwork
+from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.family import LatentFamily
+from fewstep.orchestrator.families.unet import UNetNetwork
 
 TextPipeline = TypeVar("TextPipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 

@@ -9,10 +9,10 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from methods.diffusion import Cond
-from orchestrator.families.family import FlowFamily
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.sampling.solvers import falling
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.families.family import FlowFamily
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.sampling.solvers import falling
 
 TOKENS = 77 + 256  # that CLIP and T5 read
 

@@ -9,8 +9,8 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from methods.diffusion import Cond
-from orchestrator.families.network import PipelineNetwork
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.families.network import PipelineNetwork
 
 TOKENS = 77  # that CLIP reads
 SIZES = 6  # numbers that tell Stable Diffusion XL of the picture's size

@@ -10,14 +10,14 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from orchestrator.compute.actor_pool import IN_FLIGHT, Pool
-from orchestrator.compute.tasks import device_of, options
-from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.manifest import Commit
-from orchestrator.datasets.plan import Plan
-from orchestrator.observability.console import progress
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, Pool
+from fewstep.orchestrator.compute.tasks import device_of, options
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.manifest import Commit
+from fewstep.orchestrator.datasets.plan import Plan
+from fewstep.orchestrator.observability.console import progress
+from fewstep.orchestrator.recipe.resources import Resources
 
 Report = Callable[[int, Mapping[str, float]], None]  # step, and values named as in the metrics registry
 
@@ -111,7 +111,7 @@ class SamplingActor:
 
     def start(self) -> str:
         """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
-        from orchestrator.generation.shard_makers import maker_of
+        from fewstep.orchestrator.generation.shard_makers import maker_of
 
         resources = self._resources
         self._maker = maker_of(open_ledger(self._place), device_of(resources), resources.threads_per_worker)

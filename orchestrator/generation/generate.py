@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.compute.cluster import bundle, connect, require
-from orchestrator.compute.tasks import ask, device_of
-from orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan, make_import_plan
-from orchestrator.datasets.commit_log import count_committed, create_ledger, open_ledger
-from orchestrator.datasets.manifest import CONDITIONS, Commit
-from orchestrator.datasets.plan import DatasetPlan, Plan, make_plan
-from orchestrator.errors import BadInput
-from orchestrator.generation.factory import Factory, Generated, Report, silent
-from orchestrator.inputs.images import captions_of, open_images
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.inputs.webdataset import open_samples
-from orchestrator.observability.console import say
-from orchestrator.planning.calibration import recorded_batch_size, settled_batch_size
-from orchestrator.planning.store_access import check_nodes, check_space
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.resources import Resources
-from orchestrator.teachers.teacher import Teacher, TeacherCard
+from fewstep.orchestrator.compute.cluster import bundle, connect, require
+from fewstep.orchestrator.compute.tasks import ask, device_of
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan, make_import_plan
+from fewstep.orchestrator.datasets.commit_log import count_committed, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
+from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, make_plan
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.factory import Factory, Generated, Report, silent
+from fewstep.orchestrator.inputs.images import captions_of, open_images
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.inputs.webdataset import open_samples
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.planning.calibration import recorded_batch_size, settled_batch_size
+from fewstep.orchestrator.planning.store_access import check_nodes, check_space
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.teachers.teacher import Teacher, TeacherCard
 
 SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not kept apart; never run a second one"
 
@@ -116,7 +116,7 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
 
 
 def _describe(recipe: Recipe) -> TeacherCard:
-    from orchestrator.planning.preflight import preflight
+    from fewstep.orchestrator.planning.preflight import preflight
 
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)
@@ -124,7 +124,7 @@ def _describe(recipe: Recipe) -> TeacherCard:
 
 
 def _encode(place: str, revision: int, conditions: int, resources: Resources) -> Commit:
-    from orchestrator.generation.shard_makers import commit_conditions
+    from fewstep.orchestrator.generation.shard_makers import commit_conditions
 
     ledger = open_ledger(place)
     return commit_conditions(ledger, revision, conditions, device_of(resources), resources.threads_per_worker)

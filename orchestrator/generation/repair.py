@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from orchestrator.compute.cluster import connect
-from orchestrator.compute.tasks import ask
-from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.datasets.manifest import CONDITIONS
-from orchestrator.datasets.plan import DatasetPlan, Shard
-from orchestrator.errors import BadInput
-from orchestrator.generation.factory import Factory, Generated, silent
-from orchestrator.generation.generate import _encode
-from orchestrator.inputs.images import open_images
-from orchestrator.inputs.webdataset import open_samples
-from orchestrator.observability.console import say
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.datasets.plan import DatasetPlan, Shard
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.factory import Factory, Generated, silent
+from fewstep.orchestrator.generation.generate import _encode
+from fewstep.orchestrator.inputs.images import open_images
+from fewstep.orchestrator.inputs.webdataset import open_samples
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.resources import Resources
 
 
 def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, attempts: int = 3) -> Generated:

@@ -15,22 +15,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods.diffusion import Cond
-from orchestrator.compute.reproducibility import set_up
-from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from orchestrator.datasets.commit_log import Ledger
-from orchestrator.datasets.dataset import NULL, read_conditions
-from orchestrator.datasets.manifest import CONDITIONS, Commit
-from orchestrator.datasets.plan import DatasetPlan, Plan, Shard
-from orchestrator.datasets.shard_file import DTYPES, Columns
-from orchestrator.errors import BadInput
-from orchestrator.inputs.images import captions_of, open_images
-from orchestrator.inputs.webdataset import LATENT, NOISE, open_samples
-from orchestrator.recipe.section import Json
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import sample_path
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.diffusion import Cond
+from fewstep.orchestrator.compute.reproducibility import set_up
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.dataset import NULL, read_conditions
+from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
+from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, Shard
+from fewstep.orchestrator.datasets.shard_file import DTYPES, Columns
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.images import captions_of, open_images
+from fewstep.orchestrator.inputs.webdataset import LATENT, NOISE, open_samples
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import sample_path
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 ENCODED_TOGETHER = 32  # prompts
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from orchestrator.errors import BadInput, nearest
-from orchestrator.files import file_hash
-from orchestrator.inputs.prompts import READERS
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.files import file_hash
+from fewstep.orchestrator.inputs.prompts import READERS
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 Seen = TypeVar("Seen")

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.errors import BadInput, nearest
 
 Reader = Callable[[Path], pa.Table]
 

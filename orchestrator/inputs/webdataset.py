@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.errors import BadInput
-from orchestrator.inputs.images import SUFFIXES, Images
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.images import SUFFIXES, Images
 
 FIELD = "import"
 TENSORS = (".npy", ".pt", ".pth")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.errors import BadInput
+from fewstep.orchestrator.errors import BadInput
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from orchestrator.errors import BadInput
-from orchestrator.files import write_whole
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.files import write_whole
 
 PROJECT = "fewstep"
 PICTURES = "samples"  # the name of what the student makes

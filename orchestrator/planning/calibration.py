@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import Sequence
 
-from orchestrator.compute.tasks import ask, device_of
-from orchestrator.datasets.plan import Plan, make_plan
-from orchestrator.observability.console import say
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.storage.urls import open_store
-from orchestrator.teachers.teacher import Teacher, TeacherCard
+from fewstep.orchestrator.compute.tasks import ask, device_of
+from fewstep.orchestrator.datasets.plan import Plan, make_plan
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.storage.urls import open_store
+from fewstep.orchestrator.teachers.teacher import Teacher, TeacherCard
 
 GAIN = 1.05  # what twice the batch has to bring
 TIMED_EVALUATIONS = 2
@@ -78,7 +78,7 @@ class _Clock:
     """Times the teacher on this worker."""
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
-        from orchestrator.compute.reproducibility import set_up
+        from fewstep.orchestrator.compute.reproducibility import set_up
 
         device = device_of(recipe.resources)
         set_up(device, recipe.resources.threads_per_worker)
@@ -90,7 +90,7 @@ class _Clock:
         """Of a batch, guidance included, after one that warms up."""
         import torch
 
-        from orchestrator.sampling.guidance import GuidedTeacher
+        from fewstep.orchestrator.sampling.guidance import GuidedTeacher
 
         noise = torch.zeros(batch_size, *self._largest, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}

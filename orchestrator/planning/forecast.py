@@ -6,15 +6,15 @@ import dataclasses
 
 from huggingface_hub import snapshot_download
 
-from orchestrator.datasets.plan import make_plan
-from orchestrator.datasets.sources import samples_teacher, trajectories_of
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.planning.memory import Memory, estimate
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.teachers.skeleton import skeleton
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.datasets.plan import make_plan
+from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.planning.memory import Memory, estimate
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.teachers.skeleton import skeleton
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 def forecast(recipe: Recipe) -> Json:

@@ -15,14 +15,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from methods.base import Averaged, Frozen, Round, Trained
-from methods.diffusion import with_guidance
-from orchestrator.engines.deepspeed_config import BUCKET
-from orchestrator.families.network import DTYPES, PipelineNetwork
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.training import Training
-from orchestrator.students.student import student_network
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import Averaged, Frozen, Round, Trained
+from fewstep.methods.diffusion import with_guidance
+from fewstep.orchestrator.engines.deepspeed_config import BUCKET
+from fewstep.orchestrator.families.network import DTYPES, PipelineNetwork
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.students.student import student_network
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 META = torch.device("meta")
 MASTER, MOMENTS = 4, 8  # bytes a weight: its float32 copy, and Adam's two moments

@@ -8,21 +8,21 @@ from typing import cast
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
-from methods.base import Critic, Frozen, Round, Trained
-from methods.diffusion import Schedule
-from methods.neighbors import points_in
-from orchestrator.datasets.sources import samples_teacher, trajectories_of
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.feature_networks import feature_network, features_label
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.sampling.ode import refusal
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.round_result import StudentFacts
-from orchestrator.students.schedulers import check as check_export
-from orchestrator.students.student import meaning, student_network, trained_of
-from orchestrator.students.warm_start import warm_start
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import Critic, Frozen, Round, Trained
+from fewstep.methods.diffusion import Schedule
+from fewstep.methods.neighbors import points_in
+from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.feature_networks import feature_network, features_label
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling.ode import refusal
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.round_result import StudentFacts
+from fewstep.orchestrator.students.schedulers import check as check_export
+from fewstep.orchestrator.students.student import meaning, student_network, trained_of
+from fewstep.orchestrator.students.warm_start import warm_start
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:

@@ -9,10 +9,10 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.datasets.plan import DatasetPlan
-from orchestrator.errors import BadInput
-from orchestrator.recipe.resources import Resources
-from orchestrator.storage.urls import open_store
+from fewstep.orchestrator.datasets.plan import DatasetPlan
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.storage.urls import open_store
 
 
 def check_space(store: str, plan: DatasetPlan, committed: int) -> None:

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from orchestrator.recipe.section import Section
-from orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
-from orchestrator.storage.store import check_url
+from fewstep.orchestrator.recipe.section import Section
+from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
+from fewstep.orchestrator.storage.store import check_url
 
 
 class Trajectories(Section):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.recipe.section import Section
-from orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.recipe.section import Section
+from fewstep.orchestrator.sampling.solvers import SOLVERS
 
 PROTOCOLS: Mapping[str, Mapping[str, int]] = {"coco-30k": {"samples": 30_000}}  # what each fixes
 

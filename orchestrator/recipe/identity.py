@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
 
 
 def identity(resolved: Mapping[str, object]) -> Json:

@@ -6,10 +6,10 @@ import dataclasses
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from methods import METHODS
-from methods.base import Method
-from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe.section import Json, Section, sentence
+from fewstep.methods import METHODS
+from fewstep.methods.base import Method
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.recipe.section import Json, Section, sentence
 
 
 class MethodSpec(Section):

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from methods.base import Trained
-from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import sentence
+from fewstep.methods.base import Trained
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import sentence
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 INPUTS = (  # fields that name files or folders to read

@@ -7,14 +7,14 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from orchestrator.recipe.data import Data, Trajectories
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.method import MethodSpec
-from orchestrator.recipe.resources import Resources
-from orchestrator.recipe.search import Search
-from orchestrator.recipe.section import Json, Section
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.recipe.training import Training
+from fewstep.orchestrator.recipe.data import Data, Trajectories
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.method import MethodSpec
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.recipe.search import Search
+from fewstep.orchestrator.recipe.section import Json, Section
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.recipe.training import Training
 
 
 class Export(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from orchestrator.recipe.section import Section
+from fewstep.orchestrator.recipe.section import Section
 
 
 class Resources(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from orchestrator.recipe.section import Section
+from fewstep.orchestrator.recipe.section import Section
 
 
 class Span(Section):

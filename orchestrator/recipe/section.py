@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.errors import nearest
+from fewstep.orchestrator.errors import nearest
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from orchestrator.recipe.section import Section
+from fewstep.orchestrator.recipe.section import Section
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.recipe.section import Json, Section
-from orchestrator.recipe.teacher import Precision
+from fewstep.orchestrator.recipe.section import Json, Section
+from fewstep.orchestrator.recipe.teacher import Precision
 
 
 class Training(Section):

@@ -10,15 +10,15 @@ from typing import cast
 
 import numpy as np
 
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.evaluation.results import Claim, Findings, Row, caution, label
-from orchestrator.files import write_whole
-from orchestrator.observability import metrics
-from orchestrator.observability.image_grid import Pixels, grid
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import teacher_name
-from orchestrator.runs.run import Run
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.evaluation.results import Claim, Findings, Row, caution, label
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.image_grid import Pixels, grid
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.runs.run import Run
 
 PICTURED_STEPS = (1, 4)  # of the teacher
 

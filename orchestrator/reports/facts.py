@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.evaluation.results import UNJUDGED, Findings
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.observability import metrics
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import teacher_name
-from orchestrator.reports.licence import terms_of
-from orchestrator.reports.model_card import CardFacts, snippet
-from orchestrator.reports.run_page import ReportFacts
-from orchestrator.runs.run import Run
-from orchestrator.teachers.load import FAMILIES
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.reports.licence import terms_of
+from fewstep.orchestrator.reports.model_card import CardFacts, snippet
+from fewstep.orchestrator.reports.run_page import ReportFacts
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.teachers.load import FAMILIES
 
 
 def findings_of(opened: Run) -> Findings:

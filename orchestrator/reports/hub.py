@@ -8,9 +8,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from orchestrator.errors import BadInput
-from orchestrator.observability.console import say
-from orchestrator.reports.licence import HUB_ERRORS, Gate
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.reports.licence import HUB_ERRORS, Gate
 
 
 def check_push(id: str) -> None:

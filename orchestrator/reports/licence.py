@@ -11,8 +11,8 @@ from typing import Literal
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
-from orchestrator.observability.console import say
-from orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
 
 KEYS = re.compile(r"license|license_name|license_link|extra_gated_\w+")  # of a model card's front matter
 FILES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)([._-].*)?", re.IGNORECASE)

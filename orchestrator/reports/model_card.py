@@ -11,14 +11,14 @@ from pathlib import Path
 import yaml
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from orchestrator.evaluation.results import FRECHET, Findings
-from orchestrator.families.family import Family, LatentFamily
-from orchestrator.files import write_whole
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import teacher_name
-from orchestrator.reports.licence import Terms
-from orchestrator.students.inference import brings_scheduler, call_of, fixed_guidance
-from orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.evaluation.results import FRECHET, Findings
+from fewstep.orchestrator.families.family import Family, LatentFamily
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.reports.licence import Terms
+from fewstep.orchestrator.students.inference import brings_scheduler, call_of, fixed_guidance
+from fewstep.orchestrator.teachers.load import holds_pipeline
 
 RECIPE = "recipe.yaml"  # resolved, in the exported folder
 HERE = "."  # how a folder's own card names it

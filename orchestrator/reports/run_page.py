@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.evaluation.results import FRECHET, Findings, Row, caution
-from orchestrator.files import write_whole
-from orchestrator.observability.durations import words
-from orchestrator.observability.line_chart import Band, Series, line_chart
-from orchestrator.recipe.section import Json
-from orchestrator.reports.html import document, section
+from fewstep.orchestrator.evaluation.results import FRECHET, Findings, Row, caution
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.observability.durations import words
+from fewstep.orchestrator.observability.line_chart import Band, Series, line_chart
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.reports.html import document, section
 
 LOSS_POINTS = 200  # of a curve, each the mean of its stretch
 INKS_OF_CURVES = ("student", "teacher", "third", "fourth")

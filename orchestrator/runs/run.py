@@ -16,14 +16,14 @@ from pathlib import Path
 import psutil
 import yaml
 
-from methods.base import Round
-from orchestrator.errors import BadInput
-from orchestrator.files import write_whole
-from orchestrator.recipe.identity import compare, identity, recipe_hash
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.runs.driver_lock import BEAT_S, driver_of
+from fewstep.methods.base import Round
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.recipe.identity import compare, identity, recipe_hash
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.runs.driver_lock import BEAT_S, driver_of
 
 ABANDONED = "abandoned"
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")

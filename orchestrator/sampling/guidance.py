@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.diffusion import Cond, Denoiser, Estimate, expand, solve
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, expand, solve
 
 ALL = slice(None)
 

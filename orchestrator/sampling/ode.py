@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from methods.diffusion import Schedule
-from orchestrator.sampling import analytic_dpm, runge_kutta
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.schedules import schedule_of
-from orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS, Solver
+from fewstep.methods.diffusion import Schedule
+from fewstep.orchestrator.sampling import analytic_dpm, runge_kutta
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS, Solver
 
 Own = Callable[[GuidedTeacher, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
 

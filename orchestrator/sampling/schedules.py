@@ -7,7 +7,7 @@ from typing import cast
 
 from diffusers import DDIMScheduler
 
-from methods.diffusion import DiscreteVP, Prediction, RectifiedFlow, Schedule
+from fewstep.methods.diffusion import DiscreteVP, Prediction, RectifiedFlow, Schedule
 
 
 def is_flow_matching(config: Mapping[str, object]) -> bool:

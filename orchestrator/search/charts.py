@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from methods.base import Choice, LogUniform, Range
-from orchestrator.observability.line_chart import INCHES, INKS, LINE, STYLE, inline
-from orchestrator.search.space import Space
-from orchestrator.search.study import Trial
+from fewstep.methods.base import Choice, LogUniform, Range
+from fewstep.orchestrator.observability.line_chart import INCHES, INKS, LINE, STYLE, inline
+from fewstep.orchestrator.search.space import Space
+from fewstep.orchestrator.search.study import Trial
 
 WIDE = (2 * INCHES[0], INCHES[1])
 

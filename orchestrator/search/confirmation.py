@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestrator.evaluation.baselines import many_steps
-from orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
-from orchestrator.evaluation.evaluator_pool import judged_prompts, key_name
-from orchestrator.evaluation.feature_cache import newest
-from orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Findings, caution
-from orchestrator.evaluation.system import System
-from orchestrator.files import write_whole
-from orchestrator.recipe.parsing import vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.search.objectives import watched_steps
-from orchestrator.workflow.comparison import compare, run_recipe
-from orchestrator.workflow.round_data import store_of
+from fewstep.orchestrator.evaluation.baselines import many_steps
+from fewstep.orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, key_name
+from fewstep.orchestrator.evaluation.feature_cache import newest
+from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Findings, caution
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.recipe.parsing import vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.search.objectives import watched_steps
+from fewstep.orchestrator.workflow.comparison import compare, run_recipe
+from fewstep.orchestrator.workflow.round_data import store_of
 
 PLACE = "confirmation"  # folder of a search
 BEST, DEFAULT = "best", "default"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.recipe.recipe import Recipe
 
 TRAINING_HOURS = "training_hours"  # of devices
 STEP, KID = "training_steps", "kid"  # of an evaluation while training, in what a trial tells Ray Tune

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator.files import write_whole
-from orchestrator.observability.line_chart import Series, line_chart
-from orchestrator.recipe.parsing import relative_to, vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import teacher_name
-from orchestrator.reports.html import document, section
-from orchestrator.search.charts import front_chart, importance_bars, parallel_coordinates
-from orchestrator.search.objectives import objectives_of, target_of
-from orchestrator.search.space import Space
-from orchestrator.search.study import Trial
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.observability.line_chart import Series, line_chart
+from fewstep.orchestrator.recipe.parsing import relative_to, vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.reports.html import document, section
+from fewstep.orchestrator.search.charts import front_chart, importance_bars, parallel_coordinates
+from fewstep.orchestrator.search.objectives import objectives_of, target_of
+from fewstep.orchestrator.search.space import Space
+from fewstep.orchestrator.search.study import Trial
 
 
 @dataclass(frozen=True)

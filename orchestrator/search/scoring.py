@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.evaluation.baselines import kids, student_scales, target
-from orchestrator.evaluation.distances import units_of
-from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from orchestrator.evaluation.system import System
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.evaluation.baselines import kids, student_scales, target
+from fewstep.orchestrator.evaluation.distances import units_of
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.inference import call_of, fixed_guidance
 
 SELECTION = "selection"  # folder of a search: what trials are chosen by
 

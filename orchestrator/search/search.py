@@ -11,25 +11,25 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.compute.cluster import connect
-from orchestrator.datasets.sources import check as check_recipe
-from orchestrator.errors import BadInput
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.observability.console import console, say
-from orchestrator.planning.preflight import check_paths
-from orchestrator.recipe.parsing import vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.runs.run import Run
-from orchestrator.search.confirmation import PLACE, confirm
-from orchestrator.search.objectives import Budget, check_stopping, objectives_of, target_of
-from orchestrator.search.report import Found, write_best, write_results
-from orchestrator.search.scoring import SELECTION, measure_target
-from orchestrator.search.space import Space, extremes_of, grid_of, space_of
-from orchestrator.search.study import Trial, best_of, front_of, importance_of, open_study, trials_of
-from orchestrator.search.trial import check_data, pin
-from orchestrator.search.tune import Proposals, concurrency, run_trials
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.observability.console import console, say
+from fewstep.orchestrator.planning.preflight import check_paths
+from fewstep.orchestrator.recipe.parsing import vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.search.confirmation import PLACE, confirm
+from fewstep.orchestrator.search.objectives import Budget, check_stopping, objectives_of, target_of
+from fewstep.orchestrator.search.report import Found, write_best, write_results
+from fewstep.orchestrator.search.scoring import SELECTION, measure_target
+from fewstep.orchestrator.search.space import Space, extremes_of, grid_of, space_of
+from fewstep.orchestrator.search.study import Trial, best_of, front_of, importance_of, open_study, trials_of
+from fewstep.orchestrator.search.trial import check_data, pin
+from fewstep.orchestrator.search.tune import Proposals, concurrency, run_trials
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 def search(recipe: Recipe) -> Json:

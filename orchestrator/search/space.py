@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from methods.base import Choice, LogUniform, Range, Uniform
-from orchestrator.errors import BadInput, nearest
-from orchestrator.recipe.parsing import vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.search import Span
-from orchestrator.recipe.training import Training
+from fewstep.methods.base import Choice, LogUniform, Range, Uniform
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.recipe.parsing import vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.search import Span
+from fewstep.orchestrator.recipe.training import Training
 
 Space = Mapping[str, Range]  # by field, like "method.skip"
 Params = Mapping[str, object]  # as Optuna keeps them: numbers of ranges, options as JSON

@@ -16,14 +16,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.errors import BadInput
-from orchestrator.inputs.prompts import prompts_digest, read_prompts
-from orchestrator.recipe.identity import compare
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import is_abandoned
-from orchestrator.search.objectives import objectives_of
-from orchestrator.search.space import Space, changes_of, distributions, grid_of, params_of
-from orchestrator.search.trial import evaluations, has_ended, hours_of, read_outcome, trial_folder
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts
+from fewstep.orchestrator.recipe.identity import compare
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import is_abandoned
+from fewstep.orchestrator.search.objectives import objectives_of
+from fewstep.orchestrator.search.space import Space, changes_of, distributions, grid_of, params_of
+from fewstep.orchestrator.search.trial import evaluations, has_ended, hours_of, read_outcome, trial_folder
 
 FIRST_AT_RANDOM = 4  # trials, before Optuna goes by what it has seen
 STATES = {

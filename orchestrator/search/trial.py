@@ -13,18 +13,18 @@ from typing import Any, cast
 
 from ray import tune
 
-from methods.base import Round
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import Stock, stocks_of, trajectories_of
-from orchestrator.errors import Abandoned, BadInput
-from orchestrator.files import write_whole
-from orchestrator.observability import metrics
-from orchestrator.recipe.data import Trajectories
-from orchestrator.recipe.parsing import vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.runs.run import Run, abandon, is_abandoned
-from orchestrator.search.objectives import (
+from fewstep.methods.base import Round
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import Stock, stocks_of, trajectories_of
+from fewstep.orchestrator.errors import Abandoned, BadInput
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.data import Trajectories
+from fewstep.orchestrator.recipe.parsing import vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.runs.run import Run, abandon, is_abandoned
+from fewstep.orchestrator.search.objectives import (
     KID,
     STEP,
     TRAINING_HOURS,
@@ -35,12 +35,12 @@ from orchestrator.search.objectives import (
     watched,
     watched_steps,
 )
-from orchestrator.search.scoring import SELECTION, judge_trial
-from orchestrator.students.export import export
-from orchestrator.students.round_result import RESULT
-from orchestrator.training.driver import train_rounds
-from orchestrator.training.round_trainer import length
-from orchestrator.workflow.round_data import samples_itself, store_of, supply
+from fewstep.orchestrator.search.scoring import SELECTION, judge_trial
+from fewstep.orchestrator.students.export import export
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.training.driver import train_rounds
+from fewstep.orchestrator.training.round_trainer import length
+from fewstep.orchestrator.workflow.round_data import samples_itself, store_of, supply
 
 OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
 LOOK_S = 1.0  # between two looks at what a trial has measured

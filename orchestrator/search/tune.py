@@ -17,15 +17,15 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.compute.cluster import bundle, require, room_for
-from orchestrator.observability import metrics
-from orchestrator.observability.console import say
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import Run, abandon
-from orchestrator.search.objectives import KID, STEP, Budget
-from orchestrator.search.space import Space, changes_of
-from orchestrator.search.study import ask, begun, settle, trials_of
-from orchestrator.search.trial import Pinned, Trial, read_outcome, total_steps, trial_folder
+from fewstep.orchestrator.compute.cluster import bundle, require, room_for
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import Run, abandon
+from fewstep.orchestrator.search.objectives import KID, STEP, Budget
+from fewstep.orchestrator.search.space import Space, changes_of
+from fewstep.orchestrator.search.study import ask, begun, settle, trials_of
+from fewstep.orchestrator.search.trial import Pinned, Trial, read_outcome, total_steps, trial_folder
 
 REDUCTION = 3  # of the trials at each of ASHA's rungs, one goes on
 COMPARED = 3  # trials that a median is of, at least

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.storage.store import Data
+from fewstep.orchestrator.storage.store import Data
 
 
 class Cache(Protocol):

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.errors import BadInput
-from orchestrator.storage.store import Stored, check_key
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.storage.store import Stored, check_key
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 _MAPPED = 64  # ranges of files that stay mapped, each with a file handle

@@ -21,8 +21,8 @@ from botocore.exceptions import (
 )
 from s3fs import S3FileSystem
 
-from orchestrator.errors import BadInput
-from orchestrator.storage.store import Stored, check_key
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.storage.store import Stored, check_key
 
 PIECE = 1 << 24  # bytes handed over at once, so that a shard is never in memory twice
 READERS = 32  # GETs at once

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.errors import BadInput
+from fewstep.orchestrator.errors import BadInput
 
 Data = bytes | memoryview  # as a store gives it
 

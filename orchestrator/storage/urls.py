@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.errors import BadInput
-from orchestrator.storage.local import LocalStore
-from orchestrator.storage.store import Store, check_url
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.storage.store import Store, check_url
 
 
 def open_store(url: str, *, single_writer: bool = False) -> Store:
@@ -19,7 +19,7 @@ def open_store(url: str, *, single_writer: bool = False) -> Store:
     except ValueError as error:
         raise BadInput(f"store: {error}") from None
     if url.startswith("s3://"):
-        from orchestrator.storage.s3 import S3Store
+        from fewstep.orchestrator.storage.s3 import S3Store
 
         return S3Store(url.rstrip("/"), single_writer=single_writer)
     return LocalStore(Path(url).expanduser().resolve(), single_writer=single_writer)

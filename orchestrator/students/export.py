@@ -7,16 +7,16 @@ import shutil
 import uuid
 from pathlib import Path
 
-from orchestrator.compute.cluster import connect
-from orchestrator.compute.tasks import ask
-from orchestrator.families.family import Family
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.inference import fixed_guidance
-from orchestrator.students.round_result import StudentFacts, read_network
-from orchestrator.students.schedulers import check
-from orchestrator.teachers.load import load_student
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.inference import fixed_guidance
+from fewstep.orchestrator.students.round_result import StudentFacts, read_network
+from fewstep.orchestrator.students.schedulers import check
+from fewstep.orchestrator.teachers.load import load_student
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 def build(recipe: Recipe, result: Path) -> Family:

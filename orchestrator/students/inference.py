@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.schedulers import OURS, TARGETS
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.schedulers import OURS, TARGETS
 
 
 def call_of(recipe: Recipe) -> Call:

@@ -14,12 +14,12 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from methods.base import LoRA, Round, Trained
-from methods.diffusion import Denoiser
-from orchestrator.families.network import PipelineNetwork, is_adapter
-from orchestrator.files import write_whole
-from orchestrator.students.student import meaning, trained_of
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import LoRA, Round, Trained
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.families.network import PipelineNetwork, is_adapter
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.students.student import meaning, trained_of
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 RESULT = "result"  # its folder, inside the round's
 Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with

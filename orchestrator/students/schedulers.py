@@ -8,13 +8,13 @@ from typing import cast
 
 import diffusers
 
-from methods.base import Sampler
-from orchestrator.errors import BadInput
-from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.sampling.schedules import is_flow_matching, prediction_of
-from orchestrator.sampling.solvers import SOLVERS, Scheduler
-from orchestrator.students.round_result import StudentFacts
+from fewstep.methods.base import Sampler
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of
+from fewstep.orchestrator.sampling.solvers import SOLVERS, Scheduler
+from fewstep.orchestrator.students.round_result import StudentFacts
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import nn
 
-from methods.base import Averaged, LoRA, Round, Trained
-from methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
+from fewstep.methods.base import Averaged, LoRA, Round, Trained
+from fewstep.methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
 
 
 class Distillable(Protocol):

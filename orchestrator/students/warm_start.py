@@ -13,11 +13,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from methods.base import Trained
-from orchestrator.errors import BadInput
-from orchestrator.families.network import ADAPTER, PipelineNetwork
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import Trained
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.network import ADAPTER, PipelineNetwork
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 FIELD = "training.init_from"
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import yaml
 from packaging.requirements import Requirement
 
-from clusters.bundle import Bundle
-from orchestrator.errors import BadInput
-from orchestrator.files import file_hash
-from orchestrator.recipe.parsing import relocate
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.submission.layout import INPUTS, RECIPE, place_of_inputs
+import fewstep
+from fewstep.clusters.bundle import Bundle
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.files import file_hash
+from fewstep.orchestrator.recipe.parsing import relocate
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.submission.layout import INPUTS, RECIPE, place_of_inputs
 
-HOME = Path(__file__).resolve().parents[2]
+HOME = Path(fewstep.__file__).parent
 CODE = ("methods", "orchestrator", "clusters", "dashboards")
 CODE_SUFFIXES = (".py", ".css")
 DATA_SUFFIXES = (
@@ -31,7 +32,7 @@ DATA_SUFFIXES = (
 def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
     """The bundle of a job, and the digest of what is asked: verb, recipe and inputs.
 
-    The recipe in it reads its inputs where `orchestrator.unpack` puts them, which every node sees, and writes under
+    The recipe in it reads its inputs where `cli.cluster_job` puts them, which every node sees, and writes under
     `outputs`. An input that is under `outputs` here is there already and does not travel. Raises BadInput for one that
     cannot travel.
     """
@@ -98,10 +99,10 @@ def _needs(package: str, extra: str) -> Iterator[tuple[str, str]]:
 def _code() -> dict[str, Path | str]:
     """Our packages' source, and the metadata by which fewstep knows its own version."""
     us = importlib.metadata.distribution("fewstep")
-    source = {
-        file.relative_to(HOME).as_posix(): file
-        for package in CODE
-        for file in sorted((HOME / package).rglob("*"))
+    files = [*HOME.glob("*"), *(file for package in CODE for file in (HOME / package).rglob("*"))]
+    source: dict[str, Path | str] = {
+        (Path("fewstep") / file.relative_to(HOME)).as_posix(): file
+        for file in sorted(files)
         if file.suffix in CODE_SUFFIXES and file.is_file()
     }
     return {**source, f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from clusters import KINDS, Cluster, Job
-from clusters.state import state_folder
-from orchestrator.errors import BadInput, nearest
-from orchestrator.files import write_whole
-from orchestrator.recipe.section import Json, sentence
+from fewstep.clusters import KINDS, Cluster, Job
+from fewstep.clusters.state import state_folder
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.recipe.section import Json, sentence
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from rich.table import Table
 
-from clusters import CLUSTERS, ENDED, Cluster, ClusterError
-from orchestrator.errors import BadInput, nearest
-from orchestrator.observability.console import console, say
-from orchestrator.recipe.parsing import read_yaml
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.submission import job_records as jobs
-from orchestrator.submission.bundle import parcel, pins
-from orchestrator.submission.job_records import Record, cluster_of, record_of
-from orchestrator.submission.layout import RECIPE
+from fewstep.clusters import CLUSTERS, ENDED, Cluster, ClusterError
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.observability.console import console, say
+from fewstep.orchestrator.recipe.parsing import read_yaml
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.submission import job_records as jobs
+from fewstep.orchestrator.submission.bundle import parcel, pins
+from fewstep.orchestrator.submission.job_records import Record, cluster_of, record_of
+from fewstep.orchestrator.submission.layout import RECIPE
 
 STOPS_S = 60.0  # after which a job that was told to stop is left to its cluster
 ID = re.compile(r"[a-z]([-a-z0-9]{0,42}[a-z0-9])?")  # what a RayJob may be called, with room for an attempt's number

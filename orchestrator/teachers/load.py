@@ -11,20 +11,20 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from orchestrator.errors import BadInput, nearest
-from orchestrator.families.class_conditional import ClassConditional, Unconditional
-from orchestrator.families.custom import Own, made_by
-from orchestrator.families.dit import DiT
-from orchestrator.families.family import Family
-from orchestrator.families.flux import Flux
-from orchestrator.families.network import DTYPES
-from orchestrator.families.pixart import PixArtAlpha, PixArtSigma
-from orchestrator.families.stable_diffusion import StableDiffusion, StableDiffusionXL
-from orchestrator.families.stable_diffusion_3 import StableDiffusion3
-from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.pipelines.own import OwnNetwork
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.teachers.downloads import use_fast_downloads
+from fewstep.orchestrator.errors import BadInput, nearest
+from fewstep.orchestrator.families.class_conditional import ClassConditional, Unconditional
+from fewstep.orchestrator.families.custom import Own, made_by
+from fewstep.orchestrator.families.dit import DiT
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.flux import Flux
+from fewstep.orchestrator.families.network import DTYPES
+from fewstep.orchestrator.families.pixart import PixArtAlpha, PixArtSigma
+from fewstep.orchestrator.families.stable_diffusion import StableDiffusion, StableDiffusionXL
+from fewstep.orchestrator.families.stable_diffusion_3 import StableDiffusion3
+from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
+from fewstep.orchestrator.pipelines.own import OwnNetwork
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
 _ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Own)

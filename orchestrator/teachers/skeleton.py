@@ -12,13 +12,13 @@ import torch
 from diffusers import ConfigMixin, DiffusionPipeline
 from torch import nn
 
-from orchestrator.errors import BadInput
-from orchestrator.families.family import Family
-from orchestrator.families.network import DTYPES
-from orchestrator.pipelines.overshooting import OvershootingScheduler
-from orchestrator.recipe.parsing import RECIPES
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.teachers.load import family_of
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.network import DTYPES
+from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
+from fewstep.orchestrator.recipe.parsing import RECIPES
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.teachers.load import family_of
 
 MODELS = RECIPES / "real" / "models"  # configurations of public models, one folder each
 NETWORKS = ("unet", "transformer", "vae")

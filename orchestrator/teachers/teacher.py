@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from methods.diffusion import Denoiser, Prediction, Schedule
-from orchestrator.errors import BadInput
-from orchestrator.families.family import Family
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.sampling.schedules import is_flow_matching, prediction_of, schedule_of
-from orchestrator.teachers.load import load
-from orchestrator.teachers.revision import factory_hash, folder_hash
+from fewstep.methods.diffusion import Denoiser, Prediction, Schedule
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of, schedule_of
+from fewstep.orchestrator.teachers.load import load
+from fewstep.orchestrator.teachers.revision import factory_hash, folder_hash
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.files import file_hash, write_whole
-from orchestrator.observability.console import say
-from orchestrator.recipe.section import Json
+from fewstep.orchestrator.files import file_hash, write_whole
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.section import Json
 
 RECORD = "checkpoint.json"
 

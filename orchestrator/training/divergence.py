@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import Round, Trained
+from fewstep.methods.base import Round, Trained
 
 WINDOW = 20  # reports that a running median is of
 RUNAWAY = 10.0  # times the highest running median so far

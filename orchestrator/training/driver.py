@@ -15,19 +15,19 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from orchestrator.compute.cluster import bundle, require
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import Stock, check, stocks_of
-from orchestrator.engines.rank import Place
-from orchestrator.errors import Abandoned, BadInput, Diverged
-from orchestrator.observability import metrics
-from orchestrator.observability.console import progress, say
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import Run
-from orchestrator.students.round_result import RESULT
-from orchestrator.training.round_trainer import Job, Trainee, length
-from orchestrator.training.validation import prepare
+from fewstep.orchestrator.compute.cluster import bundle, require
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import Stock, check, stocks_of
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.errors import Abandoned, BadInput, Diverged
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import progress, say
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.training.round_trainer import Job, Trainee, length
+from fewstep.orchestrator.training.validation import prepare
 
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
 

@@ -11,16 +11,16 @@ from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import Frozen, Round, Trained
-from methods.diffusion import Denoiser
-from orchestrator.engines.deepspeed import inference_engine
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
-from orchestrator.families.family import Family
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.recipe.teacher import Precision
-from orchestrator.recipe.training import Training
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import Frozen, Round, Trained
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.engines.deepspeed import inference_engine
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.recipe.teacher import Precision
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 class Decoder(nn.Module):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Critic, Draw, Round, Rows, Trained
-from orchestrator.engines.rank import Place
-from orchestrator.observability.stopwatch import Clock
-from orchestrator.recipe.training import Training
-from orchestrator.training.round_networks import Networks
+from fewstep.methods.base import Batch, Critic, Draw, Round, Rows, Trained
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.observability.stopwatch import Clock
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.training.round_networks import Networks
 
 
 class Progress:

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator.engines.deepspeed import TAG, import_deepspeed
-from orchestrator.engines.moving_average import Average
-from orchestrator.engines.rank import Place
-from orchestrator.training.round_networks import Networks
+from fewstep.orchestrator.engines.deepspeed import TAG, import_deepspeed
+from fewstep.orchestrator.engines.moving_average import Average
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.training.round_networks import Networks
 
 
 def save(networks: Networks, folder: Path, rank: int) -> None:

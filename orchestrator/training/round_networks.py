@@ -9,13 +9,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from methods.base import Averaged, Critic, Frozen, Round, Trained
-from methods.diffusion import Denoiser
-from orchestrator.engines.deepspeed import inference_engine
-from orchestrator.engines.engine import Engine, EngineSpec, trained_weights
-from orchestrator.engines.moving_average import Average, frozen_copy
-from orchestrator.engines.partition import Sharded
-from orchestrator.students.student import Distillable, meaning, student_network
+from fewstep.methods.base import Averaged, Critic, Frozen, Round, Trained
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.engines.deepspeed import inference_engine
+from fewstep.orchestrator.engines.engine import Engine, EngineSpec, trained_weights
+from fewstep.orchestrator.engines.moving_average import Average, frozen_copy
+from fewstep.orchestrator.engines.partition import Sharded
+from fewstep.orchestrator.students.student import Distillable, meaning, student_network
 
 
 @dataclass

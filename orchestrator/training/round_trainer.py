@@ -13,36 +13,36 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from methods.base import Round, Start
-from methods.diffusion import Denoiser
-from orchestrator.dataloader.columns import clean, columns_of
-from orchestrator.dataloader.loader import Loader
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import stocks_of
-from orchestrator.engines.deepspeed import DeepSpeedEngine
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.errors import Abandoned, Diverged
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.observability import metrics
-from orchestrator.observability.console import say
-from orchestrator.observability.image_grid import sheet_of
-from orchestrator.observability.trackers import Trackers
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.runs.run import is_abandoned
-from orchestrator.storage.block_cache import cache_for
-from orchestrator.students.round_result import RESULT, StudentFacts, Weights, read_denoiser, write_result
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.students.warm_start import warm_start
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training import checkpoint
-from orchestrator.training import network_state as snapshot
-from orchestrator.training.divergence import Fault, Guard, moments, sums
-from orchestrator.training.frozen_networks import called, frozen_network, let_go, placed
-from orchestrator.training.loop import Progress, learning_rate, train
-from orchestrator.training.round_networks import Networks, build, full_state
-from orchestrator.training.validation import Exam, Examiner, Scores, metric_of
+from fewstep.methods.base import Round, Start
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.dataloader.columns import clean, columns_of
+from fewstep.orchestrator.dataloader.loader import Loader
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import stocks_of
+from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.errors import Abandoned, Diverged
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.observability.image_grid import sheet_of
+from fewstep.orchestrator.observability.trackers import Trackers
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.runs.run import is_abandoned
+from fewstep.orchestrator.storage.block_cache import cache_for
+from fewstep.orchestrator.students.round_result import RESULT, StudentFacts, Weights, read_denoiser, write_result
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.students.warm_start import warm_start
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training import checkpoint
+from fewstep.orchestrator.training import network_state as snapshot
+from fewstep.orchestrator.training.divergence import Fault, Guard, moments, sums
+from fewstep.orchestrator.training.frozen_networks import called, frozen_network, let_go, placed
+from fewstep.orchestrator.training.loop import Progress, learning_rate, train
+from fewstep.orchestrator.training.round_networks import Networks, build, full_state
+from fewstep.orchestrator.training.validation import Exam, Examiner, Scores, metric_of
 
 KIB = 1024  # bytes
 COLUMNS = 6  # of pictures that are shown while training

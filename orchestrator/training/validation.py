@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.engines.rank import Place
-from orchestrator.evaluation.baselines import kids, target
-from orchestrator.evaluation.distances import units_of
-from orchestrator.evaluation.evaluator import Judge, unchecked
-from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from orchestrator.evaluation.system import Measured, Setting, System
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.export import dress
-from orchestrator.students.inference import call_of, fixed_guidance
-from orchestrator.students.round_result import StudentFacts, network_of
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.divergence import Moments, moments, sums
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.evaluation.baselines import kids, target
+from fewstep.orchestrator.evaluation.distances import units_of
+from fewstep.orchestrator.evaluation.evaluator import Judge, unchecked
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.export import dress
+from fewstep.orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.students.round_result import StudentFacts, network_of
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.divergence import Moments, moments, sums
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from orchestrator.datasets.sources import check as check_recipe
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.baselines import measure_teacher
-from orchestrator.evaluation.results import Findings
-from orchestrator.observability.console import say
-from orchestrator.recipe.identity import compare as differences
-from orchestrator.recipe.parsing import load
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.reports.comparison_page import Entry, Finished, _write
-from orchestrator.runs.run import Run
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.baselines import measure_teacher
+from fewstep.orchestrator.evaluation.results import Findings
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.identity import compare as differences
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.reports.comparison_page import Entry, Finished, _write
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.workflow import stages as verbs
 
 
 def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from rich.table import Table
 
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.datasets.sources import check
-from orchestrator.generation.factory import Generated
-from orchestrator.generation.generate import import_samples
-from orchestrator.generation.repair import repair as repair_data
-from orchestrator.observability.console import console, say
-from orchestrator.observability.durations import seconds_of
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.resources import Resources
-from orchestrator.recipe.section import Json
-from orchestrator.runs.run import Run
-from orchestrator.workflow.inspection import describe_dataset, draw_dataset
-from orchestrator.workflow.round_data import supply
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.sources import check
+from fewstep.orchestrator.generation.factory import Generated
+from fewstep.orchestrator.generation.generate import import_samples
+from fewstep.orchestrator.generation.repair import repair as repair_data
+from fewstep.orchestrator.observability.console import console, say
+from fewstep.orchestrator.observability.durations import seconds_of
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.workflow.inspection import describe_dataset, draw_dataset
+from fewstep.orchestrator.workflow.round_data import supply
 
 
 def print_facts(facts: Json) -> None:

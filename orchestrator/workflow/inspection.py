@@ -8,17 +8,17 @@ from typing import cast
 import numpy as np
 import torch
 
-from orchestrator.compute.cluster import connect
-from orchestrator.compute.tasks import ask
-from orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.plan import DatasetPlan, Plan
-from orchestrator.observability.image_grid import Pixels, grid
-from orchestrator.recipe.resources import Resources
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan
+from fewstep.orchestrator.observability.image_grid import Pixels, grid
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 POINTS = 8  # of a path, at most
 

@@ -6,9 +6,9 @@ import dataclasses
 
 from rich.table import Table
 
-from methods import METHODS
-from methods.base import Averaged, Round, Trained
-from orchestrator.observability.console import console
+from fewstep.methods import METHODS
+from fewstep.methods.base import Averaged, Round, Trained
+from fewstep.orchestrator.observability.console import console
 
 
 def show() -> dict[str, object]:

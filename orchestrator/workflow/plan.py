@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from orchestrator.compute.tasks import ask
-from orchestrator.datasets.commit_log import count_committed
-from orchestrator.datasets.plan import DatasetPlan
-from orchestrator.datasets.sources import check, stocks_of
-from orchestrator.evaluation.reference_statistics import check_evaluation
-from orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
-from orchestrator.planning.calibration import seconds_per_batch
-from orchestrator.planning.forecast import forecast, memory_facts, memory_of
-from orchestrator.planning.store_access import check_nodes, check_space
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.teachers.skeleton import has_configuration
-from orchestrator.workflow.datasets import print_facts
-from orchestrator.workflow.round_data import _sampled, store_of
+from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.datasets.commit_log import count_committed
+from fewstep.orchestrator.datasets.plan import DatasetPlan
+from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
+from fewstep.orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
+from fewstep.orchestrator.planning.calibration import seconds_per_batch
+from fewstep.orchestrator.planning.forecast import forecast, memory_facts, memory_of
+from fewstep.orchestrator.planning.store_access import check_nodes, check_space
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.teachers.skeleton import has_configuration
+from fewstep.orchestrator.workflow.datasets import print_facts
+from fewstep.orchestrator.workflow.round_data import _sampled, store_of
 
 
 def plan_supply(recipe: Recipe, price: float) -> Json:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.compute.cluster import connect
-from orchestrator.datasets.sources import Stock, is_sampled, stocks_of, trajectories_of
-from orchestrator.generation.factory import Generated, Report
-from orchestrator.generation.generate import encode_images, generate, imported
-from orchestrator.observability import metrics
-from orchestrator.observability.console import say
-from orchestrator.recipe.recipe import Export, Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.runs.run import Run
-from orchestrator.students.export import export as write_student
-from orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.datasets.sources import Stock, is_sampled, stocks_of, trajectories_of
+from fewstep.orchestrator.generation.factory import Generated, Report
+from fewstep.orchestrator.generation.generate import encode_images, generate, imported
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.recipe.recipe import Export, Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.students.export import export as write_student
+from fewstep.orchestrator.students.round_result import RESULT
 
 
 def supply(opened: Run, number: int) -> dict[Stock, Generated]:

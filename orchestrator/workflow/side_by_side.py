@@ -12,18 +12,18 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.evaluator import Judge
-from orchestrator.evaluation.results import label
-from orchestrator.evaluation.system import Setting, System
-from orchestrator.families.family import Family
-from orchestrator.observability.image_grid import Pixels, grid
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.reports.model_card import RECIPE
-from orchestrator.students.inference import call_of, fixed_guidance
-from orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.results import label
+from fewstep.orchestrator.evaluation.system import Setting, System
+from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.observability.image_grid import Pixels, grid
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.reports.model_card import RECIPE
+from fewstep.orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.teachers.load import holds_pipeline
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,33 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.compute.cluster import bundle, connect, require
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import Stock, check
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.baselines import present_teacher
-from orchestrator.evaluation.comparison import evaluate as evaluate_student
-from orchestrator.evaluation.reference_statistics import check_evaluation
-from orchestrator.evaluation.results import UNJUDGED, Findings
-from orchestrator.generation.factory import Generated
-from orchestrator.observability import metrics
-from orchestrator.observability.console import say
-from orchestrator.observability.trackers import check as check_trackers
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.reports.facts import card_facts, findings_of, report_facts, teacher_facts
-from orchestrator.reports.hub import check_push, push
-from orchestrator.reports.model_card import card, write_card
-from orchestrator.reports.run_page import write_report
-from orchestrator.runs.run import Run, reopen
-from orchestrator.students.export import export as write_student
-from orchestrator.students.round_result import RESULT
-from orchestrator.teachers.load import holds_pipeline
-from orchestrator.training.driver import train_rounds
-from orchestrator.workflow.datasets import _quarantined
-from orchestrator.workflow.round_data import supply
-from orchestrator.workflow.side_by_side import Request
-from orchestrator.workflow.side_by_side import sample as sample_pair
+from fewstep.orchestrator.compute.cluster import bundle, connect, require
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import Stock, check
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.baselines import present_teacher
+from fewstep.orchestrator.evaluation.comparison import evaluate as evaluate_student
+from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
+from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.generation.factory import Generated
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import say
+from fewstep.orchestrator.observability.trackers import check as check_trackers
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.reports.facts import card_facts, findings_of, report_facts, teacher_facts
+from fewstep.orchestrator.reports.hub import check_push, push
+from fewstep.orchestrator.reports.model_card import card, write_card
+from fewstep.orchestrator.reports.run_page import write_report
+from fewstep.orchestrator.runs.run import Run, reopen
+from fewstep.orchestrator.students.export import export as write_student
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.training.driver import train_rounds
+from fewstep.orchestrator.workflow.datasets import _quarantined
+from fewstep.orchestrator.workflow.round_data import supply
+from fewstep.orchestrator.workflow.side_by_side import Request
+from fewstep.orchestrator.workflow.side_by_side import sample as sample_pair
 
 NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
 

@@ -14,15 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.observability import metrics
-from orchestrator.observability.console import console
-from orchestrator.observability.durations import words
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.section import Json
-from orchestrator.recipe.teacher import teacher_name
-from orchestrator.runs.driver_lock import driver_of
-from orchestrator.runs.run import recipe_of, round_folder
-from orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.console import console
+from fewstep.orchestrator.observability.durations import words
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.section import Json
+from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.runs.driver_lock import driver_of
+from fewstep.orchestrator.runs.run import recipe_of, round_folder
+from fewstep.orchestrator.students.round_result import RESULT
 
 LOOK_S = 1.0
 PARTS = ("data", "forward", "backward", "update")  # of a step

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.generation.shard_makers import ShardSampler
-from orchestrator.recipe.parsing import load
+from fewstep.orchestrator.generation.shard_makers import ShardSampler
+from fewstep.orchestrator.recipe.parsing import load
 from tests.benchmarks.factory import factory, new_ledger
 from tests.benchmarks.ratio import Row, median_of, rate, show
 from tests.benchmarks.work import Work

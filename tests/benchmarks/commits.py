@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from orchestrator.datasets.commit_log import Ledger, create_ledger
-from orchestrator.datasets.plan import Shard
-from orchestrator.datasets.sealed_records import seal
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger
+from fewstep.orchestrator.datasets.plan import Shard
+from fewstep.orchestrator.datasets.sealed_records import seal
 from tests.benchmarks.ratio import Row, median_of, rate, show
 from tests.faults.work import PLAN, TEACHER, commit, opened
 

@@ -22,22 +22,22 @@ from typing import cast
 import ray
 import torch
 
-from orchestrator.compute.actor_pool import IN_FLIGHT
-from orchestrator.compute.cluster import connect
-from orchestrator.compute.tasks import options
-from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
-from orchestrator.datasets.dataset import read_conditions
-from orchestrator.datasets.manifest import CONDITIONS
-from orchestrator.datasets.plan import Shard, make_plan
-from orchestrator.generation.factory import SamplingActor
-from orchestrator.generation.shard_makers import ShardSampler, commit_conditions
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.resources import Resources
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import sample_path
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.compute.tasks import options
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import read_conditions
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.datasets.plan import Shard, make_plan
+from fewstep.orchestrator.generation.factory import SamplingActor
+from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_conditions
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import sample_path
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show

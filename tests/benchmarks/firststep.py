@@ -35,7 +35,7 @@ import psutil
 from tests.benchmarks.ratio import Row, median_of, show
 
 if TYPE_CHECKING:  # its import is one of the parts
-    from orchestrator.recipe.recipe import Recipe
+    from fewstep.orchestrator.recipe.recipe import Recipe
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -80,10 +80,10 @@ def driver(recipe: str, notes: str) -> None:
         import ray
         import yaml
 
-        from orchestrator.generation import generate
-        from orchestrator.recipe.parsing import parse
-        from orchestrator.training import driver as train
-        from orchestrator.workflow import stages as verbs
+        from fewstep.orchestrator.generation import generate
+        from fewstep.orchestrator.recipe.parsing import parse
+        from fewstep.orchestrator.training import driver as train
+        from fewstep.orchestrator.workflow import stages as verbs
     ray.init = parts.timed("ray", ray.init)
     ask, fit = generate.ask, train.fit
 
@@ -104,8 +104,8 @@ def described(notes: str, recipe: Recipe) -> object:
     """What a task says of the teacher."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
-        import orchestrator.preflight  # noqa: F401 - the task is about to
-        from orchestrator.generation import generate
+        import fewstep.orchestrator.preflight  # noqa: F401 - the task is about to
+        from fewstep.orchestrator.generation import generate
     generate.Teacher = parts.timed("teacher", generate.Teacher)
     card = generate._describe(recipe)
     Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.sums}))
@@ -116,9 +116,9 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     """One rank of a round of one step."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
-        from orchestrator.engines import engine
-        from orchestrator.training import driver as train
-        from orchestrator.training import round_trainer as trainee
+        from fewstep.orchestrator.engines import engine
+        from fewstep.orchestrator.training import driver as train
+        from fewstep.orchestrator.training import round_trainer as trainee
 
         deepspeed = engine.import_deepspeed()
     deepspeed.initialize = parts.timed("deepspeed", deepspeed.initialize)
@@ -155,8 +155,8 @@ def main(repeats: int) -> Iterator[Row]:
     """Measure."""
     import yaml
 
-    from orchestrator.recipe.recipe import Recipe
-    from orchestrator.workflow import stages as verbs
+    from fewstep.orchestrator.recipe.recipe import Recipe
+    from fewstep.orchestrator.workflow import stages as verbs
     from tests import tiny
 
     with tempfile.TemporaryDirectory() as name:

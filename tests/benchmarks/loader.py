@@ -25,12 +25,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from orchestrator.dataloader.loader import Loader
-from orchestrator.datasets.commit_log import create_ledger
-from orchestrator.datasets.dataset import Conditions, Dataset, RowGroups
-from orchestrator.datasets.manifest import CONDITIONS
-from orchestrator.generation.shard_makers import scalars
-from orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.dataloader.loader import Loader
+from fewstep.orchestrator.datasets.commit_log import create_ledger
+from fewstep.orchestrator.datasets.dataset import Conditions, Dataset, RowGroups
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.generation.shard_makers import scalars
+from fewstep.orchestrator.storage.local import LocalStore
 from tests.benchmarks.ratio import Row, paired, show
 from tests.faults.work import COMPUTE, PLAN, TEACHER
 

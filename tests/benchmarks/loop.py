@@ -14,18 +14,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Losses, Nets, Round, Source, Trained, Update
-from methods.losses import l2
-from orchestrator.dataloader.loader import Loader
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.recipe.training import Training
-from orchestrator.students.student import student_network
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.loop import Progress, train
-from orchestrator.training.round_networks import build
+from fewstep.methods.base import Batch, Losses, Nets, Round, Source, Trained, Update
+from fewstep.methods.losses import l2
+from fewstep.orchestrator.dataloader.loader import Loader
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.students.student import student_network
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.loop import Progress, train
+from fewstep.orchestrator.training.round_networks import build
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.dataset import Dataset
 from tests.benchmarks.loader import BATCH, later_epochs, new_dataset, new_loader
 from tests.benchmarks.ratio import Row, paired, show
 

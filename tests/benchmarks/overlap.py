@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.compute.actor_pool import IN_FLIGHT
-from orchestrator.datasets.commit_log import Ledger
-from orchestrator.datasets.plan import Shard
-from orchestrator.datasets.shard_file import Columns
-from orchestrator.generation.shard_makers import ShardSampler, scalars
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
+from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.plan import Shard
+from fewstep.orchestrator.datasets.shard_file import Columns
+from fewstep.orchestrator.generation.shard_makers import ShardSampler, scalars
+from fewstep.orchestrator.recipe.recipe import Recipe
 from tests import tiny
 from tests.benchmarks.factory import new_ledger
 from tests.benchmarks.ratio import Row, median_of, rate, show

@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from orchestrator.recipe.parsing import load
-from orchestrator.recipe.training import Training
-from orchestrator.training import driver as train
-from orchestrator.training import round_trainer as trainee
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.training import driver as train
+from fewstep.orchestrator.training import round_trainer as trainee
+from fewstep.orchestrator.workflow import stages as verbs
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.firststep import Parts
 from tests.benchmarks.ratio import Row, median_of, show

@@ -23,16 +23,16 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
-from methods.losses import l2
-from orchestrator.engines.deepspeed import DeepSpeedEngine
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.recipe.training import Training
-from orchestrator.students.student import student_network
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.loop import Progress, train
-from orchestrator.training.round_networks import build
+from fewstep.methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
+from fewstep.methods.losses import l2
+from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.students.student import student_network
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.loop import Progress, train
+from fewstep.orchestrator.training.round_networks import build
 from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 

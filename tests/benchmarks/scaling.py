@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.dataloader.order import Order
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.dataloader.order import Order
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from tests.benchmarks.commits import synthetic
 from tests.benchmarks.ratio import Row, median_of, show
 from tests.faults.work import COMPUTE

@@ -25,10 +25,10 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from orchestrator.compute.actor_pool import IN_FLIGHT, Pool
-from orchestrator.compute.cluster import connect
-from orchestrator.recipe.resources import Resources
-from orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, Pool
+from fewstep.orchestrator.compute.cluster import connect
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.storage.local import LocalStore
 from tests.benchmarks.ratio import Row, median_of, show
 from tests.faults.work import commit, drive, opened
 

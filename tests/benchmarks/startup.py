@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from tests.benchmarks.ratio import Row, median_of, show
 
 PAIRS = {
-    "start-up, fewstep --help": (["-c", "import typer, rich"], ["-m", "orchestrator.cli.main", "--help"]),
-    "start-up, import methods": (["-c", "import torch"], ["-c", "import methods"]),
+    "start-up, fewstep --help": (["-c", "import typer, rich"], ["-m", "fewstep", "--help"]),
+    "start-up, import methods": (["-c", "import torch"], ["-c", "import fewstep.methods"]),
 }
 
 

@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from methods import METHODS
-from methods.base import Method
+from fewstep.methods import METHODS
+from fewstep.methods.base import Method
 from tests.benchmarks.ratio import Row, paired, show
 from tests.benchmarks.work import Work, embedded_teacher
 

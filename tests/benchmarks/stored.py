@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from methods import METHODS
+from fewstep.methods import METHODS
 from tests.benchmarks.ratio import Row, median_of, paired, show
 from tests.benchmarks.work import Work, embedded_teacher
 

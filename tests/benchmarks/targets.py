@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from methods import METHODS
+from fewstep.methods import METHODS
 from tests.benchmarks import TEACHERS, ranks, scaling
 from tests.benchmarks.pauses import INTERVALS
 from tests.benchmarks.ratio import Row

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.dataset import Dataset
 from tests.benchmarks.loader import BATCH, later_epochs, new_dataset, new_loader
 from tests.benchmarks.ratio import Row, paired, show
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from methods.base import Round, Rows
-from methods.diffusion import Denoiser
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.recipe.training import Training
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.frozen_networks import frozen_network
-from orchestrator.training.loop import Progress, train
-from orchestrator.training.round_networks import build
+from fewstep.methods.base import Round, Rows
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.frozen_networks import frozen_network
+from fewstep.orchestrator.training.loop import Progress, train
+from fewstep.orchestrator.training.round_networks import build
 from tests.benchmarks import TEACHERS
 
 HERE = Place(0, 1, torch.device("cpu"))

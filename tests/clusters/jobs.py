@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from clusters import CLUSTERS, KINDS, Cluster, Job
-from clusters.bundle import Bundle
+from fewstep.clusters import CLUSTERS, KINDS, Cluster, Job
+from fewstep.clusters.bundle import Bundle
 
 FILES = {"recipe.yaml": "output: x\n", "constraints.txt": "ray==2.60.0\n"}
 

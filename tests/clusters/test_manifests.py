@@ -17,8 +17,8 @@ import jsonschema
 import pytest
 import yaml
 
-from clusters import ClusterError
-from clusters.vm import SCHEMA
+from fewstep.clusters import ClusterError
+from fewstep.clusters.vm import SCHEMA
 from tests.clusters.jobs import FILES, job, shipped
 
 FIELDS = Path(__file__).with_name("rayjob.yaml")
@@ -59,7 +59,7 @@ def test_the_rayjob_brings_a_cluster_with_a_token_and_takes_it_away(tmp_path: Pa
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     assert len(rayjob["metadata"]["name"]) <= 47
     spec, cluster = rayjob["spec"], rayjob["spec"]["rayClusterSpec"]
-    assert spec["entrypoint"] == "python -m orchestrator.cli.cluster_job /mnt/fewstep run recipe.yaml"
+    assert spec["entrypoint"] == "python -m fewstep.orchestrator.cli.cluster_job /mnt/fewstep run recipe.yaml"
     assert spec["shutdownAfterJobFinishes"] and spec["backoffLimit"] == 0
     assert cluster["authOptions"] == {"mode": "token"}
     (group,) = cluster["workerGroupSpecs"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters import Found
+from fewstep.clusters import Found
 from tests.clusters.jobs import FILES, job, shipped
 
 StandIn = Callable[[str, str], None]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from clusters import CLUSTERS
-from clusters.bundle import Bundle
+from fewstep.clusters import CLUSTERS
+from fewstep.clusters.bundle import Bundle
 from tests.clusters.jobs import shipped
 
 NAMES = sorted(file.stem for file in CLUSTERS.glob("*.yaml"))

@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("grafana_foundation_sdk", reason="needs the extra `dashboards`")
 
-from dashboards.__main__ import BUILT, files
-from dashboards.panels import ROWS, SELECTED
-from orchestrator.observability.metrics import REGISTRY
+from fewstep.dashboards.__main__ import BUILT, files
+from fewstep.dashboards.panels import ROWS, SELECTED
+from fewstep.orchestrator.observability.metrics import REGISTRY
 
 promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool, of Debian's package prometheus, is absent"
@@ -28,7 +28,7 @@ def check(*arguments: str | Path) -> None:
 
 def test_the_committed_files_are_what_the_registry_makes() -> None:
     found = {file.relative_to(BUILT).as_posix(): file.read_text() for file in BUILT.rglob("*") if file.is_file()}
-    assert found == files(), "run `python -m dashboards` and commit what it writes"
+    assert found == files(), "run `python -m fewstep.dashboards` and commit what it writes"
 
 
 def test_every_metric_is_shown_and_no_other() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.datasets.commit_log import Ledger
-from orchestrator.datasets.manifest import Manifest
-from orchestrator.storage.store import Stored
+from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.manifest import Manifest
+from fewstep.orchestrator.storage.store import Stored
 from tests.faults.work import PLAN, TEACHER, check, drive
 
 NESTED = 3  # drivers within drivers

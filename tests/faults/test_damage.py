@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.errors import BadInput
-from orchestrator.generation.repair import repair
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.repair import repair
+from fewstep.orchestrator.recipe.resources import Resources
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("cluster")]
 FIRST, SECOND, _ = SHARDS = ("00000000-00000008", "00000008-00000016", "00000016-00000020")

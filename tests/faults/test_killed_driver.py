@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_ledger
 from tests import tiny
 
 DEADLINE_S = 600
@@ -34,7 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(recipe: Path, output: Path, verb: str = "run", *changes: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "orchestrator.cli.main", verb, str(recipe), f"output={output}", *changes, "--json"]
+    command = [sys.executable, "-m", "fewstep", verb, str(recipe), f"output={output}", *changes, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from s3fs import S3FileSystem
 
-from orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import Ledger
 from tests.faults.proxy import Choose, Proxy, between
 from tests.faults.work import check, drive, opened
 

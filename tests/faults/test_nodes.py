@@ -11,8 +11,8 @@ import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.generation.generate import generate
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.generation.generate import generate
 from tests.conftest import MakeRecipe, fill, new_ledger
 
 pytestmark = pytest.mark.faults

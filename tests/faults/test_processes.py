@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.manifest import Manifest
-from orchestrator.errors import BadInput
-from orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.manifest import Manifest
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.storage.local import LocalStore
 from tests.faults.work import PLAN, SHARDS, TEACHER, check, commit, drive, opened
 
 FORK = multiprocessing.get_context("fork")  # of a process that has torch loaded: starts at once

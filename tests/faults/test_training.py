@@ -16,11 +16,11 @@ from ray._private.state import actors
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
-from orchestrator.observability import metrics
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.training.checkpoint import broken
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.training.checkpoint import broken
+from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 from tests.faults.test_nodes import drain, lose
 

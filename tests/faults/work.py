@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import torch
 
-from orchestrator.datasets.commit_log import Ledger, create_ledger
-from orchestrator.datasets.manifest import CONDITIONS, Commit, Manifest
-from orchestrator.datasets.plan import Plan
-from orchestrator.datasets.shard_file import Columns
-from orchestrator.generation.shard_makers import scalars
-from orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger
+from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit, Manifest
+from fewstep.orchestrator.datasets.plan import Plan
+from fewstep.orchestrator.datasets.shard_file import Columns
+from fewstep.orchestrator.generation.shard_makers import scalars
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from tests.orchestrator.test_plan import PLAN as WHOLE
 
 PLAN = WHOLE.model_copy(update={"latent_shape": (2, 2, 2), "samples": 28, "shard_size": 8})

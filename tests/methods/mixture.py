@@ -10,8 +10,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from methods.base import Averaged, Batch, Critic, Draw, Round, Rows, Trained
-from methods.diffusion import Cond, Denoiser, DiscreteVP, Estimate, coefficients, guided, step, target
+from fewstep.methods.base import Averaged, Batch, Critic, Draw, Round, Rows, Trained
+from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP, Estimate, coefficients, guided, step, target
 
 MEANS = torch.tensor([[1.6, 0.0], [-0.8, 1.4], [-0.8, -1.4]])
 SPREAD = 0.5  # standard deviation of a mode

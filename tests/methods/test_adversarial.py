@@ -12,7 +12,7 @@ import torch
 from diffusers import LCMScheduler
 from torch import Tensor, nn
 
-from methods.adversarial import (
+from fewstep.methods.adversarial import (
     Adversarial,
     Weighting,
     discriminator_heads,
@@ -21,8 +21,8 @@ from methods.adversarial import (
     pooled,
     student_loss,
 )
-from methods.base import Batch, Critic, Draw, Rows
-from methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.base import Batch, Critic, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR, the student's

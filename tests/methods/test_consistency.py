@@ -13,8 +13,8 @@ import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Source, Trained
-from methods.consistency import (
+from fewstep.methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Source, Trained
+from fewstep.methods.consistency import (
     Consistency,
     Metric,
     consistency_function,
@@ -23,7 +23,7 @@ from methods.consistency import (
     karras_times,
     stored_consistency_loss,
 )
-from methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Estimate, RectifiedFlow, Schedule, step
+from fewstep.methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Estimate, RectifiedFlow, Schedule, step
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR

@@ -8,10 +8,10 @@ import pickle
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from methods import METHODS
-from methods.base import Averaged, Choice, Critic, Frozen, LogUniform, Method, Range, Round, Trained
-from methods.instaflow import InstaFlow
-from methods.lcm import LCM
+from fewstep.methods import METHODS
+from fewstep.methods.base import Averaged, Choice, Critic, Frozen, LogUniform, Method, Range, Round, Trained
+from fewstep.methods.instaflow import InstaFlow
+from fewstep.methods.lcm import LCM
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from methods.diffusion import (
+from fewstep.methods.diffusion import (
     EDM,
     Cond,
     CosineVP,

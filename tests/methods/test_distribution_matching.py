@@ -11,16 +11,16 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from methods.base import Batch, Critic, Draw, Rows
-from methods.diffusion import Cond, Denoiser, DiscreteVP
-from methods.distribution_matching import (
+from fewstep.methods.base import Batch, Critic, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.distribution_matching import (
     DistributionMatching,
     discriminator_loss,
     fake_score_loss,
     generate,
     student_loss,
 )
-from methods.losses import l2
+from fewstep.methods.losses import l2
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()

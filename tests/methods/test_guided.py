@@ -13,10 +13,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from methods.base import Batch, Draw, Losses, Rows, Trained
-from methods.diffusion import Cond, Denoiser, DiscreteVP, diffuse, guided, with_guidance
-from methods.guided import Guided, guided_progressive_loss, matching_loss
-from methods.progressive import Weighting, progressive_loss
+from fewstep.methods.base import Batch, Draw, Losses, Rows, Trained
+from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP, diffuse, guided, with_guidance
+from fewstep.methods.guided import Guided, guided_progressive_loss, matching_loss
+from fewstep.methods.progressive import Weighting, progressive_loss
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR

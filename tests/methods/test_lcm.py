@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
-from methods.base import Averaged, Batch, Draw, Method, Round, Rows
-from methods.diffusion import Denoiser, DiscreteVP, RectifiedFlow, guided, step, with_guidance
-from methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
-from methods.neighbors import online_neighbors, points_in, stored_neighbors
+from fewstep.methods.base import Averaged, Batch, Draw, Method, Round, Rows
+from fewstep.methods.diffusion import Denoiser, DiscreteVP, RectifiedFlow, guided, step, with_guidance
+from fewstep.methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
+from fewstep.methods.neighbors import online_neighbors, points_in, stored_neighbors
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from methods.losses import l1, l2, pseudo_huber
+from fewstep.methods.losses import l1, l2, pseudo_huber
 
 A = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
 B = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1))

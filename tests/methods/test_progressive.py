@@ -12,9 +12,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from methods.base import Batch, Draw, Rows, Trained
-from methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
-from methods.progressive import (
+from fewstep.methods.base import Batch, Draw, Rows, Trained
+from fewstep.methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from fewstep.methods.progressive import (
     Progressive,
     Weighting,
     implied_x0,

@@ -11,11 +11,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from methods.base import Batch, Draw, Frozen, Losses, Round, Rows
-from methods.diffusion import Cond, Denoiser, RectifiedFlow, guided, step
-from methods.instaflow import InstaFlow
-from methods.losses import l1
-from methods.reflow import Reflow, distillation_loss, reflow_loss
+from fewstep.methods.base import Batch, Draw, Frozen, Losses, Round, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, RectifiedFlow, guided, step
+from fewstep.methods.instaflow import InstaFlow
+from fewstep.methods.losses import l1
+from fewstep.methods.reflow import Reflow, distillation_loss, reflow_loss
 from tests.methods import mixture
 
 FLOW = RectifiedFlow()

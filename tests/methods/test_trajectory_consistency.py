@@ -12,12 +12,12 @@ import torch
 from diffusers import DDIMScheduler, TCDScheduler
 from torch import Tensor
 
-from methods.base import Batch, Draw, Losses, Rows
-from methods.diffusion import Cond, Denoiser, DiscreteVP
-from methods.lcm import consistency_function, lcm_loss
-from methods.losses import l2, pseudo_huber
-from methods.neighbors import Neighbors
-from methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
+from fewstep.methods.base import Batch, Draw, Losses, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.lcm import consistency_function, lcm_loss
+from fewstep.methods.losses import l2, pseudo_huber
+from fewstep.methods.neighbors import Neighbors
+from fewstep.methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()
@@ -169,7 +169,7 @@ def test_s_is_never_above_u_nor_u_at_t(
         seen.append((t, s))
         return trajectory_function(net, x, t, s, cond)
 
-    monkeypatch.setattr("methods.trajectory_consistency.trajectory_function", recording)
+    monkeypatch.setattr("fewstep.methods.trajectory_consistency.trajectory_function", recording)
     method = TrajectoryConsistency(teacher_step=teacher_step, guidance_scale=SCALES)
     loss_of(method)(networks(method), batch_of(sources, range(1024)))
     (u, same), (t, s) = seen

@@ -11,17 +11,17 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from methods.base import LoRA
-from orchestrator.evaluation.evaluator import Judge
-from orchestrator.evaluation.system import Setting
-from orchestrator.families.network import is_adapter
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import sample_path
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.inference import call_of
-from orchestrator.students.round_result import RESULT
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import LoRA
+from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.system import Setting
+from fewstep.orchestrator.families.network import is_adapter
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import sample_path
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.inference import call_of
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 
 def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> Path:

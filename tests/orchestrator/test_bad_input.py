@@ -8,8 +8,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.app import BAD_INPUT
-from orchestrator.cli.main import app
+from fewstep.orchestrator.cli.app import BAD_INPUT
+from fewstep.orchestrator.cli.main import app
 from tests import tiny
 
 
@@ -98,8 +98,8 @@ def test_a_recipe_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_of_another_recipe_is_left_alone_and_the_difference_shown(folder: Path, tmp_path: Path) -> None:
-    from orchestrator.recipe.parsing import load
-    from orchestrator.runs.run import Run
+    from fewstep.orchestrator.recipe.parsing import load
+    from fewstep.orchestrator.runs.run import Run
 
     output = f"output={tmp_path / 'run'}"
     Run(load(str(folder / "recipe.yaml"), [output]))
@@ -110,8 +110,8 @@ def test_an_output_of_another_recipe_is_left_alone_and_the_difference_shown(fold
 
 
 def test_the_same_run_may_continue_on_other_resources(folder: Path, tmp_path: Path) -> None:
-    from orchestrator.recipe.parsing import load
-    from orchestrator.runs.run import Run
+    from fewstep.orchestrator.recipe.parsing import load
+    from fewstep.orchestrator.runs.run import Run
 
     output = f"output={tmp_path / 'run'}"
     Run(load(str(folder / "recipe.yaml"), [output]))
@@ -119,8 +119,8 @@ def test_the_same_run_may_continue_on_other_resources(folder: Path, tmp_path: Pa
 
 
 def test_a_second_driver_is_refused(folder: Path, tmp_path: Path) -> None:
-    from orchestrator.recipe.parsing import load
-    from orchestrator.runs.run import Run
+    from fewstep.orchestrator.recipe.parsing import load
+    from fewstep.orchestrator.runs.run import Run
 
     output = f"output={tmp_path / 'run'}"
     with Run(load(str(folder / "recipe.yaml"), [output])).driven():

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.evaluation.results import UNJUDGED, Findings
-from orchestrator.families.stable_diffusion import StableDiffusion
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.reports.licence import Terms, terms_of
-from orchestrator.reports.model_card import CardFacts, card, write_card
-from orchestrator.students.export import write
+from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.reports.licence import Terms, terms_of
+from fewstep.orchestrator.reports.model_card import CardFacts, card, write_card
+from fewstep.orchestrator.students.export import write
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 from tests.orchestrator.test_report import facts as report_facts

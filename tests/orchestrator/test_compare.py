@@ -10,13 +10,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.app import BAD_INPUT, FAILED
-from orchestrator.cli.main import app
-from orchestrator.datasets.commit_log import Ledger
-from orchestrator.evaluation.results import label
-from orchestrator.recipe.parsing import load
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import Run
+from fewstep.orchestrator.cli.app import BAD_INPUT, FAILED
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.evaluation.results import label
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import Run
 from tests import tiny
 from tests.orchestrator.test_report import KIDS, findings
 

@@ -22,23 +22,23 @@ from transformers import (
     Dinov2Model,
 )
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.baselines import judge_gate, present_teacher, teacher_systems
-from orchestrator.evaluation.comparison import evaluate
-from orchestrator.evaluation.distances import Features, Moments, Resampling, clip_score, frechet_distance
-from orchestrator.evaluation.evaluator import Judge
-from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
-from orchestrator.evaluation.results import Row
-from orchestrator.evaluation.system import Measured, Setting, System
-from orchestrator.inputs.images import cut, open_images
-from orchestrator.observability.image_grid import GAP_PX, contact_sheet
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.export import write
-from orchestrator.students.inference import Call
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.baselines import judge_gate, present_teacher, teacher_systems
+from fewstep.orchestrator.evaluation.comparison import evaluate
+from fewstep.orchestrator.evaluation.distances import Features, Moments, Resampling, clip_score, frechet_distance
+from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
+from fewstep.orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
+from fewstep.orchestrator.evaluation.results import Row
+from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.inputs.images import cut, open_images
+from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.inference import Call
 from tests import tiny
 from tests.orchestrator.students import untrained
 
@@ -230,7 +230,7 @@ def test_stored_statistics_stand_for_real_images(
     with np.load(file) as arrays:
         moments = Moments.of(arrays["features"])
     np.savez(tmp_path / "mu.npz", mu=moments.mean, sigma=moments.covariance)
-    monkeypatch.setattr("orchestrator.evaluation.reference_statistics.SAMPLES_FOR_FRECHET", 2)
+    monkeypatch.setattr("fewstep.orchestrator.evaluation.reference_statistics.SAMPLES_FOR_FRECHET", 2)
     by_moments = recipe.evaluation.model_copy(update={"statistics": str(tmp_path / "mu.npz")})
     by_features = recipe.evaluation.model_copy(update={"statistics": str(file), "images": ""})
     out = shutil.copytree(evaluation, tmp_path / "evaluation")
@@ -254,7 +254,7 @@ def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:
     with_null = [Measured(np.random.default_rng(i).normal(size=(8, 5)).astype(np.float16), _none()) for i in range(2)]
     best = (System("teacher", "ddim", 1, 1.0), System("teacher", "ddim", 4, 1.0))
     far, near = (Measured(with_null[1].features + shift, _none()) for shift in (np.float16(9), np.float16(0.001)))
-    from orchestrator.evaluation.baselines import TeacherSystems, many_steps
+    from fewstep.orchestrator.evaluation.baselines import TeacherSystems, many_steps
 
     systems = TeacherSystems(*many_steps(recipe.evaluation), best)
     assert judge_gate(recipe, systems, [*with_null, far, far])["passes"]

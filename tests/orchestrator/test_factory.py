@@ -10,14 +10,14 @@ import pytest
 import ray
 from PIL import Image
 
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.errors import BadInput
-from orchestrator.generation.generate import generate
-from orchestrator.generation.repair import repair
-from orchestrator.observability.durations import seconds_of
-from orchestrator.planning.store_access import check_nodes, check_space
-from orchestrator.recipe.resources import Resources
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.repair import repair
+from fewstep.orchestrator.observability.durations import seconds_of
+from fewstep.orchestrator.planning.store_access import check_nodes, check_space
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.workflow import stages as verbs
 from tests.conftest import MakeRecipe
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.diffusion import with_guidance
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.system import System
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.students.export import write
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.workflow import stages as verbs
+from fewstep.methods.diffusion import with_guidance
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 from tests.orchestrator.students import judge, untrained
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.system import System
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.students.export import write
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
 

@@ -13,18 +13,18 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.datasets.commit_log import Ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.errors import BadInput
-from orchestrator.generation.generate import generate
-from orchestrator.generation.repair import repair
-from orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.repair import repair
+from fewstep.orchestrator.recipe.resources import Resources
 from tests.conftest import MakeRecipe, fill, new_ledger
 
 DRIVER = """
 import sys, pathlib
-from orchestrator.generation.generate import generate
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.recipe.recipe import Recipe
 generate(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2])
 """
 

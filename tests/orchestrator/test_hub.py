@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.reports.hub import check_push, push
-from orchestrator.reports.licence import Terms, terms_of
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.reports.hub import check_push, push
+from fewstep.orchestrator.reports.licence import Terms, terms_of
 
 TOKEN = "hf_" + "x" * 34
 

@@ -14,21 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan
-from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import check, stocks_of
-from orchestrator.errors import BadInput
-from orchestrator.generation.generate import encode_images
-from orchestrator.generation.repair import check_images, repair
-from orchestrator.generation.shard_makers import commit_conditions, maker_of, noise_of
-from orchestrator.inputs.images import captions_of, open_images
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.resources import Resources
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.workflow import stages as verbs
-from orchestrator.workflow.inspection import describe_dataset, draw_dataset
+from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.generate import encode_images
+from fewstep.orchestrator.generation.repair import check_images, repair
+from fewstep.orchestrator.generation.shard_makers import commit_conditions, maker_of, noise_of
+from fewstep.orchestrator.inputs.images import captions_of, open_images
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.resources import Resources
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow.inspection import describe_dataset, draw_dataset
 from tests import tiny
 
 SIZES = [(32, 32), (40, 64), (64, 40), (32, 32), (33, 31)]

@@ -14,22 +14,22 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
-from orchestrator.dataloader.columns import columns_of
-from orchestrator.datasets.captioned_plans import make_import_plan
-from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import check, stocks_of
-from orchestrator.errors import BadInput
-from orchestrator.generation.generate import imported
-from orchestrator.generation.repair import check_images
-from orchestrator.generation.shard_makers import commit_conditions, maker_of
-from orchestrator.inputs.webdataset import open_samples
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.workflow import stages as verbs
-from orchestrator.workflow.inspection import describe_dataset
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.dataloader.columns import columns_of
+from fewstep.orchestrator.datasets.captioned_plans import make_import_plan
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.generate import imported
+from fewstep.orchestrator.generation.repair import check_images
+from fewstep.orchestrator.generation.shard_makers import commit_conditions, maker_of
+from fewstep.orchestrator.inputs.webdataset import open_samples
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow.inspection import describe_dataset
 from tests import tiny
 
 CAPTIONS = ["a cat", "a dog", "a cat", "a red cat", "a dog"]

@@ -15,18 +15,18 @@ from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, EDMEulerSch
 from peft import PeftModel
 from torch import Tensor
 
-from methods.base import LoRA
-from methods.diffusion import RectifiedFlow, expand
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.system import System
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.export import write
-from orchestrator.teachers.load import load
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import LoRA
+from fewstep.methods.diffusion import RectifiedFlow, expand
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.teachers.load import load
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import judge, teacher_path, untrained
 from tests.training.families import KINDS
@@ -216,7 +216,7 @@ def test_a_folders_own_code_is_never_run(tmp_path: Path) -> None:
     place = tiny.labelled_teacher(tmp_path)
     (place / "pipeline.py").write_text("raise AssertionError('a folder is data')\n")
     teacher = Teacher(TeacherSpec(folder=str(place)))
-    assert type(teacher.pipeline).__module__.startswith("orchestrator.")
+    assert type(teacher.pipeline).__module__.startswith("fewstep.")
     with pytest.raises(ValueError, match="trust_remote_code"):  # nor by diffusers
         DiffusionPipeline.from_pretrained(place, custom_pipeline=str(place))
 

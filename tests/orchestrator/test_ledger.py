@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.datasets.commit_log import Ledger, count_committed, create_ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.manifest import CONDITIONS, Commit
-from orchestrator.datasets.sealed_records import Damaged, seal
-from orchestrator.datasets.shard_file import Columns
-from orchestrator.errors import BadInput
-from orchestrator.generation.shard_makers import ShardSampler, scalars
-from orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.datasets.commit_log import Ledger, count_committed, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
+from fewstep.orchestrator.datasets.sealed_records import Damaged, seal
+from fewstep.orchestrator.datasets.shard_file import Columns
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.shard_makers import ShardSampler, scalars
+from fewstep.orchestrator.storage.local import LocalStore
 
 COMPUTE: dict[str, str | int] = {"device": "test"}
 

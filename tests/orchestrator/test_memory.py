@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orchestrator.compute.actor_pool import IN_FLIGHT
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.datasets.plan import ROW_GROUP_BYTES
-from orchestrator.generation.shard_makers import ShardSampler
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.plan import ROW_GROUP_BYTES
+from fewstep.orchestrator.generation.shard_makers import ShardSampler
 from tests.conftest import MakeRecipe, new_ledger
 from tests.peak import peak
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.observability import metrics
-from orchestrator.observability.metrics import REGISTRY, Metric, Recorder
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.observability.metrics import REGISTRY, Metric, Recorder
 
 ROOT = Path(__file__).parents[2]
 RECORDING = ("bench.py", "findings.py", "generate.py", "loop.py", "search_tune.py", "trainee.py")

@@ -12,15 +12,15 @@ import yaml
 from torch.autograd.graph import saved_tensors_hooks
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.app import BAD_INPUT
-from orchestrator.cli.main import app
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.planning.forecast import memory_of
-from orchestrator.planning.memory import Kept, Memory
-from orchestrator.recipe.parsing import parse
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.teachers.skeleton import skeleton
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.cli.app import BAD_INPUT
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.planning.forecast import memory_of
+from fewstep.orchestrator.planning.memory import Kept, Memory
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.teachers.skeleton import skeleton
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.training.families import KINDS
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.system import System
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.export import write
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.teachers.load import load
-from orchestrator.teachers.revision import factory_hash
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.teachers.load import load
+from fewstep.orchestrator.teachers.revision import factory_hash
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.conftest import new_ledger
 from tests.orchestrator.students import judge, teacher_path, untrained

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.cli.cluster_job import unpack
-from orchestrator.errors import BadInput
-from orchestrator.recipe.parsing import load
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.submission import bundle as parcels
-from orchestrator.submission.bundle import parcel, pins
+from fewstep.orchestrator.cli.cluster_job import unpack
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.submission import bundle as parcels
+from fewstep.orchestrator.submission.bundle import parcel, pins
 
 CANARIES = (
     ".env",

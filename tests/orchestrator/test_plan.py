@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.datasets.plan import Plan, Shard, make_plan
-from orchestrator.teachers.teacher import TeacherCard
+from fewstep.orchestrator.datasets.plan import Plan, Shard, make_plan
+from fewstep.orchestrator.teachers.teacher import TeacherCard
 from tests.conftest import MakeRecipe
 
 PLAN = Plan(

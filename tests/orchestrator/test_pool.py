@@ -11,8 +11,8 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from orchestrator.compute.actor_pool import Pool
-from orchestrator.errors import BadInput
+from fewstep.orchestrator.compute.actor_pool import Pool
+from fewstep.orchestrator.errors import BadInput
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 
 

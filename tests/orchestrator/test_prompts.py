@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.inputs.prompts import read_prompts
 
 PROMPTS = ["a cat", "a dog, asleep", "a cat", ""]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.distances import Moments
-from orchestrator.evaluation.evaluator_pool import judged_prompts
-from orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from orchestrator.evaluation.reference_statistics import check_evaluation, read_statistics
-from orchestrator.evaluation.system import Measured
-from orchestrator.recipe.evaluation import Evaluation
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.distances import Moments
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts
+from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
+from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation, read_statistics
+from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.recipe.evaluation import Evaluation
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
 from tests import tiny
 
 

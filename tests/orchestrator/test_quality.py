@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.evaluation.distances import (
+from fewstep.orchestrator.evaluation.distances import (
     Features,
     KernelDistances,
     Moments,
@@ -121,7 +121,7 @@ def test_sets_that_are_too_large_for_one_matrix_are_compared_in_blocks(monkeypat
         return [estimate.draws for estimate in (kid, *precision_and_recall(x, y, resampling))]
 
     whole = compared()
-    monkeypatch.setattr("orchestrator.evaluation.distances.ROWS", 7)
+    monkeypatch.setattr("fewstep.orchestrator.evaluation.distances.ROWS", 7)
     for part, all_at_once in zip(compared(), whole, strict=True):
         np.testing.assert_allclose(part, all_at_once, rtol=1e-9)  # sums in another order
 

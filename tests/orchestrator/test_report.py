@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from orchestrator.evaluation.results import Claim, Findings, Row
-from orchestrator.observability.image_grid import contact_sheet, grid
-from orchestrator.observability.line_chart import Series, line_chart
-from orchestrator.reports.run_page import ReportFacts, write_report
+from fewstep.orchestrator.evaluation.results import Claim, Findings, Row
+from fewstep.orchestrator.observability.image_grid import contact_sheet, grid
+from fewstep.orchestrator.observability.line_chart import Series, line_chart
+from fewstep.orchestrator.reports.run_page import ReportFacts, write_report
 
 KIDS = {("teacher", 50): 0.0004, ("teacher", 1): 0.9, ("teacher", 2): 0.42, ("teacher", 4): 0.11, ("teacher", 8): 0.021}
 KIDS |= {("student", 1): 0.06, ("student", 2): 0.031, ("student", 4): 0.012, ("student", 8): 0.01}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.observability import metrics
-from orchestrator.recipe.parsing import parse
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 
 

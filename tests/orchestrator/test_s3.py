@@ -8,15 +8,15 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
-from orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.manifest import CONDITIONS
-from orchestrator.datasets.sealed_records import Damaged
-from orchestrator.errors import BadInput
-from orchestrator.generation.shard_makers import scalars
-from orchestrator.storage.block_cache import BlockCache
-from orchestrator.storage.store import probe
-from orchestrator.storage.urls import open_store
+from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.manifest import CONDITIONS
+from fewstep.orchestrator.datasets.sealed_records import Damaged
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.shard_makers import scalars
+from fewstep.orchestrator.storage.block_cache import BlockCache
+from fewstep.orchestrator.storage.store import probe
+from fewstep.orchestrator.storage.urls import open_store
 
 
 @pytest.fixture

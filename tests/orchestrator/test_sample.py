@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from orchestrator.cli.app import BAD_INPUT
-from orchestrator.cli.main import app
-from orchestrator.evaluation.results import UNJUDGED
-from orchestrator.families.stable_diffusion import StableDiffusion
-from orchestrator.recipe.parsing import parse
-from orchestrator.reports.licence import Terms
-from orchestrator.reports.model_card import CardFacts, write_card
-from orchestrator.students.export import write
-from orchestrator.workflow.side_by_side import find_student
+from fewstep.orchestrator.cli.app import BAD_INPUT
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.evaluation.results import UNJUDGED
+from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.reports.licence import Terms
+from fewstep.orchestrator.reports.model_card import CardFacts, write_card
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.workflow.side_by_side import find_student
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 

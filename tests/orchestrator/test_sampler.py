@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.datasets.commit_log import Ledger
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.errors import BadInput
-from orchestrator.generation.shard_makers import ShardSampler, noise_of
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import sample_path
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.shard_makers import ShardSampler, noise_of
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import sample_path
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.conftest import MakeRecipe, fill, new_ledger
 from tests.orchestrator.test_store import largest_file
 

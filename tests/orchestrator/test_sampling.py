@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.diffusion import (
+from fewstep.methods.diffusion import (
     Cond,
     Denoiser,
     Estimate,
@@ -25,11 +25,11 @@ from methods.diffusion import (
     expand,
     target,
 )
-from orchestrator.sampling import analytic_dpm
-from orchestrator.sampling.guidance import GuidedTeacher
-from orchestrator.sampling.ode import refusal, sample_path
-from orchestrator.sampling.schedules import schedule_of
-from orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
+from fewstep.orchestrator.sampling import analytic_dpm
+from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.ode import refusal, sample_path
+from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
 from tests.methods import mixture
 
 STEPS = (1, 2, 4, 8)

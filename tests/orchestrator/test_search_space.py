@@ -10,17 +10,17 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from typer.testing import CliRunner
 
-from methods import METHODS
-from methods.base import Choice, LogUniform
-from orchestrator.cli.app import BAD_INPUT
-from orchestrator.cli.main import app
-from orchestrator.errors import BadInput
-from orchestrator.recipe.parsing import load, relative_to, vary
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.search.objectives import Budget, objectives_of, target_of
-from orchestrator.search.search import check
-from orchestrator.search.space import changes_of, distributions, params_of, space_of
-from orchestrator.search.tune import concurrency
+from fewstep.methods import METHODS
+from fewstep.methods.base import Choice, LogUniform
+from fewstep.orchestrator.cli.app import BAD_INPUT
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.parsing import load, relative_to, vary
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.search.objectives import Budget, objectives_of, target_of
+from fewstep.orchestrator.search.search import check
+from fewstep.orchestrator.search.space import changes_of, distributions, params_of, space_of
+from fewstep.orchestrator.search.tune import concurrency
 from tests import tiny
 
 

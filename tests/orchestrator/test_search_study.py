@@ -11,16 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from orchestrator.errors import BadInput
-from orchestrator.files import write_whole
-from orchestrator.recipe.parsing import load
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import abandon
-from orchestrator.search.confirmation import Confirmation
-from orchestrator.search.report import Found, write_best, write_results
-from orchestrator.search.space import space_of
-from orchestrator.search.study import ask, begun, best_of, front_of, importance_of, open_study, settle, trials_of
-from orchestrator.search.trial import OUTCOME, trial_folder
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.files import write_whole
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import abandon
+from fewstep.orchestrator.search.confirmation import Confirmation
+from fewstep.orchestrator.search.report import Found, write_best, write_results
+from fewstep.orchestrator.search.space import space_of
+from fewstep.orchestrator.search.study import (
+    ask,
+    begun,
+    best_of,
+    front_of,
+    importance_of,
+    open_study,
+    settle,
+    trials_of,
+)
+from fewstep.orchestrator.search.trial import OUTCOME, trial_folder
 from tests import tiny
 
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from orchestrator.datasets.sealed_records import Damaged, seal, unseal
-from orchestrator.datasets.shard_file import Columns, FileRecord, ShardReader, as_bytes, content_digest, encode
-from orchestrator.storage.block_cache import Uncached
-from orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.datasets.sealed_records import Damaged, seal, unseal
+from fewstep.orchestrator.datasets.shard_file import Columns, FileRecord, ShardReader, as_bytes, content_digest, encode
+from fewstep.orchestrator.storage.block_cache import Uncached
+from fewstep.orchestrator.storage.local import LocalStore
 
 COMPLAINT = functools.partial(Damaged, "the shard", "mend it")
 KEY = "shards/a.parquet"

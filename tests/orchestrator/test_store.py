@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.storage.local import LocalStore
-from orchestrator.storage.store import probe
-from orchestrator.storage.urls import open_store
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.storage.local import LocalStore
+from fewstep.orchestrator.storage.store import probe
+from fewstep.orchestrator.storage.urls import open_store
 
 
 @contextmanager

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from clusters.jobs_api import ANSWERS_S
-from orchestrator.cli.app import DONE
-from orchestrator.cli.main import app
-from orchestrator.recipe.parsing import load
-from orchestrator.submission.bundle import parcel
-from orchestrator.submission.job_records import Record, cluster_of
+from fewstep.clusters.jobs_api import ANSWERS_S
+from fewstep.orchestrator.cli.app import DONE
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.submission.bundle import parcel
+from fewstep.orchestrator.submission.job_records import Record, cluster_of
 from tests import tiny
 from tests.orchestrator.test_bad_input import refused
 
@@ -80,7 +80,9 @@ def test_a_dry_run_prints_the_request_and_keeps_nothing(place: Path, monkeypatch
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "other"))
     head, _, request = fewstep(*asked(place), "--dry-run").stdout.partition("\n")
     assert head.startswith("RAY_AUTH_MODE=token ") and "--dashboard-host=127.0.0.1" in head
-    assert json.loads(request)["entrypoint"].endswith(f"-m orchestrator.cli.cluster_job {place} run recipe.yaml")
+    assert json.loads(request)["entrypoint"].endswith(
+        f"-m fewstep.orchestrator.cli.cluster_job {place} run recipe.yaml"
+    )
     assert json.loads(request)["submission_id"].startswith("run-tiny-")
     assert not (place / "other/fewstep/jobs").exists()
 

@@ -12,16 +12,16 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from methods.base import LoRA, Trained
-from orchestrator.errors import BadInput
-from orchestrator.families.network import PipelineNetwork
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import load, parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.export import write
-from orchestrator.students.student import student_network
-from orchestrator.students.warm_start import warm_start
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.base import LoRA, Trained
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import load, parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.student import student_network
+from fewstep.orchestrator.students.warm_start import warm_start
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import untrained
 

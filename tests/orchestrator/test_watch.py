@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.errors import BadInput
-from orchestrator.observability.metrics import Recorder
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.reports.facts import findings_of, report_facts
-from orchestrator.reports.run_page import page
-from orchestrator.runs.driver_lock import driver_of
-from orchestrator.runs.run import Run
-from orchestrator.students.round_result import RESULT
-from orchestrator.workflow import stages as verbs
-from orchestrator.workflow.status import Standing, frame, look, watch
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.observability.metrics import Recorder
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.reports.facts import findings_of, report_facts
+from fewstep.orchestrator.reports.run_page import page
+from fewstep.orchestrator.runs.driver_lock import driver_of
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow.status import Standing, frame, look, watch
 from tests import tiny
 from tests.orchestrator.test_report import Checker
 

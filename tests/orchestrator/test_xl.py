@@ -8,21 +8,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from orchestrator.datasets.dataset import Dataset
-from orchestrator.datasets.sources import check
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.results import UNJUDGED
-from orchestrator.evaluation.system import System
-from orchestrator.families.stable_diffusion import StableDiffusionXL
-from orchestrator.inputs.prompts import read_prompts
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.reports.licence import Terms
-from orchestrator.reports.model_card import CardFacts, snippet
-from orchestrator.sampling.solvers import SOLVERS
-from orchestrator.students.export import write
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.datasets.dataset import Dataset
+from fewstep.orchestrator.datasets.sources import check
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.results import UNJUDGED
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.families.stable_diffusion import StableDiffusionXL
+from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.reports.licence import Terms
+from fewstep.orchestrator.reports.model_card import CardFacts, snippet
+from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.conftest import fill, new_ledger
 from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained

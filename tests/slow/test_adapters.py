@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.recipe.parsing import parse
-from orchestrator.teachers.load import holds_pipeline
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from orchestrator.evaluation.system import System
-from orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.recipe.parsing import parse
 from tests import tiny
 
 pytestmark = pytest.mark.slow

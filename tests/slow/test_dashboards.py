@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards.prometheus import configuration
-from orchestrator.observability.metrics import REGISTRY
+from fewstep.dashboards.prometheus import configuration
+from fewstep.orchestrator.observability.metrics import REGISTRY
 from tests import tiny
 
 pytestmark = [
@@ -59,7 +59,7 @@ def started(*command: str | Path, log: Path) -> Iterator[None]:
 def fewstep(verb: str, data: Mapping[str, object], folder: Path) -> None:
     file = folder / f"{verb}.yaml"
     file.write_text(yaml.safe_dump(json.loads(json.dumps(data))))
-    command = [sys.executable, "-m", "orchestrator.cli.main", verb, str(file)]
+    command = [sys.executable, "-m", "fewstep", verb, str(file)]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 

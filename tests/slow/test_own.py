@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import BadInput
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 from tests.conftest import fill, new_ledger
 

@@ -13,10 +13,10 @@ import yaml
 from ray.util.placement_group import placement_group_table
 from typer.testing import CliRunner
 
-from orchestrator.cli.main import app
-from orchestrator.datasets.commit_log import open_ledger
-from orchestrator.observability import metrics
-from orchestrator.recipe.parsing import load
+from fewstep.orchestrator.cli.main import app
+from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.parsing import load
 from tests import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]

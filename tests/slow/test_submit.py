@@ -21,11 +21,11 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 
-from clusters import ClusterError
-from clusters.jobs_api import connect
-from orchestrator.cli.app import DONE
-from orchestrator.recipe.parsing import load
-from orchestrator.submission.bundle import parcel
+from fewstep.clusters import ClusterError
+from fewstep.clusters.jobs_api import connect
+from fewstep.orchestrator.cli.app import DONE
+from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.submission.bundle import parcel
 from tests import tiny
 from tests.clusters.jobs import job, shipped
 from tests.orchestrator.test_bad_input import refused
@@ -93,7 +93,7 @@ def test_a_job_that_was_stopped_goes_on_where_it_was_left(place: Path, local: Pa
 
 
 def test_jobs_that_are_submitted_at_once_share_a_cluster(place: Path, local: Path) -> None:
-    command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "plan", place / "tiny.yaml", "--cluster", local]
+    command = [sys.executable, "-m", "fewstep", "submit", "plan", place / "tiny.yaml", "--cluster", local]
     ids = ("one", "one", "other")
     submits = [subprocess.Popen([*command, "--id", id, "--no-follow"]) for id in ids]
     assert [submit.wait(240) for submit in submits] == [0, 0, 0]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.observability.trackers import Trackers
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.observability.trackers import Trackers
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
 from tests import tiny
 
 pytestmark = pytest.mark.slow

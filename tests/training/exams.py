@@ -8,17 +8,17 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from orchestrator.engines.rank import Place
-from orchestrator.errors import Diverged
-from orchestrator.evaluation.baselines import target
-from orchestrator.evaluation.evaluator import Judge
-from orchestrator.evaluation.evaluator_pool import judged_prompts
-from orchestrator.evaluation.system import Setting, System
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.students.inference import call_of
-from orchestrator.training.round_trainer import Job, Trainee
-from orchestrator.training.validation import Exam, steps_of
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.errors import Diverged
+from fewstep.orchestrator.evaluation.baselines import target
+from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts
+from fewstep.orchestrator.evaluation.system import Setting, System
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.students.inference import call_of
+from fewstep.orchestrator.training.round_trainer import Job, Trainee
+from fewstep.orchestrator.training.validation import Exam, steps_of
 from tests import tiny
 from tests.conftest import fill, new_ledger
 from tests.training.pair import joined

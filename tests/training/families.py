@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.engines.rank import Place
-from orchestrator.planning.preflight import preflight
-from orchestrator.recipe.parsing import parse
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.runs.run import Run
-from orchestrator.students.export import write
-from orchestrator.students.round_result import RESULT
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.round_trainer import Job, Trainee
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.round_trainer import Job, Trainee
 from tests import tiny
 from tests.conftest import fill, new_ledger
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Place
 
 ROOT = Path(__file__).parents[2]
 

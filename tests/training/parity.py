@@ -17,28 +17,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import METHODS
-from methods.adversarial import Adversarial
-from methods.base import Frozen, Round, Rows, Trained, sent
-from methods.consistency import Consistency
-from methods.diffusion import Denoiser
-from methods.distribution_matching import DistributionMatching
-from methods.instaflow import InstaFlow
-from methods.lcm import LCM, LCMLoRA
-from methods.progressive import Progressive
-from methods.trajectory_consistency import TrajectoryConsistency
-from orchestrator.engines.deepspeed import DeepSpeedEngine
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.moving_average import Average, frozen_copy
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.families.unet import UNetNetwork
-from orchestrator.recipe.training import Training
-from orchestrator.sampling.schedules import schedule_of
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.training.frozen_networks import placed
-from orchestrator.training.loop import Progress, train
-from orchestrator.training.round_networks import Networks, build, full_state
+from fewstep.methods import METHODS
+from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.base import Frozen, Round, Rows, Trained, sent
+from fewstep.methods.consistency import Consistency
+from fewstep.methods.diffusion import Denoiser
+from fewstep.methods.distribution_matching import DistributionMatching
+from fewstep.methods.instaflow import InstaFlow
+from fewstep.methods.lcm import LCM, LCMLoRA
+from fewstep.methods.progressive import Progressive
+from fewstep.methods.trajectory_consistency import TrajectoryConsistency
+from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.moving_average import Average, frozen_copy
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.families.unet import UNetNetwork
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.training.frozen_networks import placed
+from fewstep.orchestrator.training.loop import Progress, train
+from fewstep.orchestrator.training.round_networks import Networks, build, full_state
 from tests import tiny
 from tests.training.pair import joined
 

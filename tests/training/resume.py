@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator.engines.deepspeed import DeepSpeedEngine
-from orchestrator.engines.rank import Place
-from orchestrator.training import network_state as snapshot
-from orchestrator.training.loop import train
-from orchestrator.training.round_networks import Networks
+from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.training import network_state as snapshot
+from fewstep.orchestrator.training.loop import train
+from fewstep.orchestrator.training.round_networks import Networks
 from tests.training import pair, parity
 from tests.training.pair import joined
 

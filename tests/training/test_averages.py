@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from methods.base import Trained
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.moving_average import Average, frozen_copy
-from orchestrator.engines.torch import TorchEngine
+from fewstep.methods.base import Trained
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.moving_average import Average, frozen_copy
+from fewstep.orchestrator.engines.torch import TorchEngine
 from tests.training import parity
 
 

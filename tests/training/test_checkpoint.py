@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.training import checkpoint
+from fewstep.orchestrator.training import checkpoint
 
 
 def written(root: Path, step: int) -> Path:

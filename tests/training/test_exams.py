@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from methods import METHODS
-from orchestrator.errors import BadInput
-from orchestrator.evaluation.baselines import kids
-from orchestrator.evaluation.distances import units_of
-from orchestrator.evaluation.evaluator import Judge
-from orchestrator.evaluation.system import Measured
-from orchestrator.observability import metrics
-from orchestrator.recipe.parsing import parse
-from orchestrator.students.export import write
-from orchestrator.training import checkpoint
-from orchestrator.training.divergence import REPORTS, WINDOW, Fault, Guard, Moments
+from fewstep.methods import METHODS
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.baselines import kids
+from fewstep.orchestrator.evaluation.distances import units_of
+from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.training import checkpoint
+from fewstep.orchestrator.training.divergence import REPORTS, WINDOW, Fault, Guard, Moments
 from tests import tiny
 from tests.training import exams, pair
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from orchestrator.pipelines.own import made as own
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.pipelines.own import made as own
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.training.families import KINDS, METHODS, PIXELS
 
 ROOT = Path(__file__).parents[2]

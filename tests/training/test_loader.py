@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from orchestrator.dataloader.loader import Loader
-from orchestrator.dataloader.order import BLOCK, Order
-from orchestrator.errors import BadInput
+from fewstep.orchestrator.dataloader.loader import Loader
+from fewstep.orchestrator.dataloader.order import BLOCK, Order
+from fewstep.orchestrator.errors import BadInput
 
 
 class Groups:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from methods.base import Rows
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.training.loop import Progress, train
-from orchestrator.training.round_networks import build
+from fewstep.methods.base import Rows
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.training.loop import Progress, train
+from fewstep.orchestrator.training.round_networks import build
 from tests.training import parity
 
 META = torch.device("meta")

@@ -11,19 +11,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from methods.base import LoRA, Trained
-from methods.diffusion import Denoiser
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.errors import BadInput
-from orchestrator.recipe.parsing import parse
-from orchestrator.students.export import write
-from orchestrator.students.round_result import read_network, write_result
-from orchestrator.students.student import student_network
-from orchestrator.students.warm_start import warm_start
-from orchestrator.teachers.load import load_student
-from orchestrator.teachers.teacher import Teacher
-from orchestrator.training.round_networks import Networks, full_state
+from fewstep.methods.base import LoRA, Trained
+from fewstep.methods.diffusion import Denoiser
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.round_result import read_network, write_result
+from fewstep.orchestrator.students.student import student_network
+from fewstep.orchestrator.students.warm_start import warm_start
+from fewstep.orchestrator.teachers.load import load_student
+from fewstep.orchestrator.teachers.teacher import Teacher
+from fewstep.orchestrator.training.round_networks import Networks, full_state
 from tests import tiny
 from tests.training import parity
 

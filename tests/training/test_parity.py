@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from methods.base import Averaged
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
+from fewstep.methods.base import Averaged
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
 from tests.training import pair, parity
 
 ONE = Place(0, 1, torch.device("cpu"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from methods.adversarial import Adversarial
-from methods.distribution_matching import DistributionMatching
-from methods.lcm import LCM
-from methods.progressive import Progressive
-from orchestrator.recipe.training import Training
-from orchestrator.training.loop import learning_rate
+from fewstep.methods.adversarial import Adversarial
+from fewstep.methods.distribution_matching import DistributionMatching
+from fewstep.methods.lcm import LCM
+from fewstep.methods.progressive import Progressive
+from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.training.loop import learning_rate
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero_in_the_last_steps() -> None:

@@ -14,18 +14,18 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from methods.base import Round
-from methods.diffusion import Denoiser
-from methods.distribution_matching import DistributionMatching
-from orchestrator.engines.engine import EngineSpec
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.families.unet import UNetNetwork
-from orchestrator.planning.memory import Kept
-from orchestrator.sampling.schedules import schedule_of
-from orchestrator.students.student import student_network, trained_of
-from orchestrator.training.loop import train
-from orchestrator.training.round_networks import Networks, build, full_state
+from fewstep.methods.base import Round
+from fewstep.methods.diffusion import Denoiser
+from fewstep.methods.distribution_matching import DistributionMatching
+from fewstep.orchestrator.engines.engine import EngineSpec
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.families.unet import UNetNetwork
+from fewstep.orchestrator.planning.memory import Kept
+from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.training.loop import train
+from fewstep.orchestrator.training.round_networks import Networks, build, full_state
 from tests import tiny
 from tests.training import parity
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from orchestrator.engines.rank import Place
-from orchestrator.engines.torch import TorchEngine
-from orchestrator.training.loop import train
+from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.torch import TorchEngine
+from fewstep.orchestrator.training.loop import train
 from tests.training import parity
 from tests.training.test_loader import Groups, loader
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from orchestrator.observability import metrics
-from orchestrator.runs.run import Run, reopen, round_folder
-from orchestrator.training.validation import metric_of
+from fewstep.orchestrator.observability import metrics
+from fewstep.orchestrator.runs.run import Run, reopen, round_folder
+from fewstep.orchestrator.training.validation import metric_of
 
 Point = tuple[float, float, float]  # steps, seconds, KID
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.diffusion import Denoiser, diffuse, step
-from methods.lcm import consistency_function
-from orchestrator.evaluation.baselines import kids
-from orchestrator.evaluation.distances import units_of
-from orchestrator.evaluation.feature_networks import feature_network
-from orchestrator.evaluation.system import Measured
-from orchestrator.recipe.teacher import TeacherSpec
-from orchestrator.teachers.teacher import Teacher
+from fewstep.methods.diffusion import Denoiser, diffuse, step
+from fewstep.methods.lcm import consistency_function
+from fewstep.orchestrator.evaluation.baselines import kids
+from fewstep.orchestrator.evaluation.distances import units_of
+from fewstep.orchestrator.evaluation.feature_networks import feature_network
+from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
+from fewstep.orchestrator.teachers.teacher import Teacher
 
 TEACHER = Path(__file__).parents[2] / "teachers/emoji"
 TIMES = (999.0, 749.0, 499.0, 249.0)  # of four steps

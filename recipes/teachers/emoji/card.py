@@ -12,7 +12,7 @@ from data import load, samples
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from recipes.teachers.sheet import sheet
+from fewstep.recipes.teachers.sheet import sheet
 
 HERE = Path(__file__).parent
 STEPS, GUIDANCE = 50, 3.0

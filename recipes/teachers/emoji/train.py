@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from recipes.teachers.training import fit
+from fewstep.recipes.teachers.training import fit
 
 HERE = Path(__file__).parent
 WORDS = 20  # tokens of a prompt, start and end included

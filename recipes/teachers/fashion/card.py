@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from data import CLASSES, DEBIAN, load
 
-from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
-from recipes.teachers.sheet import sheet
+from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from fewstep.recipes.teachers.sheet import sheet
 
 HERE = Path(__file__).parent
 STEPS, GUIDANCE = 50, 1.5

@@ -18,8 +18,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator.pipelines.class_conditional import ClassConditionalPipeline
-from recipes.teachers.training import fit
+from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from fewstep.recipes.teachers.training import fit
 
 HERE = Path(__file__).parent
 BATCH = 64
