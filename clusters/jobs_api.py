@@ -20,7 +20,7 @@ import ray
 import requests
 from ray.job_submission import JobSubmissionClient
 
-from fewstep.clusters.schema import Cluster, ClusterError, Found, Job
+from fewstep.clusters.schema import Cluster, ClusterError, Job, JobState
 
 ANSWERS_S = 4.0  # a dashboard that says nothing for so long is not there
 READY_S = 60.0  # for a head that answers to take a job, too
@@ -76,7 +76,7 @@ class JobsCluster(Cluster):
             assert isinstance(env, dict)
             _send(client, job, told | {"runtime_env": env | {"working_dir": folder}})
 
-    def find(self, job: Job) -> Found | None:
+    def find(self, job: Job) -> JobState | None:
         """Ask the dashboard."""
         with self.client() as client:
             return _found(client, job)
@@ -160,10 +160,10 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _found(client: JobSubmissionClient, job: Job) -> Found | None:
+def _found(client: JobSubmissionClient, job: Job) -> JobState | None:
     for known in client.list_jobs():
         if known.submission_id == job.id:
-            return Found(known.status.value, (known.metadata or {}).get("fewstep_digest", ""))
+            return JobState(known.status.value, (known.metadata or {}).get("fewstep_digest", ""))
     return None
 
 

@@ -15,7 +15,7 @@ import ray
 import yaml
 from pydantic import Field, field_validator
 
-from fewstep.clusters.schema import ENDED, Cluster, ClusterError, Found, Job, Section, Status
+from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection, Job, JobState, Status
 from fewstep.clusters.state import call, program
 
 CONFIG_MAP_HOLDS = 700 * 1024  # bytes, of the 1 MiB that Kubernetes allows with all that is around them
@@ -24,7 +24,7 @@ CODE = "/fewstep"  # where the submitter finds the bundle
 ENDS: dict[str, Status] = {"Suspending": "STOPPED", "Suspended": "STOPPED", "Failed": "FAILED"}
 
 
-class Pod(Section):
+class Pod(ClusterSection):
     """What a node of the Ray cluster is given."""
 
     cpus: int = Field(gt=0)
@@ -42,7 +42,7 @@ class Workers(Pod):
     max: int = Field(gt=0)
 
 
-class SecretKey(Section):
+class SecretKey(ClusterSection):
     """Where Kubernetes keeps a secret."""
 
     secret: str
@@ -120,7 +120,7 @@ class KubeRay(Cluster):
         self.prepare(job)
         self._kubectl("apply", "--filename", str(self._manifest(job)))
 
-    def find(self, job: Job) -> Found | None:
+    def find(self, job: Job) -> JobState | None:
         """What the operator says of the RayJob."""
         told = self._kubectl("get", "rayjob", job.id, "--ignore-not-found", "--output=json")
         if not told:
@@ -128,7 +128,7 @@ class KubeRay(Cluster):
         known = json.loads(told)
         status = known.get("status", {})
         ended = ENDS.get(status.get("jobDeploymentStatus", ""))
-        return Found(
+        return JobState(
             ended or status.get("jobStatus") or "PENDING", known["metadata"]["annotations"].get("fewstep/digest", "")
         )
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
-from fewstep.clusters.schema import ENDED, ClusterError, Found, Job
+from fewstep.clusters.schema import ENDED, ClusterError, Job, JobState
 from fewstep.clusters.state import alone, state_folder, token_file
 
 STARTS_S = 90.0
@@ -82,7 +82,7 @@ class Local(JobsCluster):
         """With the token that the head was started with."""
         yield connect(self.address, token_file("local").read_text())
 
-    def find(self, job: Job) -> Found | None:
+    def find(self, job: Job) -> JobState | None:
         """Nothing is known once the head has ended."""
         return super().find(job) if self._head() else None
 

@@ -39,20 +39,20 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Found:
+class JobState:
     """A job that a cluster knows."""
 
     status: Status
     digest: str
 
 
-class Section(BaseModel):
+class ClusterSection(BaseModel):
     """A part of a cluster file. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Cluster(Section, ABC):
+class Cluster(ClusterSection, ABC):
     """A place where jobs run. What it does raises ClusterError where it cannot."""
 
     outputs: str  # the folder, the same on every node, that a recipe's relative output is put under
@@ -91,7 +91,7 @@ class Cluster(Section, ABC):
         """Hand the job over."""
 
     @abstractmethod
-    def find(self, job: Job) -> Found | None:
+    def find(self, job: Job) -> JobState | None:
         """What has become of the job with this id, or None where there is none."""
 
     @abstractmethod

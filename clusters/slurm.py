@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from fewstep.clusters.schema import ENDED, Cluster, Found, Job, Status
+from fewstep.clusters.schema import ENDED, Cluster, Job, JobState, Status
 from fewstep.clusters.state import call, program
 
 MEND = "run this on a login node, or take the script that --dry-run prints there"
@@ -135,7 +135,7 @@ class Slurm(Cluster):
         (place / "job.sh").write_text(self.shown(job))
         call("sbatch", str(place / "job.sh"))
 
-    def find(self, job: Job) -> Found | None:
+    def find(self, job: Job) -> JobState | None:
         """The state that SLURM's accounting has for the newest job of this name."""
         told = call(program("sacct", MEND), "--noheader", "--parsable2", "--allocations", f"--name={job.id}",
                     "--format=State", "--starttime=now-365days")  # fmt: skip
@@ -144,7 +144,7 @@ class Slurm(Cluster):
         state = told.strip().splitlines()[-1].split()[0]  # of "CANCELLED by 1000" the first word
         status = STATES.get(state, "RUNNING" if state in GOING else "FAILED")
         digest = self._place(job) / "digest"
-        return Found(status, digest.read_text() if digest.exists() else "")
+        return JobState(status, digest.read_text() if digest.exists() else "")
 
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
         """The script's output, read from the shared file system."""

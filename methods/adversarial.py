@@ -31,7 +31,7 @@ from fewstep.methods.base import (
     Source,
     Trained,
     Update,
-    part,
+    callable_network,
 )
 from fewstep.methods.checks import require, require_at_least, require_positive
 from fewstep.methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
@@ -105,7 +105,7 @@ def pooled(cond: Cond) -> Float[Tensor, "b width"]:
 
 def look(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
     """The feature maps of what latents decode to; gradients pass to the latents."""
-    return part(nets, "features")(part(nets, "decoder")(x0))
+    return callable_network(nets, "features")(callable_network(nets, "decoder")(x0))
 
 
 def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0) -> Tensor:
@@ -113,7 +113,7 @@ def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0
     with torch.no_grad():
         maps, fakes = look(nets, real.x0), look(nets, generated)
         image = maps[-1].mean((2, 3))
-    judge, text = part(nets, "discriminator"), pooled(real.cond)
+    judge, text = callable_network(nets, "discriminator"), pooled(real.cond)
     maps = [layer.requires_grad_(r1_weight > 0) for layer in maps]
     reals = judge(maps, text, image)
     losses = [F.relu(1 - logits).mean() for logits in reals]
@@ -128,7 +128,7 @@ def fooling_loss(nets: Nets, generated: Float[Tensor, "b *latent"], real: Rows) 
     """Equation 2: the sum of the heads' mean logits on generated samples, negated."""
     with torch.no_grad():
         image = look(nets, real.x0)[-1].mean((2, 3))
-    logits = part(nets, "discriminator")(look(nets, generated), pooled(real.cond), image)
+    logits = callable_network(nets, "discriminator")(look(nets, generated), pooled(real.cond), image)
     return -torch.stack([layer.mean() for layer in logits]).sum()
 
 
@@ -165,7 +165,7 @@ def student_loss(
         with torch.no_grad():
             x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
             wanted = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
-        decode = part(nets, "decoder")  # the distance is one of pixels, even for a latent model
+        decode = callable_network(nets, "decoder")  # the distance is one of pixels, even for a latent model
         distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(wanted))
         losses["distillation"] = distill_weight * distance.mean()
     return losses

@@ -19,7 +19,7 @@ Losses = dict[str, Tensor]  # weighted scalar terms; the runtime minimises their
 Start = Literal["base", "previous", "previous_average"]  # the teacher, or the previous round's student or result
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on a device, behind all that it still has to do; a plain copy would wait for that."""
     is_leaving = tensor.device.type == "cpu" and torch.device(device).type == "cuda"
     return (tensor.pin_memory() if is_leaving else tensor).to(device, non_blocking=True)
@@ -45,7 +45,7 @@ class Draw:
         self._calls += 1
         generator = torch.Generator()
         drawn = [draw(generator.manual_seed(self._key(row))) for row in self.rows]
-        return sent(torch.stack(drawn), self.device)
+        return to_device_async(torch.stack(drawn), self.device)
 
     def _key(self, row: int) -> int:
         """SplitMix64 over all that a draw depends on."""
@@ -249,24 +249,26 @@ class Sampler:
     grid: int = 50  # points of the training grid that inference times are chosen from
 
 
-class Networks(Protocol):
+class NetworksByName(Protocol):
     """The networks of a round by name; denoisers answer with an Estimate."""
 
     def __getitem__(self, name: str, /) -> Denoiser: ...
     def __contains__(self, name: object, /) -> bool: ...
 
 
-Nets = Networks
+Nets = NetworksByName
 
 
-def part(nets: Nets, name: str) -> Callable[..., Any]:
+def callable_network(nets: Nets, name: str) -> Callable[..., Any]:
     """A network of the round that is no denoiser: a critic, or a frozen one."""
     return cast(Callable[..., Any], nets[name])
 
 
 def perceptual(nets: Nets, a: Float[Tensor, "b *latent"], b: Float[Tensor, "b *latent"]) -> Float[Tensor, "b"]:
     """The distance of the images that two latents decode to, by the round's `perceptual` network."""
-    return part(nets, "perceptual")(part(nets, "decoder")(a), part(nets, "decoder")(b))
+    return callable_network(nets, "perceptual")(
+        callable_network(nets, "decoder")(a), callable_network(nets, "decoder")(b)
+    )
 
 
 # What a search may vary. The orchestrator translates these for its searcher.

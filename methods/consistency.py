@@ -32,7 +32,7 @@ from fewstep.methods.base import (
 from fewstep.methods.checks import require, require_at_least, require_decay, require_positive
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
 from fewstep.methods.losses import l1, l2, pseudo_huber
-from fewstep.methods.neighbors import stored_neighbors
+from fewstep.methods.neighbors import stored_points
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -120,7 +120,7 @@ def consistency_loss(
 
 def stored_consistency_loss(nets: Nets, batch: Batch, *, metric: Metric, huber_c: float, sigma_min: float) -> Losses:
     """The same with a step that the teacher made when the row was generated; see `stored_neighbors`."""
-    x_t, t, x_s, s, cond, _ = stored_neighbors(nets, batch)
+    x_t, t, x_s, s, cond, _ = stored_points(nets, batch)
     return agreement(nets, x_t, t, x_s, s, cond, metric, huber_c, sigma_min)
 
 

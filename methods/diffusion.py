@@ -221,7 +221,7 @@ class Denoiser:
     net: Network
     schedule: Schedule
     prediction: Prediction
-    is_told_guidance: bool = False  # the guidance scale is an input of the network, and "guided" already
+    has_guidance_input: bool = False  # the guidance scale is an input of the network, and "guided" already
 
     def __post_init__(self) -> None:
         if self.prediction == "epsilon" and self.schedule.alpha(self.schedule.at(torch.ones(1))).item() == 0:
@@ -291,7 +291,7 @@ def guided(
 
     Both evaluations go through the network as one batch. A teacher that is told its guidance is asked once.
     """
-    if teacher.is_told_guidance:
+    if teacher.has_guidance_input:
         return teacher(x_t, t, with_guidance(cond, scale))
     both = {name: torch.cat([value, uncond[name]]) for name, value in cond.items()}
     estimate = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.methods.base import Draw, Nets, Rows, part
+from fewstep.methods.base import Draw, Nets, Rows, callable_network
 from fewstep.methods.diffusion import Cond, diffuse
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -
     fake = nets["fake_score"]
     t = fake.schedule.at(draw.uniform())
     x_t = diffuse(fake.schedule, x0, draw.normal(x0), t)
-    return part(nets, "discriminator")(cast(Bottleneck, fake.net).middle(x_t, fake.schedule.network_time(t), cond))
+    return callable_network(nets, "discriminator")(
+        cast(Bottleneck, fake.net).middle(x_t, fake.schedule.network_time(t), cond)
+    )
 
 
 def classification(nets: Nets, generated: Float[Tensor, "b *latent"], prompts: Rows, data: Rows, draw: Draw) -> Tensor:

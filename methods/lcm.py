@@ -32,7 +32,7 @@ from fewstep.methods.base import (
 from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
 from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import GUIDANCE_RANGES, Neighbors, online_neighbors, stored_neighbors
+from fewstep.methods.neighbors import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,7 +60,7 @@ def lcm_loss(
     nets: Nets,
     batch: Batch,
     *,
-    neighbors: Callable[[Nets, Batch], Neighbors],
+    neighbors: Callable[[Nets, Batch], SolutionPoints],
     metric: Callable[[Tensor, Tensor], Tensor],
     target: str,
     guidance_input: bool,
@@ -186,8 +186,8 @@ def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, 
 
 def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:
     found = {
-        "online": partial(online_neighbors, grid=method.grid, skip=method.skip, guidance_scale=method.guidance_scale),
-        "stored": partial(stored_neighbors, skip=method.skip),
+        "online": partial(online_points, grid=method.grid, skip=method.skip, guidance_scale=method.guidance_scale),
+        "stored": partial(stored_points, skip=method.skip),
     }
     metrics = {"huber": partial(pseudo_huber, c=method.huber_c), "l2": l2}
     return partial(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GUIDANCE_RANGES = Choice(((1.0, 4.0), (1.0, 8.0), (3.0, 15.0)))  # that a search may draw w from
 
 
-class Neighbors(NamedTuple):
+class SolutionPoints(NamedTuple):
     """Two points of one solution of the guided ODE, s < t."""
 
     x_t: Float[Tensor, "b *latent"]
@@ -28,9 +28,9 @@ class Neighbors(NamedTuple):
     guidance_scale: Float[Tensor, "b"]
 
 
-def online_neighbors(
+def online_points(
     nets: Nets, batch: Batch, *, grid: int, skip: int, guidance_scale: tuple[float, float]
-) -> Neighbors:
+) -> SolutionPoints:
     """Noised data, and one guided DDIM step of the teacher from there (Algorithm 1, arXiv:2310.04378)."""
     teacher, rows, draw = nets["teacher"], batch["data"], batch.draw
     schedule = teacher.schedule
@@ -39,10 +39,10 @@ def online_neighbors(
     w = draw.uniform(*guidance_scale)
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     x_s = step(schedule, guided(teacher, x_t, t, rows.cond, rows.uncond, w), s)
-    return Neighbors(x_t, t, x_s, s, rows.cond, w)
+    return SolutionPoints(x_t, t, x_s, s, rows.cond, w)
 
 
-def stored_neighbors(nets: Nets, batch: Batch, *, skip: int | None = None) -> Neighbors:
+def stored_points(nets: Nets, batch: Batch, *, skip: int | None = None) -> SolutionPoints:
     """Two points that the teacher passed when the row was generated: `skip` timesteps apart, or next to each other.
 
     A departure from the paper, whose x_t is noised data: these states are the guided ODE's own, where the
@@ -54,7 +54,7 @@ def stored_neighbors(nets: Nets, batch: Batch, *, skip: int | None = None) -> Ne
     j = (i + (points_in(skip, last, nets["student"].schedule) if skip else 1)).clamp_max(last)
     here = torch.arange(len(i), device=i.device)
     x_t, t, x_s, s = rows.path[here, i], rows.times[here, i], rows.path[here, j], rows.times[here, j]
-    return Neighbors(x_t, t, x_s, s, rows.cond, rows.guidance_scale)
+    return SolutionPoints(x_t, t, x_s, s, rows.cond, rows.guidance_scale)
 
 
 def timesteps_of(schedule: Schedule) -> int:

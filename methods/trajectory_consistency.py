@@ -32,7 +32,7 @@ from fewstep.methods.base import (
 from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
 from fewstep.methods.diffusion import Cond, Denoiser, step
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import GUIDANCE_RANGES, Neighbors, online_neighbors, stored_neighbors
+from fewstep.methods.neighbors import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,7 +49,7 @@ def trajectory_loss(
     nets: Nets,
     batch: Batch,
     *,
-    neighbors: Callable[[Nets, Batch], Neighbors],
+    neighbors: Callable[[Nets, Batch], SolutionPoints],
     metric: Callable[[Tensor, Tensor], Tensor],
 ) -> Losses:
     """d(f(x_t, t -> s), f_target(x_u, u -> s)) with s <= u < t, u one guided teacher step from t (Algorithm 1)."""
@@ -106,8 +106,8 @@ class TrajectoryConsistency:
         nets = {"student": student, "target": Averaged(decay=self.ema_decay, is_target=True)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
         found = {
-            "online": partial(online_neighbors, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
-            "stored": partial(stored_neighbors, skip=self.skip),
+            "online": partial(online_points, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
+            "stored": partial(stored_points, skip=self.skip),
         }[self.teacher_step]
         sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=self.skip)}}[
             self.teacher_step

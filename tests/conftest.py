@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.plan import make_plan
 from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_conditions
@@ -89,27 +89,27 @@ def batch_size_of(recipe: Recipe) -> int:
     return size
 
 
-def new_ledger(recipe: Recipe, store: Path | str) -> Ledger:
+def new_commit_log(recipe: Recipe, store: Path | str) -> CommitLog:
     """A data set with its conditions and no shard, made in this process."""
     prompts = read_prompts(recipe.trajectories.prompts)
     plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts, batch_size_of(recipe))
-    ledger = create_ledger(str(store), plan, prompts, recipe.teacher)
-    if not ledger.has(CONDITIONS, 0):
-        commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
-    return ledger
+    commit_log = create_commit_log(str(store), plan, prompts, recipe.teacher)
+    if not commit_log.has(CONDITIONS, 0):
+        commit_conditions(commit_log, 0, plan.num_conditions, "cpu", 1)
+    return commit_log
 
 
-def fill(ledger: Ledger) -> None:
+def fill(commit_log: CommitLog) -> None:
     """Make every shard in this process and publish them."""
-    sampler = ShardSampler(ledger, "cpu", 1)
-    for shard in ledger.plan.shards():
+    sampler = ShardSampler(commit_log, "cpu", 1)
+    for shard in commit_log.plan.shards():
         sampler.make(shard.name, 0)
-    ledger.publish(ledger.commits()[0])
+    commit_log.publish(commit_log.commits()[0])
 
 
 @pytest.fixture(scope="session")
-def finished(recipe_data: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def finished(recipe_data: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> CommitLog:
     """The undisturbed data set, made in this process without Ray."""
-    ledger = new_ledger(Recipe.model_validate(recipe_data), tmp_path_factory.mktemp("store"))
-    fill(ledger)
-    return ledger
+    commit_log = new_commit_log(Recipe.model_validate(recipe_data), tmp_path_factory.mktemp("store"))
+    fill(commit_log)
+    return commit_log

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fewstep.orchestrator.cli.main import app
-from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.datasets.sources import check_sources as check_recipe
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import RECIPES, find, load, parse
 from fewstep.orchestrator.teachers.teacher import Teacher

@@ -24,13 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Price = Annotated[float, typer.Option(help="Of an hour of one GPU (or of one worker where it has none).")]
 
 
-def _load(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
+def load_recipe(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
     from fewstep.orchestrator.recipe import parsing
 
     return parsing.load(name, overrides or [])
 
 
-def _answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
+def answer(as_json: bool, verb: Callable[[], Mapping[str, object]]) -> None:
     """Run a verb; print its facts where asked; end with the exit code that says how it went."""
     from fewstep.orchestrator.errors import BadInput, Diverged
 

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from fewstep.orchestrator.cli import main as cli
-from fewstep.orchestrator.submission.layout import INPUTS, place_of_inputs
+from fewstep.orchestrator.submission.layout import INPUTS, inputs_folder
 
 
 def unpack(inputs: Path, place: Path) -> None:
@@ -34,7 +34,7 @@ def unpack(inputs: Path, place: Path) -> None:
 def main() -> None:
     """`python -m fewstep.orchestrator.cli.cluster_job OUTPUTS VERB RECIPE`, in the folder of a bundle."""
     outputs = sys.argv.pop(1)
-    unpack(Path(INPUTS), place_of_inputs(outputs))
+    unpack(Path(INPUTS), inputs_folder(outputs))
     cli.main()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, answer, app, load_recipe
 
 trajectories = typer.Typer(help="Look into a data set of trajectories.", no_args_is_help=True)
 app.add_typer(trajectories, name="trajectories")
@@ -26,7 +26,7 @@ def import_data(
     """Take pictures or pairs of noise and sample that were made elsewhere over into a data set to train on."""
     from fewstep.orchestrator.workflow import datasets
 
-    _answer(as_json, lambda: datasets.import_data(_load(recipe, overrides), source, store))
+    answer(as_json, lambda: datasets.import_data(load_recipe(recipe, overrides), source, store))
 
 
 @app.command()
@@ -34,7 +34,7 @@ def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
     from fewstep.orchestrator.workflow import datasets
 
-    _answer(as_json, lambda: datasets.verify(path))
+    answer(as_json, lambda: datasets.verify(path))
 
 
 @app.command()
@@ -42,7 +42,7 @@ def repair(path: DataSet, as_json: AsJson = False) -> None:
     """Generate the broken shards of a data set again, and nothing else."""
     from fewstep.orchestrator.workflow import datasets
 
-    _answer(as_json, lambda: datasets.repair(path))
+    answer(as_json, lambda: datasets.repair(path))
 
 
 @app.command()
@@ -54,7 +54,7 @@ def clean(
     """Remove what writers that lost or died left in a data set. Nothing that any version names."""
     from fewstep.orchestrator.workflow import datasets
 
-    _answer(as_json, lambda: datasets.clean(path, older_than))
+    answer(as_json, lambda: datasets.clean(path, older_than))
 
 
 @trajectories.command()
@@ -67,4 +67,4 @@ def show(
     """Say what a data set is, how it was made and how big it is, and draw some of it."""
     from fewstep.orchestrator.workflow import datasets
 
-    _answer(as_json, lambda: datasets.show(path, samples, out))
+    answer(as_json, lambda: datasets.show(path, samples, out))

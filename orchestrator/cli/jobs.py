@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, answer, app, load_recipe
 
 jobs = typer.Typer(help="Ask for jobs that were submitted from this machine, and end them.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
@@ -34,13 +34,13 @@ def submit(
 
     def act() -> Mapping[str, object]:
         _check_verb(verb)
-        told = _load(recipe, overrides)
+        told = load_recipe(recipe, overrides)
         facts = submit_commands.submit(verb, told, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
         if dry_run and not as_json:
             sys.stdout.write(f"{facts['shown']}\n")
         return facts
 
-    _answer(as_json, act)
+    answer(as_json, act)
 
 
 @jobs.command("list")
@@ -48,7 +48,7 @@ def list_jobs(as_json: AsJson = False) -> None:
     """List them, the newest first, as they were last seen."""
     from fewstep.orchestrator.submission import submit
 
-    _answer(as_json, submit.listed)
+    answer(as_json, submit.listed)
 
 
 @jobs.command()
@@ -56,7 +56,7 @@ def status(id: JobId, as_json: AsJson = False) -> None:
     """Ask the cluster what has become of a job, and say where its outputs are."""
     from fewstep.orchestrator.submission import submit
 
-    _answer(as_json, lambda: submit.status(id))
+    answer(as_json, lambda: submit.status(id))
 
 
 @jobs.command()
@@ -68,7 +68,7 @@ def logs(
     """Print what a job printed."""
     from fewstep.orchestrator.submission import submit
 
-    _answer(as_json, lambda: submit.logs(id, follow))
+    answer(as_json, lambda: submit.logs(id, follow))
 
 
 @jobs.command()
@@ -76,7 +76,7 @@ def stop(id: JobId, as_json: AsJson = False) -> None:
     """End a job. `fewstep submit` with the same recipe continues what it left."""
     from fewstep.orchestrator.submission import submit
 
-    _answer(as_json, lambda: submit.stop(id))
+    answer(as_json, lambda: submit.stop(id))
 
 
 def _check_verb(verb: str) -> None:

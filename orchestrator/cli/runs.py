@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.orchestrator.cli.app import AsJson, Overrides, Price, RecipeArgument, RunArgument, _answer, _load, app
+from fewstep.orchestrator.cli.app import AsJson, Overrides, Price, RecipeArgument, RunArgument, answer, app, load_recipe
 
 
 @app.command()
@@ -16,7 +16,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
     """Do it all: generate, train, export, evaluate, report. The same command continues an interrupted run."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.run(_load(recipe, overrides)))
+    answer(as_json, lambda: stages.run(load_recipe(recipe, overrides)))
 
 
 @app.command()
@@ -30,7 +30,7 @@ def plan(
     """Say what would be generated, what is already there, what the rest costs and what a training worker holds."""
     from fewstep.orchestrator.workflow import plan as plan_commands
 
-    _answer(as_json, lambda: plan_commands.plan(_load(recipe, overrides), price, offline=offline))
+    answer(as_json, lambda: plan_commands.plan(load_recipe(recipe, overrides), price, offline=offline))
 
 
 @app.command()
@@ -46,10 +46,10 @@ def generate(
     from fewstep.orchestrator.workflow import plan as plan_commands
 
     def act() -> Mapping[str, object]:
-        told = _load(recipe, overrides)
+        told = load_recipe(recipe, overrides)
         return plan_commands.plan(told, price) if dry_run else datasets.generate(told)
 
-    _answer(as_json, act)
+    answer(as_json, act)
 
 
 @app.command()
@@ -57,7 +57,7 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
     """Train the student's rounds from the generated trajectories."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.train(_load(recipe, overrides)))
+    answer(as_json, lambda: stages.train(load_recipe(recipe, overrides)))
 
 
 @app.command()
@@ -71,7 +71,7 @@ def export(
     """Save the trained student as an ordinary diffusers pipeline; a LoRA's adapters alone with export.merged=false."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.export(_load(recipe, overrides), push_to_hub, private=private))
+    answer(as_json, lambda: stages.export(load_recipe(recipe, overrides), push_to_hub, private=private))
 
 
 @app.command()
@@ -79,7 +79,7 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
     """Measure the exported student against its teacher, and write the report."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.evaluate(_load(recipe, overrides)))
+    answer(as_json, lambda: stages.evaluate(load_recipe(recipe, overrides)))
 
 
 @app.command()
@@ -91,7 +91,7 @@ def watch(
     """Show how a run stands, until it ends: stages, rates, losses, quality, how old the last checkpoint is."""
     from fewstep.orchestrator.workflow.status import watch
 
-    _answer(as_json, lambda: watch(Path(run), once=once))
+    answer(as_json, lambda: watch(Path(run), once=once))
 
 
 @app.command()
@@ -99,7 +99,7 @@ def report(run: RunArgument, as_json: AsJson = False) -> None:
     """Write report.html again, from what a run has so far."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.report(run))
+    answer(as_json, lambda: stages.report(run))
 
 
 @app.command()
@@ -112,7 +112,7 @@ def teacher(
     """Measure the teacher alone: its reference, its best few-step baselines, and whether it is worth distilling."""
     from fewstep.orchestrator.workflow import stages
 
-    _answer(as_json, lambda: stages.teacher(_load(recipe, overrides), prompt))
+    answer(as_json, lambda: stages.teacher(load_recipe(recipe, overrides), prompt))
 
 
 @app.command()
@@ -125,7 +125,7 @@ def compare(
     """Run several recipes on one teacher and put them into one table and one picture. The same command continues."""
     from fewstep.orchestrator.workflow import comparison
 
-    _answer(as_json, lambda: comparison.compare(comparison.read(recipes), Path(output), seeds))
+    answer(as_json, lambda: comparison.compare(comparison.read(recipes), Path(output), seeds))
 
 
 @app.command()
@@ -144,7 +144,7 @@ def sample(
     from fewstep.orchestrator.workflow.side_by_side import Request
 
     asked = Request(prompts, steps, guidance_scale, seed, teacher)
-    _answer(as_json, lambda: stages.sample(student, asked, out))
+    answer(as_json, lambda: stages.sample(student, asked, out))
 
 
 @app.command()
@@ -152,7 +152,7 @@ def search(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     """Try many values of a recipe's fields on the same data, and judge the best fairly. The same command continues."""
     from fewstep.orchestrator.search import search as search_commands
 
-    _answer(as_json, lambda: search_commands.search(_load(recipe, overrides)))
+    answer(as_json, lambda: search_commands.search(load_recipe(recipe, overrides)))
 
 
 @app.command()
@@ -160,4 +160,4 @@ def methods(as_json: AsJson = False) -> None:
     """List the methods: paper, networks, rounds, and what a search may vary."""
     from fewstep.orchestrator.workflow import method_table
 
-    _answer(as_json, method_table.show)
+    answer(as_json, method_table.show)

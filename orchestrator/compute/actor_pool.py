@@ -37,7 +37,7 @@ class Worker:
         return list(self.calls) if self.is_ready else [self.start]
 
 
-class Pool:
+class ActorPool:
     """Makes shards with up to `size` actors, whatever happens to them.
 
     An actor answers `start()` with its node, and `make(shard)` with a commit, two at a time. One whose node is being

@@ -11,7 +11,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.resources import Resources
 
-Bundle = Mapping[str, float]  # what one actor or worker holds, like {"CPU": 1, "GPU": 1}
+ResourceBundle = Mapping[str, float]  # what one actor or worker holds, like {"CPU": 1, "GPU": 1}
 
 
 def connect(resources: Resources) -> None:
@@ -32,7 +32,7 @@ def connect(resources: Resources) -> None:
         raise BadInput(f"resources.address: no Ray cluster answers at {resources.address!r}") from error
 
 
-def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None:
+def require(resources: Resources, bundles: Sequence[ResourceBundle], field: str) -> None:
     """Make sure that the cluster can hold all of `bundles` at once, or raise BadInput naming `field`.
 
     A cluster started here is as big as this machine. Another may scale up: it is asked to, and waited for
@@ -61,7 +61,7 @@ def require(resources: Resources, bundles: Sequence[Bundle], field: str) -> None
         time.sleep(min(5.0, max(0.1, ends - time.monotonic())))
 
 
-def room_for(bundles: Sequence[Bundle]) -> int:
+def room_for(bundles: Sequence[ResourceBundle]) -> int:
     """How many times the cluster can hold all of `bundles` at once."""
     nodes, count = _alive(), 0
     while not _place(nodes, bundles):
@@ -69,7 +69,7 @@ def room_for(bundles: Sequence[Bundle]) -> int:
     return count
 
 
-def bundle(resources: Resources) -> dict[str, float]:
+def worker_bundle(resources: Resources) -> dict[str, float]:
     """What one worker or actor of this run holds."""
     gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     return {"CPU": resources.cpus_per_worker, **gpus}
@@ -80,7 +80,7 @@ def _alive() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _place(nodes: list[dict[str, float]], bundles: Sequence[Bundle]) -> list[Bundle]:
+def _place(nodes: list[dict[str, float]], bundles: Sequence[ResourceBundle]) -> list[ResourceBundle]:
     """The bundles that find no room; takes from the nodes what the others hold."""
     unplaced = []
     for wanted in bundles:
@@ -92,10 +92,10 @@ def _place(nodes: list[dict[str, float]], bundles: Sequence[Bundle]) -> list[Bun
     return unplaced
 
 
-def _sum(bundles: Sequence[Bundle]) -> dict[str, float]:
+def _sum(bundles: Sequence[ResourceBundle]) -> dict[str, float]:
     names = {name for held in bundles for name in held}
     return {name: sum(held.get(name, 0) for held in bundles) for name in sorted(names)}
 
 
-def _words(held: Bundle) -> str:
+def _words(held: ResourceBundle) -> str:
     return " and ".join(f"{much:g} {name}" for name, much in held.items())

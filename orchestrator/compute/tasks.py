@@ -9,22 +9,22 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from fewstep.orchestrator.compute.cluster import bundle, require
+from fewstep.orchestrator.compute.cluster import require, worker_bundle
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.resources import Resources
 
 Answer = TypeVar("Answer")
 
 
-def ask(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
+def run_task(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
     """What a function returns on the cluster, with one worker's resources. Its BadInput comes back as itself."""
-    require(resources, [bundle(resources)], "resources.cpus_per_worker")
-    with as_told():
+    require(resources, [worker_bundle(resources)], "resources.cpus_per_worker")
+    with unwrap_bad_input():
         return ray.get(ray.remote(task).options(**options(resources)).remote(*arguments))
 
 
 @contextmanager
-def as_told() -> Iterator[None]:
+def unwrap_bad_input() -> Iterator[None]:
     """A BadInput that was raised on the cluster comes back as itself."""
     try:
         yield

@@ -7,21 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import sent
+from fewstep.methods.base import to_device_async
 from fewstep.orchestrator.datasets.captioned_plans import ImportPlan
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.shard_file import Columns
-from fewstep.orchestrator.datasets.sources import Stock
+from fewstep.orchestrator.datasets.sources import DatasetKind
 
 
-def clean(stored: Columns) -> Tensor:
+def drop_scalars(stored: Columns) -> Tensor:
     """The clean latents [rows, *latent] of stored rows, whatever they are of."""
     return (stored["path"][:, -1] if "path" in stored else stored["x0"]).float()
 
 
-def columns_of(kind: str, stock: Stock, dataset: Dataset) -> Callable[[Columns], Columns]:
+def columns_of(kind: str, dataset_kind: DatasetKind, dataset: Dataset) -> Callable[[Columns], Columns]:
     """How stored rows become the columns that a source of this kind promises."""
-    if stock == "images" or (isinstance(dataset.plan, ImportPlan) and not dataset.plan.has_noise):
+    if dataset_kind == "images" or (isinstance(dataset.plan, ImportPlan) and not dataset.plan.has_noise):
         return lambda stored: _of_image(kind, stored)
     times = dataset.times()
     return lambda stored: _of_path(kind, times, stored)
@@ -36,7 +36,7 @@ def _of_image(kind: str, stored: Columns) -> Columns:
 def _of_path(kind: str, times: Tensor, stored: Columns) -> Columns:
     path = stored["path"].float()
     ends = {"noise": path[:, 0], "x0": path[:, -1]}
-    whole = {"path": path, "times": sent(times, path.device).expand(len(path), -1)}
+    whole = {"path": path, "times": to_device_async(times, path.device).expand(len(path), -1)}
     chosen = {
         "path": ends | whole,
         "pairs": ends,

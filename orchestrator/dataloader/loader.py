@@ -30,16 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Rows, sent
+from fewstep.methods.base import Rows, to_device_async
 from fewstep.methods.diffusion import Cond
-from fewstep.orchestrator.dataloader.order import Block, Order, Turns
+from fewstep.orchestrator.dataloader.order import Order, ShuffleBlock, Turns
 from fewstep.orchestrator.datasets.shard_file import Columns, as_bytes
 
 READERS = 4  # row groups that are read at once
 AHEAD = 4  # batches that are made at a time, while as many are used
 
 
-class RowGroups(Protocol):
+class RowGroupSource(Protocol):
     """A data set as the loader sees it."""
 
     @property
@@ -57,7 +57,7 @@ class RowGroups(Protocol):
         ...
 
 
-class Memory:
+class BufferPool:
     """Lends memory, and again once no tensor is left on it: getting it from the system takes longer than filling it."""
 
     def __init__(self, rows: int) -> None:
@@ -79,7 +79,7 @@ class Bucket:
     groups: list[int]
     order: Order  # of their places in `groups`
     told: Cond  # of the size, one row
-    memory: Mapping[str, Memory]  # for each column's rows of a block
+    memory: Mapping[str, BufferPool]  # for each column's rows of a block
     held: dict[int, Future[Columns]] = field(default_factory=dict)  # the worker's rows of blocks, by where they start
 
 
@@ -92,7 +92,7 @@ class Loader:
 
     def __init__(
         self,
-        groups: RowGroups,
+        groups: RowGroupSource,
         *,
         batch_size: int,
         rows: range,
@@ -110,7 +110,7 @@ class Loader:
         for shape in dict.fromkeys(groups.shapes):
             numbers = [number for number, other in enumerate(groups.shapes) if other == shape]
             order = Order(tuple(groups.sizes[number] for number in numbers), seed)
-            memory = defaultdict(partial(Memory, self._before(order.longest + batch_size)))
+            memory = defaultdict(partial(BufferPool, self._before(order.longest + batch_size)))
             self._buckets.append(Bucket(numbers, order, told_sizes[shape], memory))
             lengths.append(max(1, round(sum(order.sizes) / batch_size)))
         self._turns = Turns(tuple(lengths), seed)
@@ -133,11 +133,14 @@ class Loader:
         bucket = self._buckets[turn]
         columns = self._shuffled(bucket, number)
         condition = columns.pop("condition_id").long()
-        null = {name: sent(value, self._device) for name, value in {**self._uncond, **bucket.told}.items()}
+        null = {name: to_device_async(value, self._device) for name, value in {**self._uncond, **bucket.told}.items()}
         uncond = {name: value.expand(len(condition), *value.shape[1:]) for name, value in null.items()}
-        cond = {name: sent(table[condition], self._device) for name, table in self._conditions.items()}
+        cond = {name: to_device_async(table[condition], self._device) for name, table in self._conditions.items()}
         cond |= {name: uncond[name] for name in bucket.told}
-        moved = {name: value if name == "sample_id" else sent(value, self._device) for name, value in columns.items()}
+        moved = {
+            name: value if name == "sample_id" else to_device_async(value, self._device)
+            for name, value in columns.items()
+        }
         return Rows(self._columns(moved), cond, uncond)
 
     def _shuffled(self, bucket: Bucket, number: int) -> Columns:
@@ -157,7 +160,7 @@ class Loader:
             parts.append({name: column[mine] for name, column in bucket.held[block.start].result().items()})
         return {name: torch.cat([part[name] for part in parts]) if parts[1:] else parts[0][name] for name in parts[0]}
 
-    def _read(self, bucket: Bucket, block: Block) -> Columns:
+    def _read(self, bucket: Bucket, block: ShuffleBlock) -> Columns:
         """The worker's rows of a block in their order, each copied once from the bytes of its row group."""
         of_batch = np.arange(block.start, block.stop) % self._batch_size
         rows = block.rows[(self._rows.start <= of_batch) & (of_batch < self._rows.stop)]

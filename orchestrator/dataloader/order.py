@@ -15,7 +15,7 @@ BLOCK = 8  # row groups that are shuffled together; a worker holds its rows of t
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class ShuffleBlock:
     """Row groups that are shuffled together, at their place in the endless sequence."""
 
     start: int  # position of the first row
@@ -35,7 +35,7 @@ class Order:
     sizes: tuple[int, ...]
     seed: int
 
-    def block(self, position: int) -> Block:
+    def block(self, position: int) -> ShuffleBlock:
         """The block that a position is in."""
         epoch, place = divmod(position, self._epoch_rows)
         return self._block(epoch, bisect.bisect_right(self._blocks(epoch)[1], place) - 1)
@@ -54,7 +54,7 @@ class Order:
         return lru_cache(maxsize=2)(self._deal)
 
     @cached_property
-    def _block(self) -> Callable[[int, int], Block]:
+    def _block(self) -> Callable[[int, int], ShuffleBlock]:
         return lru_cache(maxsize=4)(self._shuffle)
 
     def _deal(self, epoch: int) -> tuple[list[list[int]], list[int]]:
@@ -64,12 +64,12 @@ class Order:
         lengths = [sum(self.sizes[group] for group in block) for block in blocks]
         return blocks, list(itertools.accumulate(lengths, initial=0))[:-1]
 
-    def _shuffle(self, epoch: int, number: int) -> Block:
+    def _shuffle(self, epoch: int, number: int) -> ShuffleBlock:
         """One of the epoch's blocks."""
         blocks, starts = self._blocks(epoch)
         rows = np.array([(group, row) for group in blocks[number] for row in range(self.sizes[group])])
         shuffled = torch.randperm(len(rows), generator=self._generator(epoch, number + 1)).numpy()
-        return Block(epoch * self._epoch_rows + starts[number], blocks[number], rows[shuffled])
+        return ShuffleBlock(epoch * self._epoch_rows + starts[number], blocks[number], rows[shuffled])
 
     def _generator(self, epoch: int, block: int) -> torch.Generator:
         return torch.Generator().manual_seed(hash((self.seed, epoch, block)) & (2**63 - 1))

@@ -15,7 +15,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from fewstep.orchestrator.inputs.images import Images
-    from fewstep.orchestrator.inputs.webdataset import Samples
+    from fewstep.orchestrator.inputs.webdataset import WebDatasetSamples
     from fewstep.orchestrator.teachers.teacher import TeacherCard
 
 
@@ -100,7 +100,9 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
     )
 
 
-def make_import_plan(recipe: Recipe, card: TeacherCard, samples: Samples, captions: Sequence[str]) -> ImportPlan:
+def make_import_plan(
+    recipe: Recipe, card: TeacherCard, samples: WebDatasetSamples, captions: Sequence[str]
+) -> ImportPlan:
     """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is not told."""
     told = recipe.trajectories
     low, high = told.guidance_scale

@@ -13,9 +13,17 @@ from pydantic import TypeAdapter
 
 from fewstep.orchestrator.compute.reproducibility import Compute
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from fewstep.orchestrator.datasets.manifest import CONDITIONS, Broken, Cleaned, Commit, Manifest, Verified, commit_key
+from fewstep.orchestrator.datasets.manifest import (
+    CONDITIONS,
+    BrokenShard,
+    CleanedFiles,
+    Commit,
+    Manifest,
+    Verification,
+    commit_key,
+)
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, Shard
-from fewstep.orchestrator.datasets.sealed_records import Complaint, Damaged, seal, uncollected, unseal
+from fewstep.orchestrator.datasets.sealed_records import Damaged, MakeError, gc_paused, seal, unseal
 from fewstep.orchestrator.datasets.shard_file import Columns, ShardReader, encode
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.section import Json
@@ -34,7 +42,7 @@ _COMMITS, _MANIFESTS = TypeAdapter(Commit), TypeAdapter(Manifest)
 _PLANS: TypeAdapter[Plan | ImagePlan | ImportPlan] = TypeAdapter(Plan | ImagePlan | ImportPlan)
 
 
-class Ledger:
+class CommitLog:
     """The commits and manifests of one data set."""
 
     def __init__(self, store: Store, plan: DatasetPlan, teacher: TeacherSpec) -> None:
@@ -69,8 +77,8 @@ class Ledger:
         self.reader(commit).verify()
         return commit
 
-    @uncollected()
-    def commits(self) -> tuple[dict[str, Commit], list[Broken]]:
+    @gc_paused()
+    def commits(self) -> tuple[dict[str, Commit], list[BrokenShard]]:
         """The newest commit of each name, and the records that cannot be read."""
         newest, broken = dict[str, Commit](), []
         keys = {name: commit_key(name, revision) for name, revision in self.revisions().items()}
@@ -78,7 +86,7 @@ class Ledger:
             try:
                 newest[name] = self._unsealed(key, data)
             except Damaged as error:
-                broken.append(Broken(name, f"its commit {error.why}"))
+                broken.append(BrokenShard(name, f"its commit {error.why}"))
         return newest, broken
 
     def newest_commit(self, name: str) -> Commit:
@@ -105,7 +113,7 @@ class Ledger:
         """The manifests that were published, oldest first."""
         return sorted(int(match[1]) for key in self.store.keys("manifest") if (match := _MANIFEST.fullmatch(key)))
 
-    @uncollected()
+    @gc_paused()
     def manifest(self, version: int) -> Manifest:
         """A version of the data set. Raises BadInput where there is none, and Damaged."""
         key = f"manifest/{version:04d}.json"
@@ -113,20 +121,20 @@ class Ledger:
             data = self.store.read(key)
         except FileNotFoundError:
             raise BadInput(f"{self.url} has no version {version}; finish it with `fewstep generate`") from None
-        complaint = self._complaint(f"version {version}")
-        found = _MANIFESTS.validate_python(unseal(data, complaint))
+        make_error = self._make_error(f"version {version}")
+        found = _MANIFESTS.validate_python(unseal(data, make_error))
         if (found.version, found.plan) != (version, self.plan.hash):
-            raise complaint(f"is version {found.version} of {found.plan[:8]}, put in its place")
+            raise make_error(f"is version {found.version} of {found.plan[:8]}, put in its place")
         for commit in found.shards:
             shape = self.plan.sample_shape(Shard.named(commit.name).samples.start)
             if wrong := commit.file.wrong_rows(self.plan.row_bytes(shape)):
-                raise self._complaint(commit.what)(wrong)
+                raise self._make_error(commit.what)(wrong)
         return found
 
-    def as_published(self) -> Ledger:
+    def as_published(self) -> CommitLog:
         """With as many samples as the last version that can be read has, if there is one."""
         samples = next((manifest.samples for manifest in self._readable().values()), self.plan.samples)
-        return Ledger(self.store, self.plan.model_copy(update={"samples": samples}), self.teacher)
+        return CommitLog(self.store, self.plan.model_copy(update={"samples": samples}), self.teacher)
 
     def newest(self) -> Manifest:
         """The last version that was published."""
@@ -159,16 +167,16 @@ class Ledger:
 
     def reader(self, commit: Commit, cache: Cache = Uncached()) -> ShardReader:  # noqa: B008 - it holds nothing
         """Reads the rows of a commit. Raises Damaged, now or later, with the command that mends it."""
-        return ShardReader(self.store, commit.file_key, commit.file, self._complaint(commit.what), cache)
+        return ShardReader(self.store, commit.file_key, commit.file, self._make_error(commit.what), cache)
 
     def check_sizes(self, commits: Iterable[Commit]) -> None:
         """Every file is there and as long as it was, by one listing. Raises Damaged with the first that is not."""
         found = {stored.key: stored.bytes for stored in self.store.files()}
         for commit in commits:
             if commit.file_key not in found:
-                raise self._complaint(commit.what)("is gone")
+                raise self._make_error(commit.what)("is gone")
             if wrong := commit.file.wrong_size(found[commit.file_key]):
-                raise self._complaint(commit.what)(wrong)
+                raise self._make_error(commit.what)(wrong)
 
     def check(self, commit: Commit) -> str:
         """What is wrong with a committed file, or nothing."""
@@ -178,7 +186,7 @@ class Ledger:
             return error.why
         return ""
 
-    def verify(self) -> Verified:
+    def verify(self) -> Verification:
         """Hash everything that the newest version names, and read every commit."""
         commits, broken = self.commits()
         listed, content_hash = list(commits.values()), ""
@@ -187,12 +195,12 @@ class Ledger:
                 manifest = self.manifest(versions[-1])
                 listed, content_hash = [manifest.conditions, *manifest.shards], manifest.content_hash
             except Damaged as error:
-                broken.append(Broken(f"version {versions[-1]}", error.why))
-        broken += [Broken(commit.name, why) for commit in listed if (why := self.check(commit))]
+                broken.append(BrokenShard(f"version {versions[-1]}", error.why))
+        broken += [BrokenShard(commit.name, why) for commit in listed if (why := self.check(commit))]
         shards = [commit for commit in listed if commit.name != CONDITIONS]
-        return Verified(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
+        return Verification(len(shards), sum(commit.file.rows for commit in shards), content_hash, tuple(broken))
 
-    def clean(self, age_s: float) -> Cleaned:
+    def clean(self, age_s: float) -> CleanedFiles:
         """Remove what is older and no commit or version names: of writers that lost or died, probes, unfinished writes.
 
         Old revisions stay, because versions that readers pin name them.
@@ -210,7 +218,7 @@ class Ledger:
         ]
         for stored in garbage:
             self.store.delete(stored.key)
-        return Cleaned(len(garbage) + self.store.sweep(age_s), sum(stored.bytes for stored in garbage))
+        return CleanedFiles(len(garbage) + self.store.sweep(age_s), sum(stored.bytes for stored in garbage))
 
     def _readable(self) -> dict[int, Manifest]:
         """The versions that are not damaged, newest first."""
@@ -226,19 +234,19 @@ class Ledger:
         return self._unsealed(key, self.store.read(key))
 
     def _unsealed(self, key: str, data: bytes) -> Commit:
-        complaint = self._complaint(key)
-        commit = _COMMITS.validate_python(unseal(data, complaint))
+        make_error = self._make_error(key)
+        commit = _COMMITS.validate_python(unseal(data, make_error))
         if commit.key != key:
-            raise complaint(f"is that of {commit.what}, put in its place")
+            raise make_error(f"is that of {commit.what}, put in its place")
         return commit
 
-    def _complaint(self, what: str) -> Complaint:
+    def _make_error(self, what: str) -> MakeError:
         return functools.partial(Damaged, f"{what} of {self.url}", f"mend it with `fewstep repair {self.url}`")
 
 
-def create_ledger(
+def create_commit_log(
     url: str, plan: DatasetPlan, prompts: Sequence[str], teacher: TeacherSpec, *, single_writer: bool = False
-) -> Ledger:
+) -> CommitLog:
     """The data set of a plan within a store, new or continued. Raises BadInput where the place will not do."""
     store = open_store(f"{url.rstrip('/')}/{plan.hash}", single_writer=single_writer)
     probe(store, "commits")
@@ -246,13 +254,13 @@ def create_ledger(
     told = {"plan": plan.model_dump(mode="json"), "teacher": teacher.model_dump(mode="json")}
     record = {"hash": plan.hash, "single_writer": single_writer, **told}
     store.put_if_absent("plan.json", seal(record))
-    found = open_ledger(store.url)
+    found = open_commit_log(store.url)
     if differing := ", ".join(plan.differences(found.plan)):
         raise BadInput(f"store: {store.url} holds another plan, which differs in {differing}; move it away")
-    return Ledger(found.store, plan, found.teacher)
+    return CommitLog(found.store, plan, found.teacher)
 
 
-def open_ledger(url: str) -> Ledger:
+def open_commit_log(url: str) -> CommitLog:
     """The data set in a folder or under an s3:// URL. Raises BadInput where there is none."""
     store = open_store(url)
     try:
@@ -262,7 +270,7 @@ def open_ledger(url: str) -> Ledger:
     record = unseal(data, _unreadable(store, "plan.json"))
     if record["single_writer"]:
         store = open_store(url, single_writer=True)
-    return Ledger(store, _PLANS.validate_python(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
+    return CommitLog(store, _PLANS.validate_python(record["plan"]), TeacherSpec.model_validate(record["teacher"]))
 
 
 def count_committed(url: str, plan: DatasetPlan) -> int:
@@ -272,6 +280,6 @@ def count_committed(url: str, plan: DatasetPlan) -> int:
     return len(committed & {shard.name for shard in plan.shards()})
 
 
-def _unreadable(store: Store, key: str) -> Complaint:
+def _unreadable(store: Store, key: str) -> MakeError:
     mend = "delete it and repeat `fewstep generate`, which writes it again and keeps what is committed"
     return functools.partial(Damaged, f"{key} of {store.url}", mend)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.methods.diffusion import Cond
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.manifest import Commit, Manifest
 from fewstep.orchestrator.datasets.plan import Shard
 from fewstep.orchestrator.datasets.shard_file import Columns, ShardReader
@@ -32,8 +32,8 @@ class Conditions:
 class RowGroups:
     """All row groups of a version, in order. Each is checked against its commit when it is first read."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest, cache: Cache) -> None:
-        self._ledger, self._cache = ledger, cache
+    def __init__(self, commit_log: CommitLog, manifest: Manifest, cache: Cache) -> None:
+        self._commit_log, self._cache = commit_log, cache
         self._places = [(commit, i) for commit in manifest.shards for i in range(len(commit.file.row_groups))]
         self._readers: dict[str, ShardReader] = {}
         self._checked: set[int] = set()
@@ -46,14 +46,14 @@ class RowGroups:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the latents of each one's rows."""
-        plan = self._ledger.plan
+        plan = self._commit_log.plan
         return [plan.sample_shape(Shard.named(commit.name).samples.start) for commit, _ in self._places]
 
     def read(self, group: int) -> Columns:
         """The rows of one: sample_id, seed, condition_id, guidance_scale and path. Raises Damaged."""
         commit, index = self._places[group]
         if commit.name not in self._readers:
-            self._readers[commit.name] = self._ledger.reader(commit, self._cache)
+            self._readers[commit.name] = self._commit_log.reader(commit, self._cache)
         columns = self._readers[commit.name].row_group(index, check=group not in self._checked)
         self._checked.add(group)
         return columns
@@ -62,20 +62,20 @@ class RowGroups:
 class Dataset:
     """One version of a data set."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest, cache: Cache) -> None:
-        self.manifest, self.plan = manifest, ledger.plan
-        self._ledger, self._cache = ledger, cache
+    def __init__(self, commit_log: CommitLog, manifest: Manifest, cache: Cache) -> None:
+        self.manifest, self.plan = manifest, commit_log.plan
+        self._commit_log, self._cache = commit_log, cache
 
     @classmethod
     def open(cls, place: str, version: int, cache: Cache = Uncached()) -> Dataset:  # noqa: B008 - it holds nothing
         """The version of the data set in a place. Raises BadInput where there is none, and Damaged."""
-        ledger = open_ledger(place)
-        return cls(ledger, ledger.manifest(version), cache)
+        commit_log = open_commit_log(place)
+        return cls(commit_log, commit_log.manifest(version), cache)
 
     @property
     def place(self) -> str:
         """Where it is."""
-        return self._ledger.url
+        return self._commit_log.url
 
     @property
     def version(self) -> int:
@@ -88,25 +88,25 @@ class Dataset:
         A folder's files are hashed; those of a bucket are not fetched for that, but hashed when they are read.
         """
         commits = (self.manifest.conditions, *self.manifest.shards)
-        self._ledger.check_sizes(commits)
+        self._commit_log.check_sizes(commits)
         if not self.place.startswith("s3://"):
             for commit in commits:
-                self._ledger.reader(commit).verify()
+                self._commit_log.reader(commit).verify()
 
     def row_groups(self) -> RowGroups:
         """The rows."""
-        return RowGroups(self._ledger, self.manifest, self._cache)
+        return RowGroups(self._commit_log, self.manifest, self._cache)
 
     def conditions(self) -> Conditions:
         """All conditions."""
-        return read_conditions(self._ledger, self.manifest.conditions)
+        return read_conditions(self._commit_log, self.manifest.conditions)
 
     def times(self) -> Tensor:
         """The schedule's time of each saved point; -1 is clean."""
-        return torch.tensor(self._ledger.reader(self.manifest.shards[0]).about["times"])
+        return torch.tensor(self._commit_log.reader(self.manifest.shards[0]).about["times"])
 
 
-def read_conditions(ledger: Ledger, commit: Commit) -> Conditions:
+def read_conditions(commit_log: CommitLog, commit: Commit) -> Conditions:
     """The conditions of a commit."""
-    tensors = {name: value for name, value in ledger.reader(commit).read().items() if value.ndim > 1}
+    tensors = {name: value for name, value in commit_log.reader(commit).read().items() if value.ndim > 1}
     return Conditions({name: value[1:] for name, value in tensors.items()}, {n: v[:1] for n, v in tensors.items()})

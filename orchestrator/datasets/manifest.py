@@ -56,7 +56,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenShard:
     """Something that is not what was committed."""
 
     shard: str
@@ -64,7 +64,7 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanedFiles:
     """What `fewstep clean` removed."""
 
     files: int
@@ -72,13 +72,13 @@ class Cleaned:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """What `fewstep verify` found."""
 
     shards: int
     rows: int
     content_hash: str
-    broken: tuple[Broken, ...]
+    broken: tuple[BrokenShard, ...]
 
 
 def commit_key(name: str, revision: int) -> str:

@@ -24,7 +24,7 @@ class Damaged(BadInput):
         return self._text
 
 
-Complaint = Callable[[str], Damaged]  # makes the error from what is wrong
+MakeError = Callable[[str], Damaged]  # makes the error from what is wrong
 
 
 def canonical(value: Mapping[str, object]) -> bytes:
@@ -37,22 +37,22 @@ def seal(record: Mapping[str, object]) -> bytes:
     return canonical({**record, "seal": hashlib.sha256(canonical(record)).hexdigest()})
 
 
-def unseal(data: bytes, complaint: Complaint) -> Json:
+def unseal(data: bytes, make_error: MakeError) -> Json:
     """The record that was sealed. Raises the complaint where its bytes have changed."""
     try:
         record = json.loads(data)
     except ValueError:
-        raise complaint("is no JSON") from None
+        raise make_error("is no JSON") from None
     if not isinstance(record, dict) or "seal" not in record:
-        raise complaint("is no record of fewstep")
+        raise make_error("is no record of fewstep")
     kept = {key: value for key, value in record.items() if key != "seal"}
     if data != seal(kept):
-        raise complaint("does not match its own hash")
+        raise make_error("does not match its own hash")
     return kept
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Without the garbage collector, which would walk ever more of what is read of many records, again and again."""
     was_on = gc.isenabled()
     gc.disable()

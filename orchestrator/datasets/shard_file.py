@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from fewstep.orchestrator.datasets.sealed_records import Complaint
+from fewstep.orchestrator.datasets.sealed_records import MakeError
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.storage.block_cache import Cache
 from fewstep.orchestrator.storage.store import Data, Store
 
 Columns = dict[str, Tensor]  # each [rows, ...]; the first is the rows' id, ascending
-DTYPES = {"int64": torch.int64, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+STORED_DTYPES = {"int64": torch.int64, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SCALARS = {torch.int64: pa.int64(), torch.float32: pa.float32()}
 _PHYSICAL = {"INT64": torch.int64, "FLOAT": torch.float32}  # Parquet's words for those
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
 _KEY = b"fewstep"  # of our part of the schema's metadata
 _PIECE = 1 << 24
 _HEADER = 40  # bytes of a column's only page before its values, at most; two pages take more
@@ -31,7 +31,7 @@ _PAGE = (1 << 31) - 1  # bytes of a page, at most
 
 
 @dataclass(frozen=True)
-class Block:
+class RowGroupRecord:
     """A range of bytes of a file: a row group, or the footer with no rows."""
 
     offset: int
@@ -60,8 +60,8 @@ class FileRecord:
     sha256: str
     bytes: int
     rows: int
-    row_groups: tuple[Block, ...]
-    footer: Block
+    row_groups: tuple[RowGroupRecord, ...]
+    footer: RowGroupRecord
     content: str  # SHA-256 over (id, tensor bytes) of all rows in order; the same rows give it in any file format
 
     def wrong_size(self, size: int) -> str:
@@ -133,17 +133,17 @@ class ShardReader:
     claim more rows than it has bytes for.
     """
 
-    def __init__(self, store: Store, key: str, record: FileRecord, complaint: Complaint, cache: Cache) -> None:
-        self._store, self._key, self.record, self._complaint, self._cache = store, key, record, complaint, cache
+    def __init__(self, store: Store, key: str, record: FileRecord, make_error: MakeError, cache: Cache) -> None:
+        self._store, self._key, self.record, self._make_error, self._cache = store, key, record, make_error, cache
         self._check_size()
         try:  # Parquet finds its footer from a file's end, so the footer alone reads like a whole file.
             self._metadata = pq.read_metadata(pa.BufferReader(self._block(record.footer, check=True)))
         except pa.ArrowException as error:
-            raise complaint(f"has a footer that Parquet cannot read ({error})") from None
+            raise make_error(f"has a footer that Parquet cannot read ({error})") from None
         self.about: Json = json.loads((self._metadata.metadata or {}).get(_KEY, b"{}"))
         self._fields = {name: self._field(place) for place, name in enumerate(self._metadata.schema.names)}
         if self._metadata.num_row_groups != len(record.row_groups):
-            raise complaint(f"holds {self._metadata.num_row_groups} row groups, not those of its commit")
+            raise make_error(f"holds {self._metadata.num_row_groups} row groups, not those of its commit")
         self._starts = [self._starts_of(index) for index in range(len(record.row_groups))]
 
     @property
@@ -171,31 +171,31 @@ class ShardReader:
         for offset in range(0, self.record.bytes, _PIECE):
             digest.update(self._store.read_range(self._key, offset, _PIECE))
         if digest.hexdigest() != self.record.sha256:
-            raise self._complaint("has changed since it was written: its hash is another")
+            raise self._make_error("has changed since it was written: its hash is another")
 
     def _check_size(self) -> None:
         try:
             size = self._store.size(self._key)
         except FileNotFoundError:
-            raise self._complaint("is gone") from None
+            raise self._make_error("is gone") from None
         if wrong := self.record.wrong_size(size):
-            raise self._complaint(wrong)
+            raise self._make_error(wrong)
         for block in (*self.record.row_groups, self.record.footer):
             if not 0 <= block.offset <= block.offset + block.length <= size:
-                raise self._complaint(
+                raise self._make_error(
                     f"has {size} bytes, where its commit claims {block.length} from {block.offset} on"
                 )
 
-    def _block(self, block: Block, *, check: bool) -> Data:
+    def _block(self, block: RowGroupRecord, *, check: bool) -> Data:
         try:
             data = self._cache.get(block.sha256, lambda: self._store.read_range(self._key, block.offset, block.length))
         except FileNotFoundError:
-            raise self._complaint("is gone") from None
+            raise self._make_error("is gone") from None
         if len(data) < block.length:
-            raise self._complaint(f"is truncated: it ends after byte {block.offset + len(data)}")
+            raise self._make_error(f"is truncated: it ends after byte {block.offset + len(data)}")
         if check and hashlib.sha256(data).hexdigest() != block.sha256:
             end = block.offset + block.length
-            raise self._complaint(f"has changed since it was written, within bytes {block.offset} to {end}")
+            raise self._make_error(f"has changed since it was written, within bytes {block.offset} to {end}")
         return data
 
     def _field(self, place: int) -> Field:
@@ -205,10 +205,10 @@ class ShardReader:
             return Field((), _PHYSICAL[column.physical_type])
         if not (isinstance(told, dict) and column.name in told and column.physical_type == "FIXED_LEN_BYTE_ARRAY"):
             kind = column.physical_type
-            raise self._complaint(f"has a column {column.name!r} of type {kind}, which fewstep never writes")
-        field = Field(tuple(told[column.name]["shape"]), DTYPES[told[column.name]["dtype"]])
+            raise self._make_error(f"has a column {column.name!r} of type {kind}, which fewstep never writes")
+        field = Field(tuple(told[column.name]["shape"]), STORED_DTYPES[told[column.name]["dtype"]])
         if field.width != column.length:
-            raise self._complaint(f"has a column {column.name!r} whose width is not that of its shape {field.shape}")
+            raise self._make_error(f"has a column {column.name!r} whose width is not that of its shape {field.shape}")
         return field
 
     def _starts_of(self, index: int) -> dict[str, int]:
@@ -221,7 +221,7 @@ class ShardReader:
             is_within = 0 <= starts[name] <= block.length - size
             if not (group.num_rows == chunk.num_values == block.rows and 0 < header <= _HEADER and is_within):
                 claim = f"{group.num_rows} rows of {field.width} bytes in {chunk.total_compressed_size} bytes"
-                raise self._complaint(f"claims {claim} for column {name!r} of row group {index}, which cannot be")
+                raise self._make_error(f"claims {claim} for column {name!r} of row group {index}, which cannot be")
         return starts
 
 
@@ -245,8 +245,8 @@ def _record(data: memoryview, content: str) -> FileRecord:
     )
 
 
-def _block(data: memoryview, offset: int, length: int, rows: int) -> Block:
-    return Block(offset, length, rows, hashlib.sha256(data[offset : offset + length]).hexdigest())
+def _block(data: memoryview, offset: int, length: int, rows: int) -> RowGroupRecord:
+    return RowGroupRecord(offset, length, rows, hashlib.sha256(data[offset : offset + length]).hexdigest())
 
 
 def _view(data: pa.Buffer, start: int, rows: int, field: Field) -> Tensor:

@@ -8,15 +8,15 @@ from typing import Literal
 
 from fewstep.methods.base import Round
 from fewstep.orchestrator.datasets.captioned_plans import ImportPlan
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.data import Trajectories
 from fewstep.orchestrator.recipe.recipe import Recipe
 
-Stock = Literal["trajectories", "images", "imported"]
+DatasetKind = Literal["trajectories", "images", "imported"]
 
 
-def stocks_of(recipe: Recipe, round: Round) -> dict[str, Stock]:
+def dataset_kinds(recipe: Recipe, round: Round) -> dict[str, DatasetKind]:
     """The data set of each source.
 
     Real data comes from the recipe's images, where it has any; then a round that reads nothing that is sampled takes
@@ -26,12 +26,12 @@ def stocks_of(recipe: Recipe, round: Round) -> dict[str, Stock]:
     real = {"data"} if is_sampled(round) else {"data", "prompts"}
     is_imported = recipe.data.imported and (round.teacher == "base" or not is_sampled(round))
 
-    def stock(kind: str) -> Stock:
+    def dataset_kind(kind: str) -> DatasetKind:
         if recipe.data.images and kind in real:
             return "images"
         return "imported" if is_imported else "trajectories"
 
-    return {name: stock(source.kind) for name, source in round.sources.items()}
+    return {name: dataset_kind(source.kind) for name, source in round.sources.items()}
 
 
 def is_sampled(round: Round) -> bool:
@@ -41,10 +41,10 @@ def is_sampled(round: Round) -> bool:
 
 def samples_teacher(recipe: Recipe, rounds: Collection[Round]) -> bool:
     """Whether any of the rounds reads what the teacher samples."""
-    return any("trajectories" in stocks_of(recipe, round).values() for round in rounds)
+    return any("trajectories" in dataset_kinds(recipe, round).values() for round in rounds)
 
 
-def check(recipe: Recipe) -> None:
+def check_sources(recipe: Recipe) -> None:
     """Refuse what cannot be read, before anything starts."""
     rounds, told, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
     if samples_teacher(recipe, rounds):
@@ -57,14 +57,14 @@ def check(recipe: Recipe) -> None:
                 f"trajectories.shard_size={told.shard_size}"
             )
     for round in rounds:
-        for name, stock in stocks_of(recipe, round).items():
-            _check_source(recipe, round.sources[name].kind, stock)
+        for name, dataset_kind in dataset_kinds(recipe, round).items():
+            _check_source(recipe, round.sources[name].kind, dataset_kind)
 
 
-def _check_source(recipe: Recipe, kind: str, stock: Stock) -> None:
+def _check_source(recipe: Recipe, kind: str, dataset_kind: DatasetKind) -> None:
     """Refuse a data set that lacks what a source of this kind promises."""
     save, method = recipe.trajectories.save, recipe.method.name
-    if stock == "imported":
+    if dataset_kind == "imported":
         _check_imported(recipe, kind)
     elif kind == "path" and save != "all":
         raise BadInput(f"trajectories.save is {save!r}, but {method} reads whole paths: set trajectories.save=all")
@@ -73,7 +73,7 @@ def _check_source(recipe: Recipe, kind: str, stock: Stock) -> None:
 def _check_imported(recipe: Recipe, kind: str) -> None:
     """Refuse what was imported without what a source of this kind promises."""
     place, method = recipe.data.imported, recipe.method.name
-    plan = open_ledger(place).plan
+    plan = open_commit_log(place).plan
     if not isinstance(plan, ImportPlan):
         raise BadInput(f"data.imported: {place} was not imported; its recipe reads it by trajectories.store")
     if kind == "path" or (kind == "pairs" and not plan.has_noise):

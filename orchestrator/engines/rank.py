@@ -11,7 +11,7 @@ Fact = TypeVar("Fact")
 
 
 @dataclass
-class Place:
+class Rank:
     """Where this process stands among the ranks."""
 
     rank: int
@@ -23,13 +23,13 @@ class Place:
         each = batch_size // self.world_size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def told(self, value: Fact) -> Fact:
+    def broadcast(self, value: Fact) -> Fact:
         """What rank 0 says; every rank calls it."""
         box = [value]
         torch.distributed.broadcast_object_list(box)
         return box[0]
 
-    def total(self, part: int) -> int:
+    def all_sum(self, part: int) -> int:
         """The sum of what the ranks say; every rank calls it."""
         parts = [0] * self.world_size
         torch.distributed.all_gather_object(parts, part)

@@ -11,9 +11,9 @@ import numpy as np
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
-from fewstep.orchestrator.evaluation.evaluator_pool import Bench, judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.evaluator_pool import EvaluatorPool, evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_cache import Key
-from fewstep.orchestrator.evaluation.system import Measured, System
+from fewstep.orchestrator.evaluation.system import SampleFeatures, System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.observability.image_grid import contact_sheet
@@ -41,17 +41,17 @@ def many_steps(evaluation: Evaluation) -> tuple[System, System]:
     return System(*arguments, noise="reference"), System(*arguments, noise="judged")
 
 
-def teacher_systems(bench: Bench, evaluation: Evaluation) -> TeacherSystems:
+def teacher_systems(pool: EvaluatorPool, evaluation: Evaluation) -> TeacherSystems:
     """The systems of an evaluation, the best chosen where they have not been yet."""
-    best = tuple(choose(bench, evaluation, _teachers(bench, evaluation, steps)) for steps in sorted(evaluation.steps))
+    best = tuple(choose(pool, evaluation, _teachers(pool, evaluation, steps)) for steps in sorted(evaluation.steps))
     return TeacherSystems(*many_steps(evaluation), best)
 
 
-def student_systems(bench: Bench, evaluation: Evaluation, sampler: str, fixed: float | None) -> list[System]:
+def student_systems(pool: EvaluatorPool, evaluation: Evaluation, sampler: str, fixed: float | None) -> list[System]:
     """The student at each number of steps; where its guidance is not `fixed`, at its best, as the teacher is."""
     scales = student_scales(evaluation, fixed)
     return [
-        choose(bench, evaluation, [System("student", sampler, steps, w, "selection") for w in scales])
+        choose(pool, evaluation, [System("student", sampler, steps, w, "selection") for w in scales])
         for steps in sorted(evaluation.steps)
     ]
 
@@ -61,25 +61,25 @@ def student_scales(evaluation: Evaluation, fixed: float | None) -> Sequence[floa
     return [fixed] if fixed is not None else evaluation.student_guidance_scales or _scales(evaluation)
 
 
-def choose(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> System:
+def choose(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[System]) -> System:
     """The best of candidates with one number of steps, by noise that is used for nothing else."""
     name, steps = candidates[0].name, candidates[0].steps
     if len(candidates) == 1:
         return replace(candidates[0], noise="judged")
-    reference, key = target(evaluation), _choice_key(bench, evaluation, candidates)
-    known = bench.files.recall(key)
+    reference, key = selection_reference(evaluation), _choice_key(pool, evaluation, candidates)
+    known = pool.files.recall(key)
     if not known:
         count = evaluation.selection_samples
-        parts = bench.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
-        found = kids(parts, units_of(count, len(bench.setting.prompts)))
+        parts = pool.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
+        found = kids(parts, units_of(count, len(pool.setting.prompts)))
         order = np.argsort(found, kind="stable")
         tried = [{"sampler": c.sampler, "guidance_scale": c.guidance_scale} for c in candidates]
         known = {**tried[order[0]], "tried": [{**tried[i], "kid": found[i]} for i in order]}
-        bench.files.decide(key, known)
+        pool.files.decide(key, known)
     return System(name, str(known["sampler"]), steps, float(str(known["guidance_scale"])))
 
 
-def target(evaluation: Evaluation) -> System:
+def selection_reference(evaluation: Evaluation) -> System:
     """What a choice is made by."""
     reference, _ = many_steps(evaluation)
     return replace(reference, noise="selection reference")
@@ -89,44 +89,44 @@ def _scales(evaluation: Evaluation) -> list[float]:
     return sorted({*evaluation.guidance_scales, evaluation.guidance_scale})
 
 
-def _teachers(bench: Bench, evaluation: Evaluation, steps: int) -> list[System]:
+def _teachers(pool: EvaluatorPool, evaluation: Evaluation, steps: int) -> list[System]:
     """The ways to sample the teacher in so many steps."""
-    able, scales = bench.able(evaluation.solvers, steps), _scales(evaluation)
+    able, scales = pool.supported(evaluation.solvers, steps), _scales(evaluation)
     return [System("teacher", solver, steps, w, "selection") for solver in able for w in scales]
 
 
-def _choice_key(bench: Bench, evaluation: Evaluation, candidates: Sequence[System]) -> Key:
-    stems = [bench.key(system).stem for system in (target(evaluation), *candidates)]
+def _choice_key(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[System]) -> Key:
+    stems = [pool.key(system).stem for system in (selection_reference(evaluation), *candidates)]
     whose = "" if candidates[0].name == "teacher" else "student-"
     facts = {"samples": evaluation.selection_samples, "systems": stems}
     return Key(f"best-{whose}{candidates[0].steps}-steps", facts)
 
 
-def kids(parts: Sequence[Measured], units: np.ndarray) -> list[float]:
+def kids(parts: Sequence[SampleFeatures], units: np.ndarray) -> list[float]:
     """KID of each part but the first against the first."""
     sets = {str(place): Features(part.features, units) for place, part in enumerate(parts)}
     distances = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
     return [distances.between(str(place), "0").value for place in range(1, len(parts))]
 
 
-def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[Measured]]:
+def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[SampleFeatures]]:
     """Measure a teacher alone and write to `out` what an evaluation can start from: the features of its references,
     null and best few-step samples, and of the real images. `work` keeps what is not shipped.
 
     Returns the systems, and what was measured of the reference, the null and the best.
     """
     evaluation = recipe.evaluation
-    with open_bench(recipe, judged_prompts(evaluation), work) as bench:
-        systems = teacher_systems(bench, evaluation)
+    with open_pool(recipe, evaluation_prompts(evaluation), work) as pool:
+        systems = teacher_systems(pool, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
-        parts = bench.measure(judged, evaluation.samples, "measuring the teacher")
-        for system in (*judged, target(evaluation)):
-            bench.files.ship(bench.key(system), out)
+        parts = pool.measure(judged, evaluation.samples, "measuring the teacher")
+        for system in (*judged, selection_reference(evaluation)):
+            pool.files.ship(pool.key(system), out)
         for steps in evaluation.steps:
-            bench.files.ship(_choice_key(bench, evaluation, _teachers(bench, evaluation, steps)), out)
+            pool.files.ship(_choice_key(pool, evaluation, _teachers(pool, evaluation, steps)), out)
         if evaluation.images:
-            bench.measure_images(evaluation.images)
-            bench.files.ship(bench.images_key(evaluation.images), out)
+            pool.measure_images(evaluation.images)
+            pool.files.ship(pool.images_key(evaluation.images), out)
     return systems, parts
 
 
@@ -138,22 +138,22 @@ def present_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
     """
     systems, parts = measure_teacher(recipe, work, out)
     contact_sheet(parts[0].pictures, 6, out / "contact-sheet.png")
-    with open_bench(recipe, [variety_prompt], work) as bench:
-        (same,) = bench.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")
+    with open_pool(recipe, [variety_prompt], work) as pool:
+        (same,) = pool.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")
     contact_sheet(same.pictures[:VARIETY_SAMPLES], 8, out / "variety.png")
     variety = {"prompt": variety_prompt, "ratio": _variety(same, parts[0])}
-    gate = {**judge_gate(recipe, systems, parts), "variety": variety}
+    gate = {**teacher_gate(recipe, systems, parts), "variety": variety}
     write_whole(out / "gate.json", json.dumps(gate, indent=1) + "\n")
     return gate
 
 
-def judge_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Measured]) -> Json:
+def teacher_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[SampleFeatures]) -> Json:
     """Is the teacher at few steps so much worse than at many that there is something to distill?
 
     The spread of the null is half of its 95 % interval.
     """
     evaluation = recipe.evaluation
-    units = units_of(evaluation.samples, len(judged_prompts(evaluation)))
+    units = units_of(evaluation.samples, len(evaluation_prompts(evaluation)))
     names = ["reference", "null", *(str(system.steps) for system in systems.best)]
     sets = {name: Features(part.features, units) for name, part in zip(names, parts, strict=True)}
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
@@ -179,7 +179,7 @@ def judge_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Measured
     return {"passes": passes, "needed_spreads": GATE_SPREADS, "null": found, "teacher": rows, "samples": len(units)}
 
 
-def _variety(same: Measured, others: Measured) -> float:
+def _variety(same: SampleFeatures, others: SampleFeatures) -> float:
     """Mean distance between samples of one prompt, over that between samples of many."""
     within, across = (_mean_distance(part.features[:VARIETY_SAMPLES].astype(np.float64)) for part in (same, others))
     return within / across

@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation import distances as quality
 from fewstep.orchestrator.evaluation.baselines import TeacherSystems, student_systems, teacher_systems
-from fewstep.orchestrator.evaluation.distances import Estimate, Features, KernelDistances, Moments, Resampling, combine
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.distances import (
+    BootstrapEstimate,
+    FeatureMoments,
+    Features,
+    KernelDistances,
+    Resampling,
+    combine,
+)
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_networks import features_label
 from fewstep.orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
 from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Claim, Evaluated, Reference, Row, label
-from fewstep.orchestrator.evaluation.system import Measured, System
+from fewstep.orchestrator.evaluation.system import SampleFeatures, System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.observability.image_grid import grid
 from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
 
 COLUMNS = 12  # of the picture
 
@@ -38,21 +45,21 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
     told = recipe.evaluation
     check_evaluation(told)
     stored = read_statistics(told) if told.statistics else None
-    moments = stored if isinstance(stored, Moments) else None
-    prompts = judged_prompts(told)
-    with open_bench(recipe, prompts, out, str(student), call_of(recipe)) as bench:
+    moments = stored if isinstance(stored, FeatureMoments) else None
+    prompts = evaluation_prompts(told)
+    with open_pool(recipe, prompts, out, str(student), inference_arguments(recipe)) as pool:
         if moments:
-            _check_width(moments, bench.num_features(), told)
-        teachers = teacher_systems(bench, told)
+            _check_width(moments, pool.num_features(), told)
+        teachers = teacher_systems(pool, told)
         sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-        students = student_systems(bench, told, sampler, fixed_guidance(recipe))
+        students = student_systems(pool, told, sampler, fixed_guidance(recipe))
         judged = [teachers.null, *teachers.best, *students]
         systems = [teachers.reference, *judged]
-        parts = dict(zip(systems, bench.measure(systems, told.samples, "sampling what is judged"), strict=True))
-        images = bench.measure_images(told.images) if told.images else None
-        images = stored if isinstance(stored, Measured) else images
-        texts = bench.measure_texts()
-        seconds = bench.seconds_per_image(judged)
+        parts = dict(zip(systems, pool.measure(systems, told.samples, "sampling what is judged"), strict=True))
+        images = pool.measure_images(told.images) if told.images else None
+        images = stored if isinstance(stored, SampleFeatures) else images
+        texts = pool.measure_texts()
+        seconds = pool.seconds_per_image(judged)
     comparison = Comparison(told, prompts, teachers, parts, images, texts, moments)
     evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
     write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
@@ -69,10 +76,10 @@ class Comparison:
         told: Evaluation,
         prompts: Sequence[str],
         teachers: TeacherSystems,
-        parts: Mapping[System, Measured],
-        images: Measured | None,
+        parts: Mapping[System, SampleFeatures],
+        images: SampleFeatures | None,
         texts: NDArray[np.float32] | None,
-        moments: Moments | None = None,
+        moments: FeatureMoments | None = None,
     ) -> None:
         self._told, self._teachers, self._moments = told, teachers, moments
         self._texts = None if texts is None else texts[np.arange(told.samples) % len(prompts)]
@@ -88,7 +95,7 @@ class Comparison:
         self._resampling = Resampling(used, others, told.bootstraps, told.seed)
         self._kids = KernelDistances(self._sets, self._resampling)
 
-    def kid(self, system: System, reference: Reference) -> Estimate:
+    def kid(self, system: System, reference: Reference) -> BootstrapEstimate:
         """KID to a reference."""
         return self._kids.between(_name(system), self._references[reference])
 
@@ -113,10 +120,10 @@ class Comparison:
                     seconds_per_image=round(seconds[system], 6),
                 )
 
-    def _to_statistics(self, system: System) -> Iterator[tuple[Reference, str, Estimate]]:
+    def _to_statistics(self, system: System) -> Iterator[tuple[Reference, str, BootstrapEstimate]]:
         """To what somebody stored of real images."""
         if self._moments:
-            distance = quality.frechet_distance(Moments.of(self._sets[_name(system)].values), self._moments)
+            distance = quality.frechet_distance(FeatureMoments.of(self._sets[_name(system)].values), self._moments)
             yield "statistics", self._frechet, quality.exactly(distance)
 
     @property
@@ -124,7 +131,7 @@ class Comparison:
         """By Inception's features it is FID."""
         return "FID" if self._told.features.startswith("inception:") else "Frechet distance"
 
-    def _metrics(self, system: System, reference: Reference) -> Iterator[tuple[str, Estimate]]:
+    def _metrics(self, system: System, reference: Reference) -> Iterator[tuple[str, BootstrapEstimate]]:
         one, other = self._sets[_name(system)], self._sets[self._references[reference]]
         yield "KID", self.kid(system, reference)
         precision, recall = quality.precision_and_recall(one, other, self._resampling)
@@ -133,7 +140,7 @@ class Comparison:
         if reference == "teacher" and self._texts is not None:
             yield "CLIP score", quality.clip_score(one, self._texts, self._resampling)
         if min(len(one), len(other)) >= quality.SAMPLES_FOR_FRECHET:
-            distance = quality.frechet_distance(Moments.of(one.values), Moments.of(other.values))
+            distance = quality.frechet_distance(FeatureMoments.of(one.values), FeatureMoments.of(other.values))
             yield self._frechet, quality.exactly(distance)
         if reference == "teacher" and system != self._teachers.null:
             same = self._sets[_name(self._teachers.null)]
@@ -168,7 +175,7 @@ class Comparison:
         kind: Literal["beats", "half", "level"],
         steps: int,
         reference: Reference,
-        difference: Estimate,
+        difference: BootstrapEstimate,
         limit: float,
     ) -> Claim:
         samples = self._told.samples
@@ -187,7 +194,7 @@ class Comparison:
 
 
 def picture(
-    parts: Mapping[System, Measured],
+    parts: Mapping[System, SampleFeatures],
     teachers: TeacherSystems,
     students: Sequence[System],
     prompts: Sequence[str],
@@ -209,7 +216,7 @@ def picture(
     fresh.replace(out / "pictures.npz")
 
 
-def _check_width(moments: Moments, width: int, told: Evaluation) -> None:
+def _check_width(moments: FeatureMoments, width: int, told: Evaluation) -> None:
     if len(moments.mean) != width:
         raise BadInput(
             f"{FIELD}: {told.statistics} is of {len(moments.mean)} features, and {told.features} has {width}; "

@@ -35,7 +35,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BootstrapEstimate:
     """A number and what the bootstrap made of it: `draws` holds the number itself, then each resampling."""
 
     draws: Floats
@@ -56,14 +56,14 @@ class Estimate:
         return float(np.percentile(self.draws[1:], 97.5))
 
 
-def combine(*terms: tuple[float, Estimate]) -> Estimate:
+def combine(*terms: tuple[float, BootstrapEstimate]) -> BootstrapEstimate:
     """A weighted sum of paired estimates, like KID(student) - 0.5 KID(teacher)."""
-    return Estimate(sum((factor * estimate.draws for factor, estimate in terms), np.zeros(1)))
+    return BootstrapEstimate(sum((factor * estimate.draws for factor, estimate in terms), np.zeros(1)))
 
 
-def exactly(value: float) -> Estimate:
+def exactly(value: float) -> BootstrapEstimate:
     """A number without an interval."""
-    return Estimate(np.full(2, value))
+    return BootstrapEstimate(np.full(2, value))
 
 
 class Resampling:
@@ -77,10 +77,10 @@ class Resampling:
         drawn = [_draws(generator, units, bootstraps) for units in (prompts, others) if units]
         self.weights = np.concatenate([np.ones((1, prompts + others)), np.concatenate(drawn, axis=1)])
 
-    def mean(self, values: Floats, units: NDArray[np.int64]) -> Estimate:
+    def mean(self, values: Floats, units: NDArray[np.int64]) -> BootstrapEstimate:
         """The mean of one number per sample."""
         weights = self.weights[:, units]
-        return Estimate(weights @ values / weights.sum(axis=1))
+        return BootstrapEstimate(weights @ values / weights.sum(axis=1))
 
 
 def _draws(generator: np.random.Generator, units: int, bootstraps: int) -> Floats:
@@ -101,9 +101,9 @@ class KernelDistances:
         self._sets, self._resampling = sets, resampling
         self._means: dict[tuple[str, str], Floats] = {}
 
-    def between(self, one: str, other: str) -> Estimate:
+    def between(self, one: str, other: str) -> BootstrapEstimate:
         """The unbiased estimate over all samples at once."""
-        return Estimate(self._mean(one, one) + self._mean(other, other) - 2 * self._mean(one, other))
+        return BootstrapEstimate(self._mean(one, one) + self._mean(other, other) - 2 * self._mean(one, other))
 
     def _mean(self, one: str, other: str) -> Floats:
         """Mean kernel over the pairs of samples that share no unit, for each resampling."""
@@ -142,20 +142,20 @@ def kernel(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureMoments:
     """All that the Frechet distance knows of features: their mean [d] and covariance [d, d]."""
 
     mean: Floats
     covariance: Floats
 
     @classmethod
-    def of(cls, values: NDArray[np.floating]) -> Moments:
+    def of(cls, values: NDArray[np.floating]) -> FeatureMoments:
         """Of features [n, d]."""
         values = values.astype(np.float64)
         return cls(values.mean(axis=0), np.cov(values, rowvar=False))
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), arXiv:1706.08500. Biased; no interval."""
     values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
@@ -163,7 +163,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
-def precision_and_recall(judged: Features, reference: Features, resampling: Resampling) -> tuple[Estimate, Estimate]:
+def precision_and_recall(
+    judged: Features, reference: Features, resampling: Resampling
+) -> tuple[BootstrapEstimate, BootstrapEstimate]:
     """How much of what is judged lies among the reference, and how much of the reference it reaches.
 
     arXiv:1904.06991: a set's manifold is the union of balls that reach each sample's third neighbour. The balls
@@ -197,13 +199,13 @@ def _squared_distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floa
     return ((x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2 * x @ y.T).clip(0)
 
 
-def same_noise_distance(judged: Features, teacher: Features, resampling: Resampling) -> Estimate:
+def same_noise_distance(judged: Features, teacher: Features, resampling: Resampling) -> BootstrapEstimate:
     """Mean distance between the features of two pictures made of the same noise and prompt."""
     apart = judged.values.astype(np.float64) - teacher.values.astype(np.float64)
     return resampling.mean(np.linalg.norm(apart, axis=1), judged.units)
 
 
-def clip_score(judged: Features, texts: NDArray[np.floating], resampling: Resampling) -> Estimate:
+def clip_score(judged: Features, texts: NDArray[np.floating], resampling: Resampling) -> BootstrapEstimate:
     """100 times the cosine between each picture and its text [n, d], never below 0 (arXiv:2104.08718, eq. 1)."""
     cosine = (_unit(judged.values) * _unit(texts)).sum(axis=1)
     return resampling.mean(100 * cosine.clip(0), judged.units)

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
-from fewstep.orchestrator.evaluation.system import PICTURE_PX, PICTURES, Measured, Setting, System
+from fewstep.orchestrator.evaluation.system import PICTURE_PX, PICTURES, EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.sampling import analytic_dpm
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
-from fewstep.orchestrator.sampling.ode import refusal, sample_path
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
+from fewstep.orchestrator.sampling.ode import sample_path, unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.load import holds_pipeline, load_student
 from fewstep.orchestrator.teachers.revision import folder_hash
@@ -31,10 +31,10 @@ CALIBRATION = 64  # of the teacher's samples
 CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher
 
 
-class Judge:
+class Evaluator:
     """Samples systems in batches. A batch depends on the setting and its place alone, never on who makes it."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: EvaluationSetting) -> None:
         torch.set_num_threads(setting.threads)
         self.setting = setting
         self._warm: set[tuple[str, bool]] = set()
@@ -55,7 +55,9 @@ class Judge:
     @cached_property
     def student(self) -> Family:
         """Loaded when it is first asked for, unless it is set."""
-        return unchecked(load_student(self.setting.teacher, Path(self.setting.student), self.setting.device))
+        return without_safety_checker(
+            load_student(self.setting.teacher, Path(self.setting.student), self.setting.device)
+        )
 
     @cached_property
     def _features(self) -> FeatureNetwork:
@@ -71,9 +73,11 @@ class Judge:
         on = "" if holds_pipeline(student) else f" on {teacher}"
         return {"teacher": teacher, "student": folder_hash(student) + on}
 
-    def refusal(self, solver: str, evaluations: int) -> str:
+    def unsupported_reason(self, solver: str, evaluations: int) -> str:
         """Why a solver cannot sample the teacher, or nothing."""
-        return refusal(solver, self._steps(solver, evaluations), self.teacher.prediction, self.teacher.scheduler)
+        return unsupported_reason(
+            solver, self._steps(solver, evaluations), self.teacher.prediction, self.teacher.scheduler
+        )
 
     def _steps(self, solver: str, evaluations: int) -> int:
         """In the solver's own count."""
@@ -92,9 +96,9 @@ class Judge:
             tables.append(len(samples) / CALIBRATION * analytic_dpm.calibrate(guided, states[:, -1], other))
         return sum(tables[1:], tables[0]).tolist()
 
-    def measure(self, system: System, samples: range, variances: Sequence[float] = ()) -> Measured:
+    def measure(self, system: System, samples: range, variances: Sequence[float] = ()) -> SampleFeatures:
         """One batch of a system's samples; a stochastic solver is told what `calibrate` found."""
-        return self._look(self.sample(system, samples, variances), samples)
+        return self._image_features(self.sample(system, samples, variances), samples)
 
     @torch.inference_mode()
     def sample(self, system: System, samples: range, variances: Sequence[float] = ()) -> Tensor:
@@ -110,9 +114,9 @@ class Judge:
         drawn = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
         return torch.stack(drawn).to(self.setting.device)
 
-    def _guided(self, guidance_scale: float, prompts: list[str]) -> GuidedTeacher:
+    def _guided(self, guidance_scale: float, prompts: list[str]) -> GuidedDenoiser:
         scale = torch.full((len(prompts),), guidance_scale, device=self.setting.device)
-        return GuidedTeacher(self._denoiser, self.teacher.encode(prompts), self._uncond, scale)
+        return GuidedDenoiser(self._denoiser, self.teacher.encode(prompts), self._uncond, scale)
 
     def _sample_teacher(
         self, system: System, prompts: list[str], noise: Tensor, samples: range, variances: Sequence[float]
@@ -134,8 +138,10 @@ class Judge:
             # Not every pipeline hands its generators on to its scheduler.
             torch.manual_seed(stepping[0].initial_seed())
             sampled = pipeline(
-                **self.student.call(prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale),
-                **self.student.start(noise, starting, stepping),
+                **self.student.call_arguments(
+                    prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale
+                ),
+                **self.student.noise_arguments(noise, starting, stepping),
                 **eta,
                 output_type="pt",
             )
@@ -152,10 +158,10 @@ class Judge:
         self.sample(system, batch, variances)
         return (time.perf_counter() - started) / len(batch)
 
-    def measure_images(self, file: str, samples: range) -> Measured:
+    def measure_images(self, file: str, samples: range) -> SampleFeatures:
         """Real images, cut and brought to the teacher's size, so that size makes no difference."""
         images = open_images(file, "evaluation.images")
-        return self._look(images.pixels(samples, self.teacher.family.image_size), samples)
+        return self._image_features(images.pixels(samples, self.teacher.family.image_size), samples)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of each prompt [prompts, d], where the network reads text and the teacher paints it."""
@@ -167,12 +173,12 @@ class Judge:
         """Of a picture."""
         return self._features(torch.zeros(1, 3, 64, 64)).shape[1]
 
-    def _look(self, images: Tensor, samples: range) -> Measured:
+    def _image_features(self, images: Tensor, samples: range) -> SampleFeatures:
         features = self._features(images).half().cpu().numpy()
-        return Measured(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))
+        return SampleFeatures(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))
 
 
-def unchecked(family: Family) -> Family:
+def without_safety_checker(family: Family) -> Family:
     """A family whose pipeline blacks out none of its pictures: the teacher's are not blacked out either."""
     if "safety_checker" in family.pipeline.components:
         family.pipeline.register_modules(safety_checker=None)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.util import ActorPool
 
-from fewstep.orchestrator.compute.cluster import bundle, connect, require
-from fewstep.orchestrator.compute.tasks import as_told, device_of, options
+from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
+from fewstep.orchestrator.compute.tasks import device_of, options, unwrap_bad_input
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Judge
+from fewstep.orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Evaluator
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
 from fewstep.orchestrator.evaluation.feature_networks import features_label
-from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts
@@ -32,16 +32,16 @@ from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.students.inference import Call
+from fewstep.orchestrator.students.inference import InferenceArguments
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
-ALONE = Call()  # of a teacher that is judged without a student
+ALONE = InferenceArguments()  # of a teacher that is judged without a student
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampleBatch:
     """Some samples of a system, or some rows of a file of images."""
 
     of: System | str
@@ -49,57 +49,62 @@ class Batch:
     variances: tuple[float, ...] = ()  # that a stochastic solver is told
 
 
-class JudgeActor:
+class EvaluatorActor:
     """A Judge in a process of its own."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: EvaluationSetting) -> None:
         self._setting = setting
 
     @cached_property
-    def _judge(self) -> Judge:
+    def _evaluator(self) -> Evaluator:
         # Not in __init__, whose errors Ray would turn into the actor's death.
-        return Judge(self._setting)
+        return Evaluator(self._setting)
 
     def revisions(self) -> dict[str, str]:
         """Hashes of what is judged."""
-        return self._judge.revisions()
+        return self._evaluator.revisions()
 
-    def refusal(self, solver: str, evaluations: int) -> str:
+    def unsupported_reason(self, solver: str, evaluations: int) -> str:
         """Why it cannot sample the teacher, or nothing."""
-        return self._judge.refusal(solver, evaluations)
+        return self._evaluator.unsupported_reason(solver, evaluations)
 
-    def measure(self, batch: Batch) -> tuple[Batch, Measured]:
+    def measure(self, batch: SampleBatch) -> tuple[SampleBatch, SampleFeatures]:
         """One batch."""
         if isinstance(batch.of, str):
-            return batch, self._judge.measure_images(batch.of, batch.samples)
-        return batch, self._judge.measure(batch.of, batch.samples, batch.variances)
+            return batch, self._evaluator.measure_images(batch.of, batch.samples)
+        return batch, self._evaluator.measure(batch.of, batch.samples, batch.variances)
 
     def calibrate(self, guidance_scale: float) -> list[float]:
         """What a stochastic solver has to be told."""
-        return self._judge.calibrate(guidance_scale)
+        return self._evaluator.calibrate(guidance_scale)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The prompts."""
-        return self._judge.measure_texts()
+        return self._evaluator.measure_texts()
 
     def num_features(self) -> int:
         """Of a picture."""
-        return self._judge.num_features()
+        return self._evaluator.num_features()
 
     def seconds_per_image(self, system: System, variances: tuple[float, ...]) -> float:
         """Timed on this actor."""
-        return self._judge.seconds_per_image(system, variances)
+        return self._evaluator.seconds_per_image(system, variances)
 
 
-class Bench:
+class EvaluatorPool:
     """Measures systems; whatever is in the feature files already is taken from there."""
 
     def __init__(
-        self, setting: Setting, actors: Sequence[ActorHandle], files: FeatureFiles, timings: Path, recorder: Recorder
+        self,
+        setting: EvaluationSetting,
+        actors: Sequence[ActorHandle],
+        files: FeatureFiles,
+        timings: Path,
+        recorder: Recorder,
     ) -> None:
         self.setting, self.files = setting, files
         self._actors, self._timings, self._recorder = actors, timings, recorder
-        with as_told():
+        with unwrap_bad_input():
             self.revisions = cast(dict[str, str], ray.get(actors[0].revisions.remote()))
         self._refusals: dict[tuple[str, int], str] = {}  # of solvers and numbers of steps
 
@@ -128,12 +133,12 @@ class Bench:
         facts = {"protocol": PROTOCOL, "images": digest, "teacher": self.revisions["teacher"]}
         return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
 
-    def able(self, solvers: Sequence[str], steps: int) -> list[str]:
+    def supported(self, solvers: Sequence[str], steps: int) -> list[str]:
         """The solvers that can sample the teacher in so many evaluations. Raises BadInput where there is none."""
         for solver in solvers:
             if (solver, steps) not in self._refusals:
-                with as_told():
-                    why = cast(str, ray.get(self._actors[0].refusal.remote(solver, steps)))
+                with unwrap_bad_input():
+                    why = cast(str, ray.get(self._actors[0].unsupported_reason.remote(solver, steps)))
                 self._refusals[solver, steps] = why
                 if why:
                     say(f"not a candidate: {why}")
@@ -142,13 +147,13 @@ class Bench:
             raise BadInput(f"evaluation.solvers: {self._refusals[solvers[0], steps]}")
         return able
 
-    def measure(self, systems: Sequence[System], count: int, description: str) -> list[Measured]:
+    def measure(self, systems: Sequence[System], count: int, description: str) -> list[SampleFeatures]:
         """`count` samples of each system, in their order."""
         keys = {system: self.key(system) for system in systems}
         self._make({system: (key, count) for system, key in keys.items()}, description)
         return [self._found(keys[system], count) for system in systems]
 
-    def measure_images(self, file: str) -> Measured:
+    def measure_images(self, file: str) -> SampleFeatures:
         """All real images of a file."""
         count = len(open_images(file, "evaluation.images"))
         key = self.images_key(file)
@@ -157,12 +162,12 @@ class Bench:
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of the prompts, in the space of the pictures'; None where they have none."""
-        with as_told():
+        with unwrap_bad_input():
             return cast("NDArray[np.float32] | None", ray.get(self._actors[0].measure_texts.remote()))
 
     def num_features(self) -> int:
         """Of a picture, by the feature network."""
-        with as_told():
+        with unwrap_bad_input():
             return cast(int, ray.get(self._actors[0].num_features.remote()))
 
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
@@ -172,7 +177,7 @@ class Bench:
         missing = [system for system, stem in stems.items() if stem not in known]
         with _shown("timing", len(missing)) as advance:
             for system in missing:
-                with as_told():
+                with unwrap_bad_input():
                     timed = self._actors[0].seconds_per_image.remote(system, self._variances(system))
                     known[stems[system]] = ray.get(timed)
                 write_whole(self._timings, json.dumps(known, indent=1))
@@ -188,12 +193,12 @@ class Bench:
         key = Key(f"variances-{of.guidance_scale:g}", depends)
         if known := self.files.recall(key):
             return tuple(cast(list[float], known["variances"]))
-        with as_told():
+        with unwrap_bad_input():
             variances = cast(list[float], ray.get(self._actors[0].calibrate.remote(of.guidance_scale)))
         self.files.decide(key, {"variances": variances})
         return tuple(variances)
 
-    def _found(self, key: Key, count: int) -> Measured:
+    def _found(self, key: Key, count: int) -> SampleFeatures:
         found = self.files.find(key, count)
         assert found is not None
         return found
@@ -203,11 +208,11 @@ class Bench:
         missing = {of: (key, n) for of, (key, n) in wanted.items() if self.files.find(key, n) is None}
         size = self.setting.batch_size
         batches = {
-            of: [Batch(of, range(start, min(start + size, n)), told) for start in range(0, n, size)]
+            of: [SampleBatch(of, range(start, min(start + size, n)), told) for start in range(0, n, size)]
             for of, (_, n) in missing.items()
             for told in [self._variances(of)]
         }
-        done: dict[System | str, dict[int, Measured]] = {of: {} for of in missing}
+        done: dict[System | str, dict[int, SampleFeatures]] = {of: {} for of in missing}
         pool = ActorPool(list(self._actors))
         answers = pool.map_unordered(lambda actor, batch: actor.measure.remote(batch), sum(batches.values(), []))
         planned, made = sum(n for _, n in missing.values()), 0
@@ -219,7 +224,7 @@ class Bench:
                 advance(len(batch.samples))
                 self._recorder.record(made, {"evaluate/samples": made, "evaluate/samples_planned": planned})
                 if len(parts) == len(batches[batch.of]):
-                    whole = Measured.join([parts[start] for start in sorted(parts)])
+                    whole = SampleFeatures.join([parts[start] for start in sorted(parts)])
                     self.files.keep(missing[batch.of][0], whole)
                     done[batch.of] = {}
 
@@ -230,7 +235,7 @@ def key_name(system: System) -> str:
     return "-".join(words).replace(" ", "-").replace("+", "p")
 
 
-def judged_prompts(evaluation: Evaluation) -> list[str]:
+def evaluation_prompts(evaluation: Evaluation) -> list[str]:
     """The prompts in an order of chance, so that any number of samples has a fair share of them."""
     prompts = read_prompts(evaluation.prompts, "evaluation.prompts", distinct=not evaluation.protocol)
     order = np.random.default_rng(evaluation.seed).permutation(len(prompts))
@@ -238,15 +243,15 @@ def judged_prompts(evaluation: Evaluation) -> list[str]:
 
 
 @contextmanager
-def open_bench(
-    recipe: Recipe, prompts: Sequence[str], out: Path, student: str = "", call: Call = ALONE
-) -> Iterator[Bench]:
+def open_pool(
+    recipe: Recipe, prompts: Sequence[str], out: Path, student: str = "", call: InferenceArguments = ALONE
+) -> Iterator[EvaluatorPool]:
     """Start the actors that a recipe asks for; `out` keeps the features. Connects to the cluster by itself."""
     connect(recipe.resources)
     judged, resources = recipe.evaluation, recipe.resources
     features_label(judged.features)
-    require(resources, [bundle(resources)] * resources.generators, "resources.generators")
-    setting = Setting(
+    require(resources, [worker_bundle(resources)] * resources.generators, "resources.generators")
+    setting = EvaluationSetting(
         teacher=recipe.teacher,
         student=student,
         call=call,
@@ -258,12 +263,12 @@ def open_bench(
         device=device_of(resources),
         threads=resources.threads_per_worker,
     )
-    remote = ray.remote(JudgeActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
+    remote = ray.remote(EvaluatorActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
         files, timings = FeatureFiles(out / "features", judged.baselines), out / "timings.json"
         recorder = Recorder(out / "progress.jsonl", Path(recipe.output).name, recipe.method.name)
-        yield Bench(setting, actors, files, timings, recorder)
+        yield EvaluatorPool(setting, actors, files, timings, recorder)
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -280,5 +285,5 @@ def _shown(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _each(answers: Iterator[Answer]) -> Iterator[Answer]:
-    with as_told():
+    with unwrap_bad_input():
         yield from answers

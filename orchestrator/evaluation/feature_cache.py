@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.section import Json
 
@@ -33,11 +33,11 @@ class Key:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def newest(folder: Path, name: str) -> Measured:
+def newest(folder: Path, name: str) -> SampleFeatures:
     """What was measured last under a name, whatever else it depends on."""
     file = max(folder.glob(f"{name}-*.npz"), key=lambda file: file.stat().st_mtime_ns)
     with np.load(file, allow_pickle=False) as arrays:
-        return Measured(arrays["features"], arrays["pictures"])
+        return SampleFeatures(arrays["features"], arrays["pictures"])
 
 
 class FeatureFiles:
@@ -48,7 +48,7 @@ class FeatureFiles:
         self._folders = [own, Path(shipped)] if shipped else [own]
         own.mkdir(parents=True, exist_ok=True)
 
-    def find(self, key: Key, count: int) -> Measured | None:
+    def find(self, key: Key, count: int) -> SampleFeatures | None:
         """The first `count` samples, where a whole file has that many.
 
         A sample depends on its number alone, so that the features of 2,000 hold those of 500.
@@ -64,10 +64,10 @@ class FeatureFiles:
                 say(f"{file} is damaged and is made again")
                 continue
             if len(features) >= count:
-                return Measured(features[:count], pictures)
+                return SampleFeatures(features[:count], pictures)
         return None
 
-    def keep(self, key: Key, measured: Measured) -> None:
+    def keep(self, key: Key, measured: SampleFeatures) -> None:
         """Write a file, whole or not at all."""
         fresh = self.own / f".{uuid.uuid4().hex}.npz"
         facts = json.dumps(key.facts, sort_keys=True)

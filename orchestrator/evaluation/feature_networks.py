@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.methods.base import sent
+from fewstep.methods.base import to_device_async
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 
@@ -195,5 +195,5 @@ def _resized(images: Tensor, size: int, mode: str) -> Tensor:
 
 
 def _normalised(images: Tensor, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    mean, deviation = (sent(torch.tensor(values).view(3, 1, 1), images.device) for values in moments)
+    mean, deviation = (to_device_async(torch.tensor(values).view(3, 1, 1), images.device) for values in moments)
     return (images - mean) / deviation

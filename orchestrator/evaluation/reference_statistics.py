@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, Moments
-from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, FeatureMoments
+from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.recipe.evaluation import Evaluation
 
@@ -29,7 +29,7 @@ def check_evaluation(evaluation: Evaluation) -> None:
             )
 
 
-def read_statistics(evaluation: Evaluation) -> Moments | Measured:
+def read_statistics(evaluation: Evaluation) -> FeatureMoments | SampleFeatures:
     """Mean and covariance of real images' features, or the features themselves, from a file of `fewstep evaluate`'s.
 
     Raises BadInput for a file that holds neither, or features of another network.
@@ -39,8 +39,8 @@ def read_statistics(evaluation: Evaluation) -> Moments | Measured:
         with np.load(place, allow_pickle=False) as arrays:
             if "features" in arrays:
                 _check_own(evaluation, json.loads(str(arrays["facts"])))
-                return Measured(arrays["features"], arrays["pictures"])
-            found = Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+                return SampleFeatures(arrays["features"], arrays["pictures"])
+            found = FeatureMoments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         if isinstance(error, BadInput):
             raise
@@ -60,7 +60,7 @@ def _check_own(evaluation: Evaluation, facts: dict[str, object]) -> None:
         raise BadInput(f"{FIELD} holds features, which take the place of evaluation.images; leave one of the two out")
 
 
-def _check_moments(evaluation: Evaluation, found: Moments) -> None:
+def _check_moments(evaluation: Evaluation, found: FeatureMoments) -> None:
     width = len(found.mean)
     if found.covariance.shape != (width, width):
         raise BadInput(f"{FIELD}: sigma of {evaluation.statistics} must be {width} x {width}, as mu says")

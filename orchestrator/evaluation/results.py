@@ -12,17 +12,17 @@ FRECHET = ("FID", "Frechet distance")  # by Inception's features, and by any oth
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvaluationResults:
     """The rows and claims of an evaluation, by the questions that people ask of them."""
 
     rows: Sequence[Row]
     claims: Sequence[Claim]
 
     @staticmethod
-    def read(evaluation: Path) -> Findings:
+    def read(evaluation: Path) -> EvaluationResults:
         """What an evaluation wrote to its folder."""
         rows, claims = (json.loads((evaluation / name).read_text()) for name in ("metrics.json", "claims.json"))
-        return Findings([Row(**row) for row in rows], [Claim(**claim) for claim in claims])
+        return EvaluationResults([Row(**row) for row in rows], [Claim(**claim) for claim in claims])
 
     @property
     def kid(self) -> str:
@@ -152,4 +152,4 @@ def label(name: str, steps: int) -> str:
     return f"{name}, {steps} step{'s' if steps > 1 else ''}"
 
 
-UNJUDGED = Findings((), ())
+UNJUDGED = EvaluationResults((), ())

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
-from fewstep.orchestrator.students.inference import Call
+from fewstep.orchestrator.students.inference import InferenceArguments
 
 PICTURES = 36  # of each system, kept to be looked at
 PICTURE_PX = 256  # at most
@@ -32,12 +32,12 @@ class System:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetting:
     """What all systems of an evaluation have in common."""
 
     teacher: TeacherSpec
     student: str  # the exported folder; "" where the teacher is judged alone
-    call: Call
+    call: InferenceArguments
     negative_prompt: str
     prompts: tuple[str, ...]
     features: str
@@ -57,15 +57,15 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SampleFeatures:
     """Features of pictures, and the first of the pictures themselves."""
 
     features: NDArray[np.float16]  # [n, d]
     pictures: NDArray[np.uint8]  # [at most PICTURES, height, width, 3]
 
     @staticmethod
-    def join(parts: Sequence[Measured]) -> Measured:
+    def join(parts: Sequence[SampleFeatures]) -> SampleFeatures:
         """Batches in order as one."""
-        return Measured(
+        return SampleFeatures(
             np.concatenate([part.features for part in parts]), np.concatenate([part.pictures for part in parts])
         )

@@ -26,7 +26,7 @@ def in_range(vae: AutoencoderKL) -> Iterator[None]:
             nn.Module.to(vae, torch.float16)
 
 
-def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents to images in -1..1, in float32; gradients pass."""
     with in_range(vae):
         scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
@@ -34,13 +34,13 @@ def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def encoded(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+def encode_images(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
     """Images in -1..1 to scaled latents, drawn with `noise` from what the autoencoder believes, in float32."""
     with in_range(vae):
-        return drawn(vae, images, noise) * vae.config["scaling_factor"]
+        return sample_latents(vae, images, noise) * vae.config["scaling_factor"]
 
 
-def drawn(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
+def sample_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
     """Latents drawn with `noise` from what an autoencoder believes of images; not scaled yet, in float32."""
     believed = cast(AutoencoderKLOutput, vae.encode(images.to(vae.device, vae.dtype))).latent_dist
     return believed.mean.float() + believed.std.float() * noise.to(vae.device)

@@ -62,7 +62,9 @@ class ByClass(OneSize[ClassPipeline]):
         known = nn.functional.one_hot(labels, self.null_class + 1)
         return {"class": known[:, : self.num_labels].float()}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Class labels. Raises BadInput for a negative prompt."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to a class-conditional teacher")
@@ -70,7 +72,7 @@ class ByClass(OneSize[ClassPipeline]):
         return {"class_labels": [self._label(condition) for condition in conditions], **told}
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"[{condition}], num_inference_steps={steps}"
 
@@ -123,7 +125,7 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
             unet.save_lora_adapter(folder, adapter_name=ADAPTER)
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
         return {"custom_pipeline": place, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
 
@@ -168,23 +170,25 @@ class Unconditional(OneSize[DDPMPipeline]):
         """`nothing` [n, 1], zeros. Raises BadInput for a condition that is not empty."""
         return {name: value.to(self.pipeline.device) for name, value in nothing(conditions).items()}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """How many."""
         nothing([*conditions, negative])
         return {"batch_size": len(conditions), "num_inference_steps": steps}
 
-    def start(
+    def noise_arguments(
         self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
     ) -> Mapping[str, object]:
         """Its pipeline draws the noise by itself, and all else from the same generators."""
         return {"generator": list(starting)}
 
-    def refusal(self, sampler: Sampler) -> str:
+    def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes no eta."""
         return _without_eta(sampler, "DDPMPipeline")
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"num_inference_steps={steps}"
 

@@ -18,7 +18,7 @@ from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class OwnNet(PipelineNetwork[OwnNetwork]):
+class CustomNetwork(PipelineNetwork[OwnNetwork]):
     """A network of the user's own as net(x_t, time, cond)."""
 
     component = "network"
@@ -34,12 +34,12 @@ class OwnNet(PipelineNetwork[OwnNetwork]):
         return self.model(x_t.to(dtype), time, told)
 
 
-class Own(Family[OwnPipeline]):
+class Custom(Family[OwnPipeline]):
     """What a factory makes."""
 
     pipeline_class = OwnPipeline
     task = "other"
-    saving = "print(image.shape)"
+    save_snippet = "print(image.shape)"
 
     def __init__(self, pipeline: OwnPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)
@@ -48,9 +48,9 @@ class Own(Family[OwnPipeline]):
         self.is_conditional = pipeline.model.encode is not nothing
 
     @property
-    def network(self) -> OwnNet:
+    def network(self) -> CustomNetwork:
         """The factory's."""
-        return OwnNet(self.pipeline.network)
+        return CustomNetwork(self.pipeline.network)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -68,9 +68,9 @@ class Own(Family[OwnPipeline]):
         return self.own.decode is not None
 
     @property
-    def own(self) -> OwnModel:
+    def own(self) -> CustomModel:
         """What the factory returned."""
-        assert isinstance(self.pipeline.model, OwnModel)
+        assert isinstance(self.pipeline.model, CustomModel)
         return self.pipeline.model
 
     def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
@@ -99,19 +99,21 @@ class Own(Family[OwnPipeline]):
         """Raises BadInput."""
         raise BadInput("data.images: a factory's model is trained on its own samples alone; leave images out")
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Conditions and a negative one."""
         told = {"conditions": list(conditions), "negative": negative}
         return {**told, "num_inference_steps": steps, "guidance_scale": guidance_scale}
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
         options = {"custom_pipeline": place, "trust_remote_code": True}
         return options, f"{[condition]!r}, num_inference_steps={steps}"
 
 
-def made_by(factory: str) -> OwnPipeline:
+def model_from(factory: str) -> OwnPipeline:
     """The pipeline of a factory's model. Raises BadInput where it cannot be had."""
     try:
         model = made(factory)
@@ -120,7 +122,7 @@ def made_by(factory: str) -> OwnPipeline:
             f"teacher.factory: {factory} cannot be imported ({error}); install its package where fewstep runs, "
             "or put its folder on PYTHONPATH"
         ) from error
-    if not isinstance(model, OwnModel):
+    if not isinstance(model, CustomModel):
         raise BadInput(f"teacher.factory: {factory} returns a {type(model).__name__}; it has to return an OwnModel")
     pipeline = OwnPipeline(OwnNetwork(factory, model.network), model.scheduler)
     pipeline.model = model
@@ -136,7 +138,7 @@ def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class OwnModel:
+class CustomModel:
     """Any network that denoises samples of any shape, with what is to be known of it.
 
     `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.methods.base import Sampler
 from fewstep.methods.diffusion import Cond
-from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.autoencoder import decode_latents, encode_images
 from fewstep.orchestrator.families.class_conditional import ByClass, _without_eta
 from fewstep.orchestrator.families.network import PipelineNetwork
 
@@ -78,18 +78,18 @@ class DiT(ByClass[DiTPipeline]):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder."""
-        return decoded(self.pipeline.vae, latents)
+        return decode_latents(self.pipeline.vae, latents)
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
-        return encoded(self.pipeline.vae, images, noise)
+        return encode_images(self.pipeline.vae, images, noise)
 
-    def start(
+    def noise_arguments(
         self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
     ) -> Mapping[str, object]:
         """Its pipeline draws the noise by itself."""
         return {"generator": list(starting)}
 
-    def refusal(self, sampler: Sampler) -> str:
+    def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes no eta."""
         return _without_eta(sampler, "DiTPipeline")

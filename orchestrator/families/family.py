@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.families.autoencoder import drawn
+from fewstep.orchestrator.families.autoencoder import sample_latents
 from fewstep.orchestrator.families.network import ADAPTER, PipelineNetwork
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
@@ -49,7 +49,7 @@ class Family(ABC, Generic[Pipeline]):
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     task: ClassVar[str]  # as model hubs name it
-    saving: ClassVar[str] = 'image.save("picture.png")'  # what a card's example does with a sample
+    save_snippet: ClassVar[str] = 'image.save("picture.png")'  # what a card's example does with a sample
     is_conditional: bool = True
 
     def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
@@ -97,7 +97,7 @@ class Family(ABC, Generic[Pipeline]):
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """What the network is conditioned on, one row per condition. Raises BadInput for one that has no meaning."""
 
-    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+    def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
         """What of its conditions a network is told of its picture's size, one row; for most nothing."""
         return {}
 
@@ -110,23 +110,25 @@ class Family(ABC, Generic[Pipeline]):
         """Images [n, 3, height, width] in -1..1 to latents, which are drawn with `noise`, [n, *latent] both."""
 
     @abstractmethod
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """What the pipeline is called with for these conditions, a number of steps and a guidance scale."""
 
-    def start(
+    def noise_arguments(
         self, noise: Tensor, starting: Sequence[torch.Generator], stepping: Sequence[torch.Generator]
     ) -> Mapping[str, object]:
         """What the pipeline is called with to start from `noise` [n, *latent] and draw what steps need.
 
         `starting`, one a sample, would draw that noise in float32; `stepping` draw all after it.
         """
-        return {"latents": self.shown(noise.to(self.pipeline.dtype)), "generator": list(stepping)}
+        return {"latents": self.pack_latents(noise.to(self.pipeline.dtype)), "generator": list(stepping)}
 
-    def shown(self, latents: Tensor) -> Tensor:
+    def pack_latents(self, latents: Tensor) -> Tensor:
         """Latents [n, *latent] as the pipeline is called with them."""
         return latents
 
-    def refusal(self, sampler: Sampler) -> str:
+    def unsupported_reason(self, sampler: Sampler) -> str:
         """Why the pipeline cannot sample a student in such a way, and what to do; "" where it can."""
         return ""
 
@@ -147,7 +149,7 @@ class Family(ABC, Generic[Pipeline]):
 
     @staticmethod
     @abstractmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """What loading an exported folder takes besides it, and its pipeline's arguments up to the number of steps."""
 
 
@@ -201,7 +203,7 @@ class LatentFamily(Family[LatentPipeline]):
         self.pipeline.save_lora_weights(folder, **named)  # pyright: ignore[reportArgumentType] - named by component
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"{condition!r}, num_inference_steps={steps}"
 
@@ -222,7 +224,7 @@ class FlowFamily(LatentFamily[FlowPipeline]):
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
         config = self.pipeline.vae.config
-        return (drawn(self.pipeline.vae, images, noise) - config.shift_factor) * config.scaling_factor
+        return (sample_latents(self.pipeline.vae, images, noise) - config.shift_factor) * config.scaling_factor
 
     def shift(self, config: Mapping[str, object]) -> float:
         """For pictures of this size, linear in the number of tokens before the exponential.

@@ -32,7 +32,7 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
     )
 
     @property
-    def is_told_guidance(self) -> bool:
+    def has_guidance_input(self) -> bool:
         """As FLUX.1-dev is, which was distilled from a guided model."""
         return bool(self.model.config["guidance_embeds"])
 
@@ -45,7 +45,7 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The velocity, in the model's own dtype."""
         dtype, prompt = self.model.dtype, cond["prompt"].to(self.model.dtype)
-        guidance = cond.get("guidance_scale", torch.ones_like(time)) if self.is_told_guidance else None
+        guidance = cond.get("guidance_scale", torch.ones_like(time)) if self.has_guidance_input else None
         told = self.model(
             pack(x_t.to(dtype)),
             encoder_hidden_states=prompt,
@@ -97,13 +97,15 @@ class Flux(FlowFamily[FluxPipeline]):
         prompt, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=self.pipeline.device)
         return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Prompts. Raises BadInput for a negative one."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to FLUX; leave it out")
         told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
         return {"prompt": list(conditions), **self.size, **told}
 
-    def shown(self, latents: Tensor) -> Tensor:
+    def pack_latents(self, latents: Tensor) -> Tensor:
         """As tokens."""
         return pack(latents)

@@ -56,14 +56,14 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         self.model = model
 
     @property
-    def is_told_guidance(self) -> bool:
+    def has_guidance_input(self) -> bool:
         """Is the guidance scale an input of the model as it is?"""
         return False
 
     @property
-    def can_be_told_guidance(self) -> bool:
+    def can_take_guidance_input(self) -> bool:
         """Has `with_guidance_input` an answer?"""
-        return self.is_told_guidance
+        return self.has_guidance_input
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -130,7 +130,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
         Its other weights may be this network's own. Raises BadInput for a model that has no place for it.
         """
-        if self.is_told_guidance:
+        if self.has_guidance_input:
             return self.copy(shares_weights=shares_weights)
         raise BadInput(
             f"method: a {type(self.model).__name__} cannot take the guidance scale as an input; choose a method that "
@@ -146,4 +146,4 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         )
 
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

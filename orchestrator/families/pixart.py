@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.methods.base import Sampler
 from fewstep.methods.diffusion import Cond
-from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.autoencoder import decode_latents, encode_images
 from fewstep.orchestrator.families.family import Family, LatentFamily
 from fewstep.orchestrator.families.network import PipelineNetwork
 
@@ -75,10 +75,10 @@ class PixArt(LatentFamily[PixArtPipeline]):
         told = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
         prompt, mask, _, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, **told)
         encoding = {"prompt": cast(Tensor, prompt), "mask": cast(Tensor, mask).float()}
-        size = self.told_size(self.latent_shape)
+        size = self.size_conditioning(self.latent_shape)
         return {**encoding, **{name: value.expand(len(conditions), -1) for name, value in size.items()}}
 
-    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+    def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
         """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
         if not self.pipeline.transformer.use_additional_conditions:
             return {}
@@ -87,18 +87,20 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder."""
-        return decoded(self.pipeline.vae, latents)
+        return decode_latents(self.pipeline.vae, latents)
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
-        return encoded(self.pipeline.vae, images, noise)
+        return encode_images(self.pipeline.vae, images, noise)
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Prompts and negative prompts."""
         prompts = {"prompt": list(conditions), "negative_prompt": [negative] * len(conditions), **RAW}
         return {**prompts, **self.size, "num_inference_steps": steps, "guidance_scale": guidance_scale}
 
-    def refusal(self, sampler: Sampler) -> str:
+    def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes a single step's x_0 from where only some schedulers have it."""
         if sampler.kind != "euler":
             return ""
@@ -109,7 +111,7 @@ class PixArt(LatentFamily[PixArtPipeline]):
         Family.save_lora(self, folder)
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         told = ", ".join(f"{name}={value}" for name, value in RAW.items())
         return {}, f"{condition!r}, {told}, num_inference_steps={steps}"

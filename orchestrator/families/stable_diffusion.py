@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from fewstep.orchestrator.families.autoencoder import decoded, encoded
+from fewstep.orchestrator.families.autoencoder import decode_latents, encode_images
 from fewstep.orchestrator.families.family import LatentFamily
 from fewstep.orchestrator.families.unet import UNetNetwork
 
@@ -31,11 +31,11 @@ class UNetText(LatentFamily[TextPipeline]):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Through the autoencoder, in float32 where its numbers are too large for float16."""
-        return decoded(self.pipeline.vae, latents)
+        return decode_latents(self.pipeline.vae, latents)
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Drawn from what the autoencoder believes, as the teacher's own training data was."""
-        return encoded(self.pipeline.vae, images, noise)
+        return encode_images(self.pipeline.vae, images, noise)
 
 
 class StableDiffusion(UNetText[StableDiffusionPipeline]):
@@ -49,7 +49,9 @@ class StableDiffusion(UNetText[StableDiffusionPipeline]):
         prompt, _ = self.pipeline.encode_prompt(list(conditions), self.pipeline.device, 1, False)
         return {"prompt": prompt}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Prompts and negative prompts."""
         negatives = [negative] * len(conditions)
         prompts = {"prompt": list(conditions), "negative_prompt": negatives}
@@ -73,16 +75,18 @@ class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
         if self.pipeline.config["force_zeros_for_empty_prompt"]:
             says = torch.tensor([bool(text) for text in conditions], device=device)
             prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
-        size = self.told_size(self.latent_shape)["size"]
+        size = self.size_conditioning(self.latent_shape)["size"]
         return {"prompt": prompt, "pooled": pooled, "size": size.expand(len(conditions), -1)}
 
-    def told_size(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
+    def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
         """`size` [1, 6]: that it had originally, nothing cropped, and that it is to have."""
         height, width = self.pixels(latent_shape)
         told = [[height, width, 0, 0, height, width]]
         return {"size": torch.tensor(told, dtype=self.pipeline.text_encoder_2.dtype, device=self.pipeline.device)}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""
         positive, uncond = self.encode(conditions), self.encode([negative] * len(conditions))
         names = {"prompt": "prompt_embeds", "pooled": "pooled_prompt_embeds"}

@@ -63,13 +63,15 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
         prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
         return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
 
-    def call(self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float) -> Mapping[str, object]:
+    def call_arguments(
+        self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
+    ) -> Mapping[str, object]:
         """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
         negatives = [negative] * len(conditions)
         prompts = {"prompt": list(conditions), "negative_prompt": negatives}
         return {**prompts, **self.size, "sigmas": falling(steps), "guidance_scale": guidance_scale}
 
     @staticmethod
-    def usage(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers, told the times of its steps."""
         return {}, f"{condition!r}, sigmas={falling(steps)}"

@@ -69,7 +69,7 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
     """
 
     @property
-    def can_be_told_guidance(self) -> bool:
+    def can_take_guidance_input(self) -> bool:
         """By one more projection beside that of the time."""
         return True
 

@@ -10,10 +10,10 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, Pool
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, ActorPool
 from fewstep.orchestrator.compute.tasks import device_of, options
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.manifest import Commit
 from fewstep.orchestrator.datasets.plan import Plan
 from fewstep.orchestrator.observability.console import progress
@@ -49,25 +49,32 @@ def silent(step: int, values: Mapping[str, float]) -> None:
 class Factory:
     """Runs a pool of actors over the missing shards of a data set."""
 
-    def __init__(self, ledger: Ledger, resources: Resources, deadline_s: float, attempts: int, report: Report) -> None:
-        self.ledger, self.plan = ledger, ledger.plan
+    def __init__(
+        self, commit_log: CommitLog, resources: Resources, deadline_s: float, attempts: int, report: Report
+    ) -> None:
+        self.commit_log, self.plan = commit_log, commit_log.plan
         self._resources, self._deadline_s, self._attempts, self._report = resources, deadline_s, attempts, report
 
     def finish(self, commits: dict[str, Commit], missing: Mapping[str, int]) -> Generated:
         """Make the missing shards, given with the revision to commit them as, and publish the plan's."""
         size = min(self._resources.generators, len(missing))
-        pool = Pool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
+        pool = ActorPool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
         if missing:
             self._follow(pool, sorted(missing), commits)
         quarantined = tuple(Quarantined(name, why) for name, why in sorted(pool.quarantined.items()))
         if len(commits) == 1:  # the conditions
             raise RuntimeError(f"no shard could be made; shard {quarantined[0].shard}: {quarantined[0].why}")
-        manifest = self.ledger.publish(commits)
+        manifest = self.commit_log.publish(commits)
         return Generated(
-            self.ledger.url, manifest.version, manifest.content_hash, len(manifest.shards), manifest.rows, quarantined
+            self.commit_log.url,
+            manifest.version,
+            manifest.content_hash,
+            len(manifest.shards),
+            manifest.rows,
+            quarantined,
         )
 
-    def _follow(self, pool: Pool, missing: list[str], commits: dict[str, Commit]) -> None:
+    def _follow(self, pool: ActorPool, missing: list[str], commits: dict[str, Commit]) -> None:
         """Take the commits as they come, and show and report how far it is."""
         planned = [shard.name for shard in self.plan.shards()]
         done = sum(commits[name].file.rows for name in planned if name in commits)
@@ -100,7 +107,7 @@ class Factory:
 
     def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
         actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))
-        return cast(ActorHandle, actor.remote(self.ledger.url, dict(revisions), self._resources))
+        return cast(ActorHandle, actor.remote(self.commit_log.url, dict(revisions), self._resources))
 
 
 class SamplingActor:
@@ -114,7 +121,7 @@ class SamplingActor:
         from fewstep.orchestrator.generation.shard_makers import maker_of
 
         resources = self._resources
-        self._maker = maker_of(open_ledger(self._place), device_of(resources), resources.threads_per_worker)
+        self._maker = maker_of(open_commit_log(self._place), device_of(resources), resources.threads_per_worker)
         return ray.get_runtime_context().get_node_id()
 
     def make(self, shard: str) -> Commit:

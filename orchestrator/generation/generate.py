@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewstep.orchestrator.compute.cluster import bundle, connect, require
-from fewstep.orchestrator.compute.tasks import ask, device_of
+from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
+from fewstep.orchestrator.compute.tasks import device_of, run_task
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan, make_import_plan
-from fewstep.orchestrator.datasets.commit_log import count_committed, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import count_committed, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, make_plan
 from fewstep.orchestrator.errors import BadInput
@@ -28,7 +28,7 @@ SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not k
 def describe_teacher(recipe: Recipe) -> TeacherCard:
     """The card of the recipe's teacher, read on the cluster, once all of the recipe is known to fit it."""
     connect(recipe.resources)
-    return ask(_describe, recipe.resources, recipe)
+    return run_task(_describe, recipe.resources, recipe)
 
 
 def plan_of(recipe: Recipe, store_url: str) -> Plan:
@@ -84,17 +84,17 @@ def import_samples(recipe: Recipe, place: str, store_url: str) -> Generated:
 
 def imported(recipe: Recipe) -> Generated:
     """The data set that `data.imported` names. Raises BadInput where another teacher made it."""
-    ledger = open_ledger(recipe.data.imported)
-    if ledger.plan.teacher != describe_teacher(recipe).dump():
+    commit_log = open_commit_log(recipe.data.imported)
+    if commit_log.plan.teacher != describe_teacher(recipe).dump():
         raise BadInput(f"data.imported: {ledger.url} is of another teacher; import the samples again for this one")
-    found = ledger.newest()
-    return Generated(ledger.url, found.version, found.content_hash, len(found.shards), found.rows, ())
+    found = commit_log.newest()
+    return Generated(commit_log.url, found.version, found.content_hash, len(found.shards), found.rows, ())
 
 
 def _check_room(recipe: Recipe) -> None:
     resources = recipe.resources
     connect(resources)
-    require(resources, [bundle(resources)] * resources.first_generators, "resources.generators")
+    require(resources, [worker_bundle(resources)] * resources.first_generators, "resources.generators")
 
 
 def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_url: str, report: Report) -> Generated:
@@ -102,16 +102,16 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
     check_space(store_url, plan, count_committed(store_url, plan))
     if told.single_writer:
         say(SINGLE_WRITER)
-    ledger = create_ledger(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
-    commits, broken = ledger.commits()
+    commit_log = create_commit_log(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
+    commits, broken = commit_log.commits()
     for record in broken:
         raise BadInput(f"{record.shard} of {ledger.url}: {record.why}; mend it with `fewstep repair {ledger.url}`")
     missing = {shard.name: 0 for shard in plan.shards() if shard.name not in commits}
     if CONDITIONS not in commits or commits[CONDITIONS].file.rows <= plan.num_conditions:  # the null condition is one
         say(f"encoding {plan.num_conditions} prompts")
-        revision = ledger.revisions().get(CONDITIONS, -1) + 1
-        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revision, plan.num_conditions, resources)
-    factory = Factory(ledger, resources, told.deadline_s, told.attempts, report)
+        revision = commit_log.revisions().get(CONDITIONS, -1) + 1
+        commits[CONDITIONS] = run_task(_encode, resources, commit_log.url, revision, plan.num_conditions, resources)
+    factory = Factory(commit_log, resources, told.deadline_s, told.attempts, report)
     return factory.finish(commits, missing)
 
 
@@ -126,5 +126,5 @@ def _describe(recipe: Recipe) -> TeacherCard:
 def _encode(place: str, revision: int, conditions: int, resources: Resources) -> Commit:
     from fewstep.orchestrator.generation.shard_makers import commit_conditions
 
-    ledger = open_ledger(place)
-    return commit_conditions(ledger, revision, conditions, device_of(resources), resources.threads_per_worker)
+    commit_log = open_commit_log(place)
+    return commit_conditions(commit_log, revision, conditions, device_of(resources), resources.threads_per_worker)

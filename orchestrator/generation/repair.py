@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.compute.tasks import run_task
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Shard
 from fewstep.orchestrator.errors import BadInput
@@ -22,22 +22,22 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
 
     On the same compute its content hash is the old one; else `Manifest.changed` names the shards that differ.
     """
-    ledger = open_ledger(place).as_published()
-    commits, damaged = ledger.commits()
+    commit_log = open_commit_log(place).as_published()
+    commits, damaged = commit_log.commits()
     broken = {record.shard: record.why for record in damaged}
-    broken |= {name: why for name, commit in commits.items() if (why := ledger.check(commit))}
+    broken |= {name: why for name, commit in commits.items() if (why := commit_log.check(commit))}
     for name, why in broken.items():
         say(f"{name} {why}; making it again")
-    revisions = {name: ledger.revisions()[name] + 1 for name in broken}
+    revisions = {name: commit_log.revisions()[name] + 1 for name in broken}
     if broken:
         connect(resources)
-        check_images(ledger.plan)
+        check_images(commit_log.plan)
     if CONDITIONS in broken:
         longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
-        count = ledger.plan.model_copy(update={"samples": longest}).num_conditions
-        commits[CONDITIONS] = ask(_encode, resources, ledger.url, revisions.pop(CONDITIONS), count, resources)
+        count = commit_log.plan.model_copy(update={"samples": longest}).num_conditions
+        commits[CONDITIONS] = run_task(_encode, resources, commit_log.url, revisions.pop(CONDITIONS), count, resources)
     whole = {name: commit for name, commit in commits.items() if name not in revisions}
-    return Factory(ledger, resources, deadline_s, attempts, silent).finish(whole, revisions)
+    return Factory(commit_log, resources, deadline_s, attempts, silent).finish(whole, revisions)
 
 
 def check_images(plan: DatasetPlan) -> None:

@@ -18,16 +18,16 @@ from torch import Tensor
 from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.compute.reproducibility import set_up
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.datasets.dataset import NULL, read_conditions
 from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, Shard
-from fewstep.orchestrator.datasets.shard_file import DTYPES, Columns
+from fewstep.orchestrator.datasets.shard_file import STORED_DTYPES, Columns
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.images import captions_of, open_images
 from fewstep.orchestrator.inputs.webdataset import LATENT, NOISE, open_samples
 from fewstep.orchestrator.recipe.section import Json
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.teacher import Teacher
@@ -35,25 +35,25 @@ from fewstep.orchestrator.teachers.teacher import Teacher
 ENCODED_TOGETHER = 32  # prompts
 
 
-def teacher_of(ledger: Ledger, device: str) -> Teacher:
+def teacher_of(commit_log: CommitLog, device: str) -> Teacher:
     """The teacher that the plan was made for. Raises BadInput where its place now holds another."""
-    teacher = Teacher(ledger.teacher, device)
-    if teacher.card.dump() != ledger.plan.teacher:
+    teacher = Teacher(commit_log.teacher, device)
+    if teacher.card.dump() != commit_log.plan.teacher:
         raise BadInput(f"teacher: {ledger.teacher.place} is not the teacher that made {ledger.url}; put that one back")
     return teacher
 
 
-def commit_conditions(ledger: Ledger, revision: int, conditions: int, device: str, threads: int) -> Commit:
+def commit_conditions(commit_log: CommitLog, revision: int, conditions: int, device: str, threads: int) -> Commit:
     """Encode the negative prompt and the prompts of the first conditions, and commit them."""
     compute = set_up(device, threads)
-    teacher, plan, listed = teacher_of(ledger, device), ledger.plan, ledger.prompts()
+    teacher, plan, listed = teacher_of(commit_log, device), commit_log.plan, commit_log.prompts()
     prompts = [plan.negative_prompt, *(listed[plan.condition_prompt(c)] for c in range(conditions))]
     padded = [*prompts, *[prompts[-1]] * (-len(prompts) % ENCODED_TOGETHER)]  # batches of one size: the same bits
     starts = range(0, len(padded), ENCODED_TOGETHER)
     parts = [teacher.encode(padded[start : start + ENCODED_TOGETHER]) for start in starts]
     tensors = {name: torch.cat([part[name] for part in parts])[: len(prompts)].cpu() for name in parts[0]}
     ids = torch.arange(NULL, conditions)
-    return ledger.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
+    return commit_log.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
 
 
 class ShardMaker(ABC):
@@ -61,10 +61,10 @@ class ShardMaker(ABC):
 
     batch_field: ClassVar[str]  # the recipe's, for when memory does not suffice
 
-    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
-        self.ledger, self.device = ledger, torch.device(device)
+    def __init__(self, commit_log: CommitLog, device: str, threads: int) -> None:
+        self.commit_log, self.device = commit_log, torch.device(device)
         self.compute, self._threads = set_up(device, threads), threads
-        self.teacher = teacher_of(ledger, device)
+        self.teacher = teacher_of(commit_log, device)
         self._sampling, self._writing = threading.Lock(), threading.Lock()
 
     @abstractmethod
@@ -77,18 +77,18 @@ class ShardMaker(ABC):
         At most three shards are in memory, and a few row groups: one being made, one written, and that one's file.
         """
         with self._sampling:
-            if self.ledger.has(name, revision):  # another driver was first
-                return self.ledger.adopt(name, revision)
+            if self.commit_log.has(name, revision):  # another driver was first
+                return self.commit_log.adopt(name, revision)
             torch.set_num_threads(self._threads)  # again, because OpenMP counts for each calling thread
             try:
                 columns, about = self.rows(Shard.named(name))
             except torch.OutOfMemoryError as error:
                 # Smaller batches would be another plan, so nothing is cut here.
-                size = self.ledger.plan.batch_size
+                size = self.commit_log.plan.batch_size
                 raise RuntimeError(f"out of memory; set {self.batch_field} below {size}") from error
             self._writing.acquire()
         try:
-            return self.ledger.commit(name, revision, columns, about, self.compute)
+            return self.commit_log.commit(name, revision, columns, about, self.compute)
         finally:
             self._writing.release()
 
@@ -98,11 +98,11 @@ class ShardSampler(ShardMaker):
 
     batch_field = "trajectories.batch_size"
 
-    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
-        super().__init__(ledger, device, threads)
-        assert isinstance(ledger.plan, Plan)
-        self.plan = ledger.plan
-        self._conditions = read_conditions(ledger, ledger.newest_commit(CONDITIONS))
+    def __init__(self, commit_log: CommitLog, device: str, threads: int) -> None:
+        super().__init__(commit_log, device, threads)
+        assert isinstance(commit_log.plan, Plan)
+        self.plan = commit_log.plan
+        self._conditions = read_conditions(commit_log, commit_log.newest_commit(CONDITIONS))
         told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
         self._solver, self._denoiser = replace(SOLVERS[self.plan.solver], **told), self.teacher.denoiser()
 
@@ -114,7 +114,7 @@ class ShardSampler(ShardMaker):
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
         plan, times = self.plan, torch.empty(0)
-        path = torch.empty(len(shard.samples), *plan.path_shape(shard.samples.start), dtype=DTYPES[plan.dtype])
+        path = torch.empty(len(shard.samples), *plan.path_shape(shard.samples.start), dtype=STORED_DTYPES[plan.dtype])
         for ids, room in zip(plan.batches(shard), path.split(plan.batch_size), strict=True):
             states, times = self._sample_batch(ids)
             room.copy_(states)
@@ -123,16 +123,16 @@ class ShardSampler(ShardMaker):
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
         """Solve a batch. One that is cut short is filled up, so that its rows have the bits of a whole one."""
-        plan, stored = self.plan, DTYPES[self.plan.dtype]
+        plan, stored = self.plan, STORED_DTYPES[self.plan.dtype]
         filled = [*ids, *[ids[-1]] * (plan.batch_size - len(ids))]
         columns = scalars(plan, filled)
         # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
-        size = self.teacher.family.told_size(plan.sample_shape(ids.start))
+        size = self.teacher.family.size_conditioning(plan.sample_shape(ids.start))
         told = {name: value.expand(len(filled), -1) for name, value in size.items()}
         cond = self._on_device({**self._conditions.rows(columns["condition_id"]), **told})
         uncond = self._on_device({**self._conditions.uncond, **size})
-        guided = GuidedTeacher(self._denoiser, cond, uncond, columns["guidance_scale"].to(self.device))
+        guided = GuidedDenoiser(self._denoiser, cond, uncond, columns["guidance_scale"].to(self.device))
         steps = plan.num_inference_steps
         states, times = sample_path(self._solver, self.teacher.scheduler, guided, noise, steps)
         points = list(plan.saved_points)
@@ -147,20 +147,20 @@ class ImageEncoder(ShardMaker):
 
     batch_field = "data.batch_size"
 
-    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
-        super().__init__(ledger, device, threads)
-        assert isinstance(ledger.plan, ImagePlan)
-        self.plan = ledger.plan
+    def __init__(self, commit_log: CommitLog, device: str, threads: int) -> None:
+        super().__init__(commit_log, device, threads)
+        assert isinstance(commit_log.plan, ImagePlan)
+        self.plan = commit_log.plan
         self._images = open_images(self.plan.images, "data.images")
-        place = {caption: id for id, caption in enumerate(ledger.prompts())}
+        place = {caption: id for id, caption in enumerate(commit_log.prompts())}
         self._conditions = [place[caption] for caption in captions_of(self._images, self.plan.caption_column)]
-        sizes = ledger.teacher.sizes
+        sizes = commit_log.teacher.sizes
         self._order = list(chain(*self._images.arranged(sizes))) if self.plan.size_counts else range(len(self._images))
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Latents. Raises BadInput with the first image that cannot be read."""
         shape = self.plan.sample_shape(shard.samples.start)
-        x0 = torch.empty(len(shard.samples), *shape, dtype=DTYPES[self.plan.dtype])
+        x0 = torch.empty(len(shard.samples), *shape, dtype=STORED_DTYPES[self.plan.dtype])
         for ids, room in zip(self.plan.batches(shard), x0.split(self.plan.batch_size), strict=True):
             room.copy_(self._encode_batch(ids))
             check_finite(room, ids)
@@ -173,7 +173,7 @@ class ImageEncoder(ShardMaker):
         size = self.teacher.family.pixels(self.plan.sample_shape(ids.start))
         pixels = self._images.pixels([self._order[i] for i in ids], size)[filled].to(self.device)
         noise = torch.stack([noise_of(self.plan, i) for i in ids])[filled]
-        return self.teacher.latents(pixels, noise)[: len(ids)].to(DTYPES[self.plan.dtype]).cpu()
+        return self.teacher.latents(pixels, noise)[: len(ids)].to(STORED_DTYPES[self.plan.dtype]).cpu()
 
 
 class Importer(ShardMaker):
@@ -181,17 +181,17 @@ class Importer(ShardMaker):
 
     batch_field = "data.batch_size"
 
-    def __init__(self, ledger: Ledger, device: str, threads: int) -> None:
-        super().__init__(ledger, device, threads)
-        assert isinstance(ledger.plan, ImportPlan)
-        self.plan = ledger.plan
+    def __init__(self, commit_log: CommitLog, device: str, threads: int) -> None:
+        super().__init__(commit_log, device, threads)
+        assert isinstance(commit_log.plan, ImportPlan)
+        self.plan = commit_log.plan
         self._samples = open_samples(self.plan.imported_from)
-        place = {caption: id for id, caption in enumerate(ledger.prompts())}
+        place = {caption: id for id, caption in enumerate(commit_log.prompts())}
         self._conditions = [place[caption] for caption in self._samples.captions("")]
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """As paths of their ends, or as images are. Raises BadInput with the first that cannot be read."""
-        ids, stored = shard.samples, DTYPES[self.plan.dtype]
+        ids, stored = shard.samples, STORED_DTYPES[self.plan.dtype]
         x0 = torch.cat([self._x0(batch) for batch in self.plan.batches(shard)]).to(stored)
         check_finite(x0, ids)
         columns = {"sample_id": torch.tensor(ids), "condition_id": torch.tensor([self._conditions[i] for i in ids])}
@@ -215,10 +215,10 @@ class Importer(ShardMaker):
         return noise
 
 
-def maker_of(ledger: Ledger, device: str, threads: int) -> ShardMaker:
+def maker_of(commit_log: CommitLog, device: str, threads: int) -> ShardMaker:
     """What makes the shards of a data set."""
     makers = {Plan: ShardSampler, ImagePlan: ImageEncoder, ImportPlan: Importer}
-    return makers[type(ledger.plan)](ledger, device, threads)
+    return makers[type(commit_log.plan)](commit_log, device, threads)
 
 
 def check_finite(rows: Tensor, ids: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ FORM = (
 
 
 @dataclass(frozen=True)
-class Part:
+class FileSlice:
     """Where the bytes of one file of a sample are."""
 
     file: Path
@@ -41,7 +41,7 @@ class Part:
             return stream.read(self.size)
 
 
-class Samples(Images):
+class WebDatasetSamples(Images):
     """Samples in the order of their files; what belongs together has one name up to its first dot.
 
     A picture or `latent` is what was sampled, `noise` what it was sampled from, a caption what it was told.
@@ -52,7 +52,7 @@ class Samples(Images):
         root = Path(place)
         tars = [root] if root.suffix == ".tar" and root.is_file() else sorted(root.glob("*.tar"))
         self._tars = tars
-        found = dict[str, dict[str, Part]]()
+        found = dict[str, dict[str, FileSlice]]()
         for name, part in self._in_tars(tars) if tars else self._in_folder(root):
             folder, _, last = name.rpartition("/")
             stem, _, extension = last.partition(".")
@@ -98,7 +98,7 @@ class Samples(Images):
         for name, parts in (named[row] for row in rows):
             yield name, next(part for extension, part in parts.items() if extension in SUFFIXES).read()
 
-    def _tensor(self, name: str, extension: str, part: Part, shape: tuple[int, ...]) -> Tensor:
+    def _tensor(self, name: str, extension: str, part: FileSlice, shape: tuple[int, ...]) -> Tensor:
         data = io.BytesIO(part.read())
         try:
             if extension.endswith(".npy"):
@@ -115,14 +115,14 @@ class Samples(Images):
             )
         return value.float()
 
-    def _caption(self, parts: dict[str, Part]) -> str:
+    def _caption(self, parts: dict[str, FileSlice]) -> str:
         told = next((parts[extension] for extension in CAPTIONS if extension in parts), None)
         return told.read().decode().strip() if told else ""
 
     def _first_has(self, kind: str) -> bool:
         return any(extension in next(iter(self._samples.values())) for extension in _names(kind))
 
-    def _what(self, parts: dict[str, Part]) -> bool:
+    def _what(self, parts: dict[str, FileSlice]) -> bool:
         """Is there something that was sampled?"""
         return any(extension in SUFFIXES or extension in _names(LATENT) for extension in parts)
 
@@ -137,33 +137,33 @@ class Samples(Images):
                         f"{name} of {self.place} has {'no' if wanted else 'a'} {kind}, unlike the first sample"
                     )
 
-    def _in_tars(self, tars: list[Path]) -> Iterator[tuple[str, Part]]:
+    def _in_tars(self, tars: list[Path]) -> Iterator[tuple[str, FileSlice]]:
         for file in tars:
             try:
                 with tarfile.open(file, "r:") as archive:
                     for member in archive:
                         if member.isfile():
-                            yield f"{file.name}/{member.name}", Part(file, member.offset_data, member.size)
+                            yield f"{file.name}/{member.name}", FileSlice(file, member.offset_data, member.size)
             except tarfile.TarError as error:
                 raise self._bad(f"{file} cannot be read as a plain tar ({error}); unpack what is compressed") from None
 
-    def _in_folder(self, root: Path) -> Iterator[tuple[str, Part]]:
+    def _in_folder(self, root: Path) -> Iterator[tuple[str, FileSlice]]:
         for file in sorted(root.rglob("*")):
             if file.is_file():
-                yield file.relative_to(root).as_posix(), Part(file, 0, file.stat().st_size)
+                yield file.relative_to(root).as_posix(), FileSlice(file, 0, file.stat().st_size)
 
 
 def _names(kind: str) -> tuple[str, ...]:
     return tuple(f".{kind}{suffix}" for suffix in TENSORS)
 
 
-def _find(parts: dict[str, Part], kind: str) -> tuple[str, Part]:
+def _find(parts: dict[str, FileSlice], kind: str) -> tuple[str, FileSlice]:
     extension = next(extension for extension in _names(kind) if extension in parts)
     return extension, parts[extension]
 
 
-def open_samples(place: str) -> Samples:
+def open_samples(place: str) -> WebDatasetSamples:
     """The samples of a tar, of a folder of tars, or of a folder. Raises BadInput where there are none."""
     if not Path(place).exists():
         raise BadInput(f"{FIELD}: there is nothing at {place}")
-    return Samples(place)
+    return WebDatasetSamples(place)

@@ -9,7 +9,7 @@ from collections import defaultdict
 import torch
 
 
-class Clock:
+class Stopwatch:
     """Times what happens between marks. On a GPU they are events, which are asked only when the times are read."""
 
     def __init__(self, device: torch.device) -> None:

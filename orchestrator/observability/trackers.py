@@ -167,7 +167,7 @@ class Trackers:
             tracker.close()
 
 
-def check(recipe: Followed) -> None:
+def check_trackers(recipe: Followed) -> None:
     """Refuse trackers that are not installed here."""
     for name in recipe.trackers:
         if importlib.util.find_spec(name) is None:

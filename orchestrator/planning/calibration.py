@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from fewstep.orchestrator.compute.tasks import ask, device_of
+from fewstep.orchestrator.compute.tasks import device_of, run_task
 from fewstep.orchestrator.datasets.plan import Plan, make_plan
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -28,7 +28,7 @@ def settled_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]
     try:
         return json.loads(open_store(store).read(key))["batch_size"]
     except FileNotFoundError:
-        found = ask(_best_batch_size, recipe.resources, recipe, make_plan(recipe, card, prompts, 1))
+        found = run_task(_best_batch_size, recipe.resources, recipe, make_plan(recipe, card, prompts, 1))
         say(f"trajectories.batch_size: {found}, found by trying")
         return found
 
@@ -45,7 +45,7 @@ def recorded_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str
 
 def seconds_per_batch(recipe: Recipe, plan: Plan) -> float:
     """What one batch of the plan takes on one of the recipe's workers."""
-    return ask(_time_batch, recipe.resources, recipe, plan)
+    return run_task(_time_batch, recipe.resources, recipe, plan)
 
 
 def _calibration_key(recipe: Recipe, card: TeacherCard, prompts: Sequence[str]) -> str:
@@ -56,7 +56,7 @@ def _best_batch_size(recipe: Recipe, plan: Plan) -> int:
     """The largest power of two within a shard that still brings more samples a second, and fits."""
     import torch
 
-    clock = _Clock(recipe, plan)
+    clock = _EvaluationTimer(recipe, plan)
     best, best_rate, size = 1, 0.0, 1
     while plan.shard_size % size == 0:
         try:
@@ -71,10 +71,10 @@ def _best_batch_size(recipe: Recipe, plan: Plan) -> int:
 
 def _time_batch(recipe: Recipe, plan: Plan) -> float:
     evaluations = SOLVERS[plan.solver].evaluations(plan.num_inference_steps)
-    return _Clock(recipe, plan).seconds_per_evaluation(plan.batch_size) * evaluations
+    return _EvaluationTimer(recipe, plan).seconds_per_evaluation(plan.batch_size) * evaluations
 
 
-class _Clock:
+class _EvaluationTimer:
     """Times the teacher on this worker."""
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
@@ -90,12 +90,12 @@ class _Clock:
         """Of a batch, guidance included, after one that warms up."""
         import torch
 
-        from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+        from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 
         noise = torch.zeros(batch_size, *self._largest, device=self._teacher.device)
         cond = {name: value.expand(batch_size, *value.shape[1:]) for name, value in self._uncond.items()}
         scale = torch.full((batch_size,), self._plan.sample_guidance(0), device=noise.device)
-        guided = GuidedTeacher(self._teacher.denoiser(), cond, self._uncond, scale)
+        guided = GuidedDenoiser(self._teacher.denoiser(), cond, self._uncond, scale)
         last = guided.schedule.at(torch.ones(batch_size)).to(noise.device)
 
         @torch.inference_mode()

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from fewstep.orchestrator.datasets.plan import make_plan
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.inputs.prompts import read_prompts
-from fewstep.orchestrator.planning.memory import Memory, estimate
+from fewstep.orchestrator.planning.memory import MemoryEstimate, estimate
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
@@ -27,7 +27,7 @@ def forecast(recipe: Recipe) -> Json:
     return {**_sampled(recipe, teacher), **memory_facts(estimate(recipe, teacher))}
 
 
-def memory_of(recipe: Recipe) -> Memory:
+def memory_of(recipe: Recipe) -> MemoryEstimate:
     """What a training worker will hold, by the teacher's configuration; a hub's is downloaded."""
     told = recipe.teacher
     if told.hub:
@@ -35,7 +35,7 @@ def memory_of(recipe: Recipe) -> Memory:
     return estimate(recipe, Teacher(told, load=skeleton))
 
 
-def memory_facts(memory: Memory) -> Json:
+def memory_facts(memory: MemoryEstimate) -> Json:
     """For people and machines."""
     parts = {f"{name}_bytes": value for name, value in dataclasses.asdict(memory).items()}
     return {"worker_memory_gb": round(memory.device / 1e9, 1), **parts}

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fewstep.methods.base import Averaged, Frozen, Round, Trained
 from fewstep.methods.diffusion import with_guidance
 from fewstep.orchestrator.engines.deepspeed_config import BUCKET
-from fewstep.orchestrator.families.network import DTYPES, PipelineNetwork
+from fewstep.orchestrator.families.network import TORCH_DTYPES, PipelineNetwork
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.students.student import student_network
@@ -29,7 +29,7 @@ MASTER, MOMENTS = 4, 8  # bytes a weight: its float32 copy, and Adam's two momen
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes of one training worker by what they are for; `host` are those of them that are kept off its device."""
 
     weights: int  # that are trained, in the training's precision
@@ -46,16 +46,16 @@ class Memory:
         return sum(dataclasses.astuple(self)) - 2 * self.host
 
 
-def estimate(recipe: Recipe, teacher: Teacher) -> Memory:
+def estimate(recipe: Recipe, teacher: Teacher) -> MemoryEstimate:
     """Of the round that takes most. `teacher` is a skeleton, whose networks are shapes alone."""
     rounds = recipe.method.build().rounds()
     return max((of_round(recipe, round, teacher) for round in rounds), key=lambda memory: memory.device)
 
 
-def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> Memory:
+def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> MemoryEstimate:
     """What one worker holds in a round, without critics, feature networks and what an allocator loses."""
     training, ranks = recipe.training, recipe.resources.workers
-    width = DTYPES[training.precision].itemsize
+    width = TORCH_DTYPES[training.precision].itemsize
     specs = {name: net for name, net in round.nets.items() if isinstance(net, Trained)}
     # Networks that are made alike are alike.
     made = {(net.lora, net.guidance_input): net for net in specs.values()}
@@ -71,7 +71,7 @@ def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> Memory:
     stepped = optimizer + averaged  # averages are where the optimizer's weights are
     buckets = sum(min(each, BUCKET) * width for each in trained.values()) if training.zero_stage else 0
     frozen, elsewhere = _frozen(training, ranks, round, teacher, nets.values())
-    return Memory(
+    return MemoryEstimate(
         weights=weights,
         gradients=gradients + buckets,
         optimizer=optimizer,
@@ -92,7 +92,7 @@ def _averages(training: Training, ranks: int, round: Round, trained: Mapping[str
     """Of their float32 values, which are cut up as the optimizer's are, and of the networks that losses call."""
     follow = [net for net in round.nets.values() if isinstance(net, Averaged)]
     values = sum(trained[net.of] for net in follow) * MASTER
-    called = sum(trained[net.of] for net in follow if net.is_target) * DTYPES[training.precision].itemsize
+    called = sum(trained[net.of] for net in follow if net.is_target) * TORCH_DTYPES[training.precision].itemsize
     stage = training.zero_stage
     return _shared(values, ranks if stage else 1), _shared(called, ranks if stage == 3 else 1)
 
@@ -107,11 +107,11 @@ def _frozen(
         base |= {id(weight): weight for weight in teacher.network.parameters()}
     # DeepSpeed casts what adapters train over, too, but not to float32.
     is_cast = is_shared and training.precision != "float32"
-    held = _count(base.values()) * DTYPES[training.precision if is_cast else teacher.spec.dtype].itemsize
+    held = _count(base.values()) * TORCH_DTYPES[training.precision if is_cast else teacher.spec.dtype].itemsize
     placement = training.teacher_placement
     held = _shared(held, ranks) if placement == "shard" else held
     decoder = teacher.pipeline.components.get("vae") if _is_decoded(round) else None
-    extra = _count(decoder.parameters()) * DTYPES[teacher.spec.dtype].itemsize if decoder else 0
+    extra = _count(decoder.parameters()) * TORCH_DTYPES[teacher.spec.dtype].itemsize if decoder else 0
     return held + extra, held if placement == "offload" else 0
 
 
@@ -128,7 +128,7 @@ def _rows(recipe: Recipe) -> int:
 def _activations(recipe: Recipe, round: Round, teacher: Teacher, net: PipelineNetwork) -> int:
     """Bytes that one forward of a micro-batch keeps for the way back."""
     training, rows, seen = recipe.training, _rows(recipe), Kept()
-    nn.Module.to(net, DTYPES[training.precision]).train()
+    nn.Module.to(net, TORCH_DTYPES[training.precision]).train()
     seen.weights = {_storage(tensor) for tensor in (*net.parameters(), *net.buffers())}
     if training.gradient_checkpointing:
         net.model.enable_gradient_checkpointing(seen.block)

@@ -16,11 +16,11 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import feature_network, features_label
 from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.sampling.ode import refusal
+from fewstep.orchestrator.sampling.ode import unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.students.round_result import StudentFacts
-from fewstep.orchestrator.students.schedulers import check as check_export
-from fewstep.orchestrator.students.student import meaning, student_network, trained_of
+from fewstep.orchestrator.students.round_result import StudentSpec
+from fewstep.orchestrator.students.schedulers import check_scheduler as check_export
+from fewstep.orchestrator.students.student import as_denoiser, student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
 
@@ -34,7 +34,7 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
     told, config = recipe.trajectories, teacher.scheduler
     rounds = recipe.method.build().rounds()
     check_paths(recipe, teacher.schedule)
-    why = refusal(told.solver, told.num_inference_steps, teacher.prediction, config)
+    why = unsupported_reason(told.solver, told.num_inference_steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
     if recipe.teacher.compile and SOLVERS[told.solver].is_adaptive:
@@ -48,7 +48,7 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         )
     judged = recipe.evaluation
     if teacher.family.has_pictures:
-        if why := refusal(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
+        if why := unsupported_reason(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
             raise BadInput(f"evaluation.solvers: {why}")
     elif recipe.training.evaluate_every:
         raise BadInput("training.evaluate_every: this teacher's samples are no pictures to judge; leave it out")
@@ -64,9 +64,9 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
     last = rounds[-1]
     if not recipe.export.merged and not isinstance(teacher.pipeline, LoraBaseMixin):
         raise BadInput(f"export.merged: a {type(teacher.pipeline).__name__} loads no adapters; leave it out")
-    if why := teacher.family.refusal(recipe.method.build().sampler()):
+    if why := teacher.family.unsupported_reason(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
-    check_export(recipe, config, StudentFacts.of(trained_of(last, last.result)))
+    check_export(recipe, config, StudentSpec.of(trained_of(last, last.result)))
 
 
 def check_paths(recipe: Recipe, schedule: Schedule) -> None:
@@ -94,14 +94,14 @@ def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool)
     mend = (
         "this teacher was trained without a null condition and cannot be guided; 1, or a range of [1, 1], asks for none"
     )
-    told, judge = recipe.trajectories, recipe.evaluation
+    told, evaluator = recipe.trajectories, recipe.evaluation
     scales: dict[str, Sequence[float]] = {
         "trajectories.guidance_scale": told.guidance_scale,
         "trajectories.guidance_scales": told.guidance_scales,
     }
     if is_judged:
-        scales["evaluation.guidance_scale"] = (judge.guidance_scale,)
-        scales["evaluation.guidance_scales"] = judge.guidance_scales
+        scales["evaluation.guidance_scale"] = (evaluator.guidance_scale,)
+        scales["evaluation.guidance_scales"] = evaluator.guidance_scales
     for name, values in scales.items():
         if any(value != 1 for value in values):
             raise BadInput(f"{name}: {', '.join(f'{value:g}' for value in values)}, but {mend}")
@@ -119,10 +119,10 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
     for net in round.nets.values():
         if isinstance(net, Trained):
             try:
-                meaning(network, net, teacher.denoiser())
+                as_denoiser(network, net, teacher.denoiser())
             except ValueError as error:
                 raise BadInput(f"method: {error}") from error
-            if net.guidance_input and not teacher.network.can_be_told_guidance:
+            if net.guidance_input and not teacher.network.can_take_guidance_input:
                 teacher.network.with_guidance_input()  # which says why not
         if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
             net.init(network)

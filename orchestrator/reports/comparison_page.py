@@ -10,8 +10,8 @@ from typing import cast
 
 import numpy as np
 
-from fewstep.orchestrator.datasets.commit_log import open_ledger
-from fewstep.orchestrator.evaluation.results import Claim, Findings, Row, caution, label
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
+from fewstep.orchestrator.evaluation.results import Claim, EvaluationResults, Row, caution, label
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
@@ -43,7 +43,7 @@ class Finished:
     """One run and what was found of its student."""
 
     run: Run
-    findings: Findings
+    results: EvaluationResults
 
     @property
     def train_s(self) -> float:
@@ -55,7 +55,7 @@ class Finished:
         """Of its data sets, made for it or found."""
         manifests = cast(Mapping[str, Mapping[str, str]], self.run.facts["manifests"])
         places = {manifest["path"] for manifest in manifests.values()}
-        return sum(open_ledger(place).plan.teacher_evaluations for place in places)
+        return sum(open_commit_log(place).plan.teacher_evaluations for place in places)
 
     @property
     def peak_memory(self) -> float:
@@ -77,27 +77,27 @@ class Entry:
         return self.runs[0].run.recipe
 
     @property
-    def findings(self) -> Findings:
+    def results(self) -> EvaluationResults:
         """Those of its first run."""
-        return self.runs[0].findings
+        return self.runs[0].results
 
     @property
     def steps(self) -> int:
         """What the student was made for, or the nearest that was judged."""
-        return self.findings.judged_steps(self.recipe.method.build().student_steps)
+        return self.results.judged_steps(self.recipe.method.build().student_steps)
 
     @property
     def kids(self) -> list[Number]:
         """The student's, by steps."""
         return [
-            Number.over([run.findings.find("student", steps, "KID") for run in self.runs])
-            for steps in self.findings.steps
+            Number.over([run.results.find("student", steps, "KID") for run in self.runs])
+            for steps in self.results.steps
         ]
 
     @property
     def differences(self) -> list[Claim]:
         """KID at its steps less that of the teacher's best there, of each run."""
-        return [run.findings.claim("beats", self.steps) for run in self.runs]
+        return [run.results.claim("beats", self.steps) for run in self.runs]
 
     @property
     def verdict(self) -> str:
@@ -108,7 +108,7 @@ class Entry:
             found = "better" if better else "worse"
         else:
             found = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
-        claims = [claim for run in self.runs for claim in run.findings.claims]
+        claims = [claim for run in self.runs for claim in run.results.claims]
         level = [claim.holds for claim in claims if (claim.kind, claim.steps) == ("level", self.steps)]
         return found + (f", level with {self.findings.many_steps} steps" if level and all(level) else "")
 
@@ -159,7 +159,7 @@ class Entry:
 def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) -> Json:
     facts: dict[str, object] = {"methods": [entry.facts() for entry in entries], "failed": dict(failed)}
     if entries:
-        null, *best = _teacher(entries[0].findings)
+        null, *best = _teacher(entries[0].results)
         facts["teacher"] = {"null": asdict(null), "best": [asdict(row) for row in best]}
         _picture(entries, folder / "compare.png")
     write_whole(folder / "compare.json", json.dumps(facts, indent=1) + "\n")
@@ -167,13 +167,13 @@ def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) ->
     return facts
 
 
-def _teacher(found: Findings) -> list[Row]:
+def _teacher(found: EvaluationResults) -> list[Row]:
     """The null, then the best at each number of steps."""
     return [found.find("teacher", steps, "KID") for steps in (found.many_steps, *found.steps)]
 
 
 def _picture(entries: Sequence[Entry], file: Path) -> None:
-    found, shown = entries[0].findings, entries[0].pictures
+    found, shown = entries[0].results, entries[0].pictures
     steps = (found.many_steps, *(steps for steps in found.steps if steps in PICTURED_STEPS))
     rows = [(label("teacher", count), shown[label("teacher", count)]) for count in steps]
     rows += [(label(entry.name, entry.steps), entry.pictures[label("student", entry.steps)]) for entry in entries]
@@ -185,7 +185,7 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     errors = [f"- {name} did not finish: {error.splitlines()[-1]}" for name, error in failed.items()]
     if not entries:
         return "\n".join(errors) + "\n"
-    found, recipe = entries[0].findings, entries[0].recipe
+    found, recipe = entries[0].results, entries[0].recipe
     null, *best = _teacher(found)
     heads = ["recipe", "method", *(f"KID at {steps}" for steps in found.steps), "its steps"]
     heads += ["there, less the teacher's best", "verdict", "training", "CPU hours", "memory", "teacher evaluations"]

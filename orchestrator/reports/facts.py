@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from fewstep.orchestrator.datasets.commit_log import open_ledger
-from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
+from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -19,30 +19,30 @@ from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.teachers.load import FAMILIES
 
 
-def findings_of(opened: Run) -> Findings:
+def results_of(opened: Run) -> EvaluationResults:
     """What was found of its student, if it was judged."""
     evaluation = opened.folder / "evaluation"
-    return Findings.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
+    return EvaluationResults.read(evaluation) if (evaluation / "claims.json").exists() else UNJUDGED
 
 
 def teacher_facts(opened: Run) -> Json:
     """What a run's data, which there is, knows of its teacher."""
-    return open_ledger(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
+    return open_commit_log(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
 
 
-def card_facts(opened: Run, findings: Findings) -> CardFacts:
+def card_facts(opened: Run, results: EvaluationResults) -> CardFacts:
     """What a run knows of its student, which there is."""
     recipe, teacher = opened.recipe, teacher_facts(opened)
     lineage = {"teacher revision": str(teacher["revision"]), **_lineage(opened)}
     family = FAMILIES[str(teacher["pipeline"])]
-    return CardFacts(recipe, family, findings, _example(recipe), terms_of(recipe.teacher), lineage)
+    return CardFacts(recipe, family, results, _example(recipe), terms_of(recipe.teacher), lineage)
 
 
-def report_facts(opened: Run, findings: Findings) -> ReportFacts:
+def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:
     """What a run knows of itself, at any time."""
     recipe, folder = opened.recipe, opened.folder
     method, student, evaluation = recipe.method.build(), folder / "student", folder / "evaluation"
-    told = card_facts(opened, findings) if student.exists() else None
+    told = card_facts(opened, results) if student.exists() else None
     rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
     stores = {f"data of {name}": str(made["path"]) for name, made in _manifests(opened).items()}
     files = {"student": student, "metrics": evaluation / "metrics.json"}
@@ -52,7 +52,7 @@ def report_facts(opened: Run, findings: Findings) -> ReportFacts:
         method=recipe.method.name,
         paper=method.paper,
         student_steps=method.student_steps,
-        findings=findings,
+        results=results,
         grid=evaluation / "grid.png",
         training={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
         stages_s=cast(Mapping[str, float], opened.facts["stages"]),

@@ -11,13 +11,13 @@ from pathlib import Path
 import yaml
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from fewstep.orchestrator.evaluation.results import FRECHET, Findings
+from fewstep.orchestrator.evaluation.results import FRECHET, EvaluationResults
 from fewstep.orchestrator.families.family import Family, LatentFamily
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import teacher_name
 from fewstep.orchestrator.reports.licence import Terms
-from fewstep.orchestrator.students.inference import brings_scheduler, call_of, fixed_guidance
+from fewstep.orchestrator.students.inference import brings_scheduler, fixed_guidance, inference_arguments
 from fewstep.orchestrator.teachers.load import holds_pipeline
 
 RECIPE = "recipe.yaml"  # resolved, in the exported folder
@@ -29,8 +29,8 @@ def snippet(facts: CardFacts, student: Path, place: str) -> str:
     if not holds_pipeline(student):
         return lora_snippet(facts, student, place)
     recipe, family = facts.recipe, facts.family
-    options, first = family.usage(place, facts.prompt, recipe.method.build().student_steps)
-    arguments = ", ".join([first, *_arguments(recipe, family, facts.findings)])
+    options, first = family.usage_snippet(place, facts.prompt, recipe.method.build().student_steps)
+    arguments = ", ".join([first, *_arguments(recipe, family, facts.results)])
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
     told = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -40,7 +40,7 @@ def snippet(facts: CardFacts, student: Path, place: str) -> str:
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
             f"image = pipeline({arguments}).images[0]",
-            family.saving,
+            family.save_snippet,
         ]
     )
 
@@ -50,8 +50,8 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
     teacher = facts.recipe.teacher
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    _, first = facts.family.usage(place, facts.prompt, facts.recipe.method.build().student_steps)
-    arguments = ", ".join([first, *_arguments(facts.recipe, facts.family, facts.findings)])
+    _, first = facts.family.usage_snippet(place, facts.prompt, facts.recipe.method.build().student_steps)
+    arguments = ", ".join([first, *_arguments(facts.recipe, facts.family, facts.results)])
     return "\n".join(
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
@@ -65,12 +65,12 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
     )
 
 
-def _arguments(recipe: Recipe, family: type[Family], findings: Findings) -> list[str]:
+def _arguments(recipe: Recipe, family: type[Family], results: EvaluationResults) -> list[str]:
     """What the student is sampled with besides its prompt and steps; the guidance at which it was best, if judged."""
-    call, scale = call_of(recipe), fixed_guidance(recipe) or recipe.evaluation.guidance_scale
-    if findings.rows:
-        steps = findings.judged_steps(recipe.method.build().student_steps)
-        scale = findings.find("student", steps, "KID").guidance_scale
+    call, scale = inference_arguments(recipe), fixed_guidance(recipe) or recipe.evaluation.guidance_scale
+    if results.rows:
+        steps = results.judged_steps(recipe.method.build().student_steps)
+        scale = results.find("student", steps, "KID").guidance_scale
     arguments = [f"guidance_scale={scale:g}"] if family.is_conditional else []
     if recipe.teacher.sizes and issubclass(family, LatentFamily):
         height, width = recipe.teacher.sizes[0]
@@ -88,7 +88,7 @@ class CardFacts:
 
     recipe: Recipe
     family: type[Family]
-    findings: Findings  # UNJUDGED before its evaluation
+    results: EvaluationResults  # UNJUDGED before its evaluation
     prompt: str  # of the example
     terms: Terms  # of its teacher
     lineage: Mapping[str, str]  # what it comes from, like the teacher's revision and the manifest's hash
@@ -96,7 +96,7 @@ class CardFacts:
 
 def write_card(facts: CardFacts, student: Path, evaluation: Path) -> None:
     """Write README.md and recipe.yaml into the exported folder, with the picture and the files of the licence."""
-    if facts.findings.rows:
+    if facts.results.rows:
         shutil.copyfile(evaluation / "grid.png", student / "grid.png")
     for file in facts.terms.files:
         shutil.copyfile(file, student / file.name)
@@ -106,19 +106,19 @@ def write_card(facts: CardFacts, student: Path, evaluation: Path) -> None:
 
 def card(facts: CardFacts, student: Path, place: str) -> str:
     """The card of a folder that is found at a place, like a hub's id."""
-    recipe, findings, method = facts.recipe, facts.findings, facts.recipe.method.build()
+    recipe, results, method = facts.recipe, facts.results, facts.recipe.method.build()
     steps = method.student_steps
     about = f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
     where = "From inside this folder, or with its path in place of the dot:\n\n" if place == HERE else ""
-    judged = ["![The same noise and prompts down each column](grid.png)"] if findings.rows else []
+    judged = ["![The same noise and prompts down each column](grid.png)"] if results.rows else []
     parts = [
         f"---\n{_front(facts)}---",
         f"# {Path(recipe.output).name}: {teacher_name(recipe.teacher)} in {steps} step{'s' if steps > 1 else ''}",
-        about + "fewstep. " + (findings.headline(steps) if findings.rows else "It has not been judged yet."),
+        about + "fewstep. " + (results.headline(steps) if results.rows else "It has not been judged yet."),
         *judged,
         f"## Use\n\n{where}```python\n{snippet(facts, student, place)}\n```",
         *_adapters(facts, student, place),
-        *(["## Quality\n\n" + table(findings)] if findings.rows else []),
+        *(["## Quality\n\n" + table(results)] if results.rows else []),
         "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in facts.lineage.items()),
         f"## Licence\n\n{_conditions(facts, student)}",
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(recipe.resolved(), sort_keys=False) + "```",
@@ -161,20 +161,20 @@ def _conditions(facts: CardFacts, student: Path) -> str:
     return " ".join(says)
 
 
-def table(findings: Findings) -> str:
+def table(results: EvaluationResults) -> str:
     """KID of every system with its interval, in markdown."""
     words = {"teacher": f"teacher at {findings.many_steps} steps", "images": "real images", "statistics": "statistics"}
-    names = [f"{findings.kid} to {words[reference]}" for reference in findings.references]
-    distances = [(name, ref) for name in FRECHET for ref in words if findings.measured(name, ref)]
+    names = [f"{findings.kid} to {words[reference]}" for reference in results.references]
+    distances = [(name, ref) for name in FRECHET for ref in words if results.measured(name, ref)]
     names += [f"{name} to {words[ref]}" for name, ref in distances]
     lines = [
         "| system | steps | sampler | guidance | " + " | ".join(names) + " | seconds per image |",
         "|---|---|---|---|" + "---|" * len(names) + "---|",
     ]
-    for row in findings.rows:
-        if row.metric != findings.kid or row.reference != "teacher":
+    for row in results.rows:
+        if row.metric != results.kid or row.reference != "teacher":
             continue
-        kids = [findings.find(row.system, row.steps, "KID", reference) for reference in findings.references]
+        kids = [results.find(row.system, row.steps, "KID", reference) for reference in results.references]
         values = [f"{kid.value:.4f} [{kid.low:.4f}, {kid.high:.4f}]" for kid in kids]
         values += [f"{findings.find(row.system, row.steps, *distance).value:.2f}" for distance in distances]
         cells = [
@@ -186,5 +186,5 @@ def table(findings: Findings) -> str:
             f"{row.seconds_per_image:.3g}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    samples = findings.rows[0].samples
+    samples = results.rows[0].samples
     return "\n".join(lines) + f"\n\n95 % intervals by a bootstrap over prompts, {samples:,} samples. Lower is nearer."

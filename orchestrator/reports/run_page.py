@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from fewstep.orchestrator.evaluation.results import FRECHET, Findings, Row, caution
+from fewstep.orchestrator.evaluation.results import FRECHET, EvaluationResults, Row, caution
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability.durations import words
 from fewstep.orchestrator.observability.line_chart import Band, Series, line_chart
@@ -32,7 +32,7 @@ class ReportFacts:
     method: str
     paper: str  # arXiv id
     student_steps: int  # what the student was made for
-    findings: Findings  # without rows before the student is judged, and then there is no picture
+    results: EvaluationResults  # without rows before the student is judged, and then there is no picture
     grid: Path  # PNG
     training: Mapping[str, Rows]  # by round: those of metrics.jsonl, with "step", "loss/..." and "quality/..." keys
     stages_s: Mapping[str, float]  # what each stage of the run took
@@ -53,7 +53,7 @@ def page(facts: ReportFacts) -> str:
     recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
     sections = [
         _header(facts, title),
-        *(_judged(facts) if facts.findings.rows else []),
+        *(_judged(facts) if facts.results.rows else []),
         section("Use the student", _code(facts.snippet), "Plain diffusers; nothing of fewstep is needed."),
         section("Training", _curves(facts.training, "loss/"), "Each point is the mean of its stretch of steps."),
         section("Quality while it was trained", _curves(facts.training, "quality/"), "On samples of its own."),
@@ -69,15 +69,15 @@ def _judged(facts: ReportFacts) -> list[str]:
     """What the evaluation shows."""
     return [
         section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
-        section("Quality against steps", _quality(facts.findings), _quality_note(facts.findings)),
-        section("Every system", _table(facts.findings), _table_note(facts.findings)),
-        section("What is claimed", _claims(facts.findings), _claims_note(facts.findings)),
+        section("Quality against steps", _quality(facts.results), _quality_note(facts.results)),
+        section("Every system", _table(facts.results), _table_note(facts.results)),
+        section("What is claimed", _claims(facts.results), _claims_note(facts.results)),
     ]
 
 
 def _header(facts: ReportFacts, title: str) -> str:
     paper = f'<a href="https://arxiv.org/abs/{facts.paper}">arXiv:{facts.paper}</a>'
-    lead = facts.findings.headline(facts.student_steps) if facts.findings.rows else "Not judged yet."
+    lead = facts.results.headline(facts.student_steps) if facts.results.rows else "Not judged yet."
     return (
         f'<header><p class="eyebrow">{html.escape(facts.run)} &middot; {html.escape(facts.method)} &middot; {paper}</p>'
         f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
@@ -86,7 +86,7 @@ def _header(facts: ReportFacts, title: str) -> str:
 
 
 def _tiles(facts: ReportFacts) -> str:
-    found = facts.findings
+    found = facts.results
     steps = found.judged_steps(facts.student_steps)
     student, teacher = (found.find(system, steps, "KID") for system in ("student", "teacher"))
     many = found.find("teacher", found.many_steps, "KID")
@@ -115,13 +115,13 @@ def _picture(file: Path) -> str:
     return f'<div class="wide paper"><img alt="Systems across the rows" src="data:image/png;base64,{data}"></div>'
 
 
-def _quality(found: Findings) -> str:
+def _quality(found: EvaluationResults) -> str:
     return (
         '<div class="charts">' + "".join(_quality_chart(found, reference) for reference in found.references) + "</div>"
     )
 
 
-def _quality_chart(found: Findings, reference: str) -> str:
+def _quality_chart(found: EvaluationResults, reference: str) -> str:
     def line(system: str, name: str) -> Series:
         rows = [found.find(system, steps, "KID", reference) for steps in found.steps]
         points = [(row.steps, row.value) for row in rows]
@@ -135,7 +135,7 @@ def _quality_chart(found: Findings, reference: str) -> str:
     return f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
 
 
-def _quality_note(found: Findings) -> str:
+def _quality_note(found: EvaluationResults) -> str:
     return (
         f"{found.kid}, lower is nearer, on a logarithmic scale. The band is the teacher at {found.many_steps} steps on "
         "other noise: no system can do better than not to be told from it."
@@ -146,7 +146,7 @@ METRICS = ("same-noise distance", "precision", "recall", "CLIP score")
 OF_REFERENCES = {"teacher": "to the teacher", "images": "to images", "statistics": "to statistics"}
 
 
-def _table(found: Findings) -> str:
+def _table(found: EvaluationResults) -> str:
     names = {"teacher": f"KID to teacher at {found.many_steps}", "images": "KID to images"}
     head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in found.references)]
     metrics = [metric for metric in METRICS if found.measured(metric)]
@@ -165,7 +165,7 @@ def _table(found: Findings) -> str:
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _measure_of(found: Findings, row: Row, metric: str) -> str:
+def _measure_of(found: EvaluationResults, row: Row, metric: str) -> str:
     is_null = row.system == "teacher" and row.steps == found.many_steps
     if is_null and metric == "same-noise distance":
         return "0"
@@ -176,7 +176,7 @@ def _measure(row: Row) -> str:
     return f"{_number(row.value)}<small>{_range(row)}</small>"
 
 
-def _table_note(found: Findings) -> str:
+def _table_note(found: EvaluationResults) -> str:
     samples = found.rows[0].samples
     return (
         f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
@@ -186,7 +186,7 @@ def _table_note(found: Findings) -> str:
     )
 
 
-def _claims(found: Findings) -> str:
+def _claims(found: EvaluationResults) -> str:
     rows = []
     for claim in found.claims:
         verdict = ("yes", "holds") if claim.holds else ("no", "not shown")
@@ -197,7 +197,7 @@ def _claims(found: Findings) -> str:
     return f'<div class="wide"><table class="claims"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _claims_note(found: Findings) -> str:
+def _claims_note(found: EvaluationResults) -> str:
     first = found.claims[0]
     note = "A claim holds where the whole 95 % interval of its paired difference is on the right side."
     return note if first.is_claim else f"{note} {caution(first.samples)}"

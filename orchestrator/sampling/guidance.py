@@ -10,7 +10,7 @@ from fewstep.methods.diffusion import Cond, Denoiser, Estimate, expand, solve
 ALL = slice(None)
 
 
-class GuidedTeacher:
+class GuidedDenoiser:
     """A teacher with classifier-free guidance composed, for samples that each have a condition and a scale.
 
     A guided evaluation is one batch of twice the size; where no sample has any guidance it is left out.
@@ -21,13 +21,13 @@ class GuidedTeacher:
         self.evaluations = 0  # of the network, so far, of all samples together
         self._teacher, self._cond, self._scale = teacher, cond, guidance_scale
         self._uncond = {name: uncond[name].expand_as(value) for name, value in cond.items()}
-        self._is_guided = not teacher.is_told_guidance and bool((guidance_scale != 1).any())
+        self._is_guided = not teacher.has_guidance_input and bool((guidance_scale != 1).any())
 
     def output(self, x_t: Tensor, time: Tensor, rows: Tensor | slice = ALL) -> Tensor:
         """What the network answers of these rows' samples when it is told `time`, in float32."""
         cond = {name: value[rows] for name, value in self._cond.items()}
         time = time.expand(len(x_t))
-        if self._teacher.is_told_guidance:
+        if self._teacher.has_guidance_input:
             cond["guidance_scale"] = self._scale[rows]
         if not self._is_guided:
             self.evaluations += len(x_t)

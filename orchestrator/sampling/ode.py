@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fewstep.methods.diffusion import Schedule
 from fewstep.orchestrator.sampling import analytic_dpm, runge_kutta
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.schedules import schedule_of
 from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS, Solver
 
-Own = Callable[[GuidedTeacher, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
+OwnSolver = Callable[[GuidedDenoiser, Tensor, int, Mapping[str, object]], tuple[Tensor, Tensor]]
 
 
 @torch.inference_mode()
 def sample_path(
-    solver: Solver, config: Mapping[str, object], teacher: GuidedTeacher, noise: Tensor, steps: int
+    solver: Solver, config: Mapping[str, object], teacher: GuidedDenoiser, noise: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Solve the ODE from unit noise [b, *latent] in a number of steps.
 
@@ -49,28 +49,28 @@ def _times(schedule: Schedule, told: Tensor) -> Tensor:
     return torch.cat([told.float().cpu() / unit, ends[:1]])
 
 
-def _heun(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+def _heun(teacher: GuidedDenoiser, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
     grid = {"trailing": runge_kutta.trailing, "karras": runge_kutta.karras}[str(options["grid"])]
     times = grid(teacher.schedule, steps).to(noise.device)
     return runge_kutta.heun(teacher, noise, times), times
 
 
-def _rk45(teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+def _rk45(teacher: GuidedDenoiser, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
     times = runge_kutta.trailing(teacher.schedule, steps).to(noise.device)
     return runge_kutta.rk45(teacher, noise, times, float(str(options["tolerance"]))), times
 
 
 def _analytic_dpm(
-    teacher: GuidedTeacher, noise: Tensor, steps: int, options: Mapping[str, object]
+    teacher: GuidedDenoiser, noise: Tensor, steps: int, options: Mapping[str, object]
 ) -> tuple[Tensor, Tensor]:
     variances = cast(Sequence[float], options["variances"])
     return analytic_dpm.sample(teacher, noise, steps, variances, cast(Sequence[torch.Generator], options["generators"]))
 
 
-OURS: dict[str, Own] = {"AnalyticDPM": _analytic_dpm, "Heun": _heun, "RK45": _rk45}
+OURS: dict[str, OwnSolver] = {"AnalyticDPM": _analytic_dpm, "Heun": _heun, "RK45": _rk45}
 
 
-def refusal(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
+def unsupported_reason(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
     """Why a solver cannot sample a teacher in so many steps, and what to do; "" where it can.
 
     `prediction` is what the teacher's network answers with, `config` that of its scheduler.

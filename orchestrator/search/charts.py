@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fewstep.methods.base import Choice, LogUniform, Range
 from fewstep.orchestrator.observability.line_chart import INCHES, INKS, LINE, STYLE, inline
 from fewstep.orchestrator.search.space import Space
-from fewstep.orchestrator.search.study import Trial
+from fewstep.orchestrator.search.study import TrialRecord
 
 WIDE = (2 * INCHES[0], INCHES[1])
 
@@ -27,7 +27,7 @@ class Axis:
     places: Sequence[float]  # of the trials
 
 
-def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: str, best: Sequence[int]) -> str:
+def parallel_coordinates(trials: Sequence[TrialRecord], space: Space, objective: str, best: Sequence[int]) -> str:
     """A line for each finished trial through what it changed to what it was worth; the best stand out."""
     axes = [_axis(field, range, [trial.changes[field] for trial in trials]) for field, range in space.items()]
     axes.append(_values(objective, [trial.values[objective] for trial in trials]))
@@ -62,7 +62,7 @@ def importance_bars(shares: Mapping[str, float]) -> str:
         return inline(figure)
 
 
-def front_chart(trials: Sequence[Trial], objectives: Sequence[str], front: Sequence[int]) -> str:
+def front_chart(trials: Sequence[TrialRecord], objectives: Sequence[str], front: Sequence[int]) -> str:
     """Every finished trial by its first two objectives; those that no other beats in all are joined."""
     one, other = objectives[:2]
     with rc_context(STYLE):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fewstep.orchestrator.evaluation.baselines import many_steps
 from fewstep.orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, key_name
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, key_name
 from fewstep.orchestrator.evaluation.feature_cache import newest
-from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Findings, caution
+from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, EvaluationResults, caution
 from fewstep.orchestrator.evaluation.system import System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.recipe.parsing import vary
@@ -67,13 +67,13 @@ def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Conf
     for name, why in dict(facts["failed"]).items():  # pyright: ignore[reportCallIssue, reportArgumentType]
         raise RuntimeError(f"{name} of {folder} did not finish: {why}; the same command tries it again")
     evaluation, steps = recipe.evaluation, watched_steps(recipe)
-    units = units_of(evaluation.samples, len(judged_prompts(evaluation)))
+    units = units_of(evaluation.samples, len(evaluation_prompts(evaluation)))
     reference, _ = many_steps(evaluation)
     sets = {"reference": Features(newest(folder / "teacher", key_name(reference)).features, units)}
     for name, one in recipes.items():
         for seed in range(seeds):
             place = Path(run_recipe(one, name, seed, folder).output) / "evaluation"
-            row = Findings.read(place).find("student", steps, "KID")
+            row = EvaluationResults.read(place).find("student", steps, "KID")
             student = System("student", row.sampler, steps, row.guidance_scale)
             sets[f"{name} {seed}"] = Features(newest(place / "features", key_name(student)).features, units)
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)

@@ -21,23 +21,23 @@ from fewstep.orchestrator.reports.html import document, section
 from fewstep.orchestrator.search.charts import front_chart, importance_bars, parallel_coordinates
 from fewstep.orchestrator.search.objectives import objectives_of, target_of
 from fewstep.orchestrator.search.space import Space
-from fewstep.orchestrator.search.study import Trial
+from fewstep.orchestrator.search.study import TrialRecord
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResults:
     """All that a search has found so far."""
 
     recipe: Recipe  # as it was
     space: Space
-    trials: Sequence[Trial]  # that have begun
+    trials: Sequence[TrialRecord]  # that have begun
     front: Sequence[int]  # their numbers: no other beats them in every objective
     best: int  # number; -1 before any is finished
     importance: dict[str, float]  # of each field for the target
     verdict: str  # of the confirmation, in a sentence; "" before it
 
     @property
-    def finished(self) -> list[Trial]:
+    def finished(self) -> list[TrialRecord]:
         """Trials with values."""
         return [trial for trial in self.trials if trial.values]
 
@@ -57,7 +57,7 @@ class Found:
         )
 
 
-def write_results(found: Found, folder: Path) -> None:
+def write_results(found: SearchResults, folder: Path) -> None:
     """Write all but best.yaml; at any time."""
     table = pa.Table.from_pylist([_row(trial, found) for trial in found.trials])
     fresh = folder / ".search.parquet"
@@ -67,7 +67,7 @@ def write_results(found: Found, folder: Path) -> None:
     write_whole(folder / "search.html", page(found))
 
 
-def write_best(found: Found, folder: Path) -> Path:
+def write_best(found: SearchResults, folder: Path) -> Path:
     """The recipe of the best trial, to be run in full; its paths are relative to the folder."""
     changes = next(trial.changes for trial in found.trials if trial.number == found.best)
     best = relative_to(vary(found.recipe, changes), folder)
@@ -79,7 +79,7 @@ def write_best(found: Found, folder: Path) -> Path:
     return file
 
 
-def markdown(found: Found) -> str:
+def markdown(found: SearchResults) -> str:
     """The table of trials, and what the best is worth."""
     heads, rows = _table(found)
     lines = [heads, ["---"] * len(heads), *rows]
@@ -94,7 +94,7 @@ def markdown(found: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(found: Found) -> str:
+def page(found: SearchResults) -> str:
     """The report page's HTML."""
     recipe, finished, target = found.recipe, found.finished, target_of(found.recipe)
     lead = html.escape(found.verdict or f"{len(finished)} of {len(found.trials)} trials are finished.")
@@ -122,7 +122,7 @@ def page(found: Found) -> str:
     return document(found.title, parts)
 
 
-def _table(found: Found) -> tuple[list[str], list[list[str]]]:
+def _table(found: SearchResults) -> tuple[list[str], list[list[str]]]:
     objectives, fields = objectives_of(found.recipe), list(found.space)
     heads = ["trial", *(field.partition(".")[2] for field in fields), *objectives, "device-hours", "how it ended"]
     rows = []
@@ -135,7 +135,7 @@ def _table(found: Found) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def _html_table(found: Found) -> str:
+def _html_table(found: SearchResults) -> str:
     heads, rows = _table(found)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     lines = []
@@ -145,7 +145,7 @@ def _html_table(found: Found) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def _row(trial: Trial, found: Found) -> dict[str, object]:
+def _row(trial: TrialRecord, found: SearchResults) -> dict[str, object]:
     changes = {field: json.dumps(trial.changes.get(field)) for field in found.space}
     values = {name: trial.values.get(name) for name in objectives_of(found.recipe)}
     facts = {"trial": trial.number, "state": trial.state, "device_hours": trial.device_hours, "why": trial.why}
@@ -158,7 +158,7 @@ def _row(trial: Trial, found: Found) -> dict[str, object]:
     }
 
 
-def _curve(trial: Trial, found: Found) -> Series:
+def _curve(trial: TrialRecord, found: SearchResults) -> Series:
     is_best = trial.number == found.best
     name = f"trial {trial.number}, the best" if is_best else f"_{trial.number}"  # of the others no legend speaks
     return Series(name, "student" if is_best else "null", trial.curve)
@@ -168,14 +168,14 @@ def _figure(caption: str, chart: str) -> str:
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{chart}</figure>"
 
 
-def _importance(found: Found) -> str:
+def _importance(found: SearchResults) -> str:
     shares = sorted(found.importance.items(), key=lambda item: -item[1])
     words = ", ".join(f"{field.partition('.')[2]} {share:.2f}" for field, share in shares)
     count = len(found.finished)
     return f"What matters for the best {target_of(found.recipe)}, by PED-ANOVA of {count} trials, so a hint: {words}."
 
 
-def _is_front(found: Found) -> bool:
+def _is_front(found: SearchResults) -> bool:
     return len(objectives_of(found.recipe)) > 1 and bool(found.front)
 
 

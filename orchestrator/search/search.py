@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.datasets.sources import check_sources as check_recipe
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.observability.console import console, say
@@ -23,10 +23,10 @@ from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.search.confirmation import PLACE, confirm
 from fewstep.orchestrator.search.objectives import Budget, check_stopping, objectives_of, target_of
-from fewstep.orchestrator.search.report import Found, write_best, write_results
+from fewstep.orchestrator.search.report import SearchResults, write_best, write_results
 from fewstep.orchestrator.search.scoring import SELECTION, measure_target
 from fewstep.orchestrator.search.space import Space, extremes_of, grid_of, space_of
-from fewstep.orchestrator.search.study import Trial, best_of, front_of, importance_of, open_study, trials_of
+from fewstep.orchestrator.search.study import TrialRecord, best_of, front_of, importance_of, open_study, trials_of
 from fewstep.orchestrator.search.trial import check_data, pin
 from fewstep.orchestrator.search.tune import Proposals, concurrency, run_trials
 from fewstep.orchestrator.teachers.teacher import Teacher
@@ -34,7 +34,7 @@ from fewstep.orchestrator.teachers.teacher import Teacher
 
 def search(recipe: Recipe) -> Json:
     """Run trials, train and judge the best against the recipe as it is, write all that; the same call continues."""
-    space = check(recipe)
+    space = check_search(recipe)
     opened = Run(recipe)
     with opened.driven():
         connect(recipe.resources)
@@ -71,7 +71,7 @@ def search(recipe: Recipe) -> Json:
     }
 
 
-def check(recipe: Recipe) -> Space:
+def check_search(recipe: Recipe) -> Space:
     """What a search of this recipe varies. Refuses one that could not be run, before anything starts."""
     check_recipe(recipe)
     space = space_of(recipe)
@@ -121,22 +121,22 @@ def _selecting(recipe: Recipe) -> Recipe:
     return vary(recipe, {"evaluation.prompts": recipe.search.prompts})
 
 
-def _found(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> Found:
+def _found(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> SearchResults:
     target = objectives_of(recipe).index(target_of(recipe))
     front = front_of(study)
     best = best_of(study, target) if front else -1
     trials = trials_of(study, recipe, space)
-    return Found(recipe, space, trials, front, best, importance_of(study, target), verdict)
+    return SearchResults(recipe, space, trials, front, best, importance_of(study, target), verdict)
 
 
-def _confirm(recipe: Recipe, found: Found, folder: Path) -> str:
+def _confirm(recipe: Recipe, found: SearchResults, folder: Path) -> str:
     changes = next(trial.changes for trial in found.trials if trial.number == found.best)
     if vary(recipe, changes).resolved() == recipe.resolved():
         return "The recipe as it is came out best, so that there is nothing to compare: no gain."
     return confirm(recipe, changes, folder).sentence()
 
 
-def table(trials: Sequence[Trial], recipe: Recipe) -> Table:
+def table(trials: Sequence[TrialRecord], recipe: Recipe) -> Table:
     """How the trials stand."""
     objectives = objectives_of(recipe)
     shown = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)

@@ -36,7 +36,7 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRecord:
     """One trial as it stands."""
 
     number: int
@@ -109,10 +109,10 @@ def settle(study: optuna.Study, trial: optuna.Trial, recipe: Recipe) -> None:
         study.tell(trial, state=TrialState.FAIL)
 
 
-def trials_of(study: optuna.Study, recipe: Recipe, space: Space) -> list[Trial]:
+def trials_of(study: optuna.Study, recipe: Recipe, space: Space) -> list[TrialRecord]:
     """All that have begun, as they stand."""
     return [
-        Trial(
+        TrialRecord(
             number=frozen.number,
             state=STATES[frozen.state],
             changes=changes_of(frozen.params, space),

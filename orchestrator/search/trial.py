@@ -15,7 +15,7 @@ from ray import tune
 
 from fewstep.methods.base import Round
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import Stock, stocks_of, trajectories_of
+from fewstep.orchestrator.datasets.sources import DatasetKind, dataset_kinds, trajectories_of
 from fewstep.orchestrator.errors import Abandoned, BadInput
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability import metrics
@@ -40,7 +40,7 @@ from fewstep.orchestrator.students.export import export
 from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.training.round_trainer import length
-from fewstep.orchestrator.workflow.round_data import samples_itself, store_of, supply
+from fewstep.orchestrator.workflow.round_data import make_round_data, samples_itself, store_of
 
 OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
 LOOK_S = 1.0  # between two looks at what a trial has measured
@@ -51,25 +51,29 @@ class Pinned:
     """The data sets that all trials read: of each round that the recipe's own teacher samples for."""
 
     recipe: Recipe  # as it is, but in absolute paths: Tune runs each trial in a folder of its own
-    datasets: Mapping[int, Mapping[Stock, tuple[str, int]]]  # place and version, by the round's number from 0
+    datasets: Mapping[int, Mapping[DatasetKind, tuple[str, int]]]  # place and version, by the round's number from 0
 
-    def of(self, recipe: Recipe, number: int) -> dict[Stock, Dataset]:
+    def of(self, recipe: Recipe, number: int) -> dict[DatasetKind, Dataset]:
         """What a round of a trial reads. Raises BadInput where it needs other data."""
         found = self.datasets[shared_round(self.recipe, recipe, number)]
-        return {stock: Dataset.open(place, version) for stock, (place, version) in found.items()}
+        return {dataset_kind: Dataset.open(place, version) for dataset_kind, (place, version) in found.items()}
 
 
 def pin(run: Run) -> Pinned:
     """Make the data of a search, or find what was made when it began: no trial sees another version."""
-    datasets: dict[int, dict[Stock, tuple[str, int]]] = {}
+    datasets: dict[int, dict[DatasetKind, tuple[str, int]]] = {}
     for number in range(len(run.recipe.method.build().rounds())):
         if samples_itself(run.recipe, number):
             continue
         if not run.recorded("pinned", str(number)):
-            made = {stock: (part.place, part.version) for stock, part in supply(run, number).items()}
+            made = {
+                dataset_kind: (part.place, part.version) for dataset_kind, part in make_round_data(run, number).items()
+            }
             run.record("pinned", str(number), made)
-        known = cast(Mapping[Stock, Sequence], run.recorded("pinned", str(number)))
-        datasets[number] = {stock: (str(place), int(version)) for stock, (place, version) in known.items()}
+        known = cast(Mapping[DatasetKind, Sequence], run.recorded("pinned", str(number)))
+        datasets[number] = {
+            dataset_kind: (str(place), int(version)) for dataset_kind, (place, version) in known.items()
+        }
     places = {"output": str(run.folder), "trajectories.store": store_of(run.recipe)}
     return Pinned(vary(run.recipe, places), datasets)
 
@@ -78,8 +82,8 @@ def shared_round(recipe: Recipe, trial: Recipe, number: int) -> int:
     """The round of the recipe that reads what a round of a trial does. Raises BadInput where none does."""
     mine = trial.method.build().rounds()[number]
     for known, round in enumerate(recipe.method.build().rounds()):
-        stocks = {*stocks_of(recipe, round).values()} >= {*stocks_of(trial, mine).values()}
-        if not samples_itself(recipe, known) and stocks and _data(recipe, round) == _data(trial, mine):
+        kinds = {*dataset_kinds(recipe, round).values()} >= {*dataset_kinds(trial, mine).values()}
+        if not samples_itself(recipe, known) and kinds and _data(recipe, round) == _data(trial, mine):
             return known
     raise BadInput(
         f"{mine.name} would learn from other trajectories than those that all trials share; leave out what changes them"
@@ -114,7 +118,7 @@ def trial_folder(recipe: Recipe, number: int) -> Path:
     return Path(recipe.output).resolve() / "trials" / f"{number:04d}"
 
 
-class Trial(tune.Trainable):
+class TuneTrial(tune.Trainable):
     """A trial as Ray Tune drives it: training runs beside, and each step is one evaluation of it.
 
     Nobody kills it while it trains, which would leave Ray Train's placement group behind: `cleanup` lets it end.
@@ -167,9 +171,12 @@ def run_trial(run: Run, pinned: Pinned) -> None:
     """Train, export and judge; what is done is not done again."""
     recipe = run.recipe
 
-    def data_of(number: int) -> dict[Stock, Dataset]:
+    def data_of(number: int) -> dict[DatasetKind, Dataset]:
         if samples_itself(recipe, number):
-            return {stock: Dataset.open(part.place, part.version) for stock, part in supply(run, number).items()}
+            return {
+                dataset_kind: Dataset.open(part.place, part.version)
+                for dataset_kind, part in make_round_data(run, number).items()
+            }
         return pinned.of(recipe, number)
 
     with run.stage("trial"):

@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from fewstep.orchestrator.compute.cluster import bundle, require, room_for
+from fewstep.orchestrator.compute.cluster import require, room_for, worker_bundle
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -25,7 +25,7 @@ from fewstep.orchestrator.runs.run import Run, abandon
 from fewstep.orchestrator.search.objectives import KID, STEP, Budget
 from fewstep.orchestrator.search.space import Space, changes_of
 from fewstep.orchestrator.search.study import ask, begun, settle, trials_of
-from fewstep.orchestrator.search.trial import Pinned, Trial, read_outcome, total_steps, trial_folder
+from fewstep.orchestrator.search.trial import Pinned, TuneTrial, read_outcome, total_steps, trial_folder
 
 REDUCTION = 3  # of the trials at each of ASHA's rungs, one goes on
 COMPARED = 3  # trials that a median is of, at least
@@ -44,7 +44,7 @@ def run_trials(proposals: Proposals, recipe: Recipe, pinned: Pinned) -> None:
     os.environ.update(SETTINGS)
     storage = Path(recipe.output).resolve() / "tune"
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, pinned=pinned), HOME),
+        tune.with_resources(tune.with_parameters(TuneTrial, pinned=pinned), HOME),
         tune_config=tune.TuneConfig(
             search_alg=proposals,
             scheduler=scheduler_of(recipe),
@@ -82,7 +82,7 @@ def concurrency(recipe: Recipe) -> int:
     forever, so that all have to find room at once.
     """
     told, resources = recipe.search.concurrent, recipe.resources
-    one = [bundle(resources)] * max(resources.workers, resources.generators)
+    one = [worker_bundle(resources)] * max(resources.workers, resources.generators)
     field = (
         f"search.concurrent={max(1, told)} with resources.workers={resources.workers} and "
         f"resources.generators={resources.generators}"

@@ -8,11 +8,11 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.schedulers import OURS, TARGETS
 
 
-def call_of(recipe: Recipe) -> Call:
+def inference_arguments(recipe: Recipe) -> InferenceArguments:
     """What the student's pipeline is called with besides prompt, steps and guidance scale."""
     sampler = recipe.method.build().sampler()
     negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
-    return Call(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
+    return InferenceArguments(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
 
 
 def brings_scheduler(recipe: Recipe) -> bool:
@@ -26,7 +26,7 @@ def fixed_guidance(recipe: Recipe) -> float | None:
 
 
 @dataclass(frozen=True)
-class Call:
+class InferenceArguments:
     """What a student's pipeline is called with besides prompt, noise, steps and guidance scale."""
 
     eta: float = 0.0

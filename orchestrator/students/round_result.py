@@ -18,7 +18,7 @@ from fewstep.methods.base import LoRA, Round, Trained
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.families.network import PipelineNetwork, is_adapter
 from fewstep.orchestrator.files import write_whole
-from fewstep.orchestrator.students.student import meaning, trained_of
+from fewstep.orchestrator.students.student import as_denoiser, trained_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 RESULT = "result"  # its folder, inside the round's
@@ -26,7 +26,7 @@ Weights = Literal["result", "student"]  # what is sampled and exported, or the r
 
 
 @dataclass(frozen=True)
-class StudentFacts:
+class StudentSpec:
     """What a round's weights mean; "" is the teacher's own."""
 
     guidance_input: bool
@@ -35,12 +35,12 @@ class StudentFacts:
     lora: LoRA = LoRA()
 
     @classmethod
-    def of(cls, spec: Trained) -> StudentFacts:
+    def of(cls, spec: Trained) -> StudentSpec:
         """As the method declares them."""
         return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora)
 
     @classmethod
-    def read(cls, result: Path) -> StudentFacts:
+    def read(cls, result: Path) -> StudentSpec:
         """As a finished round has them."""
         return TypeAdapter(cls).validate_json((result / "student.json").read_bytes())
 
@@ -51,7 +51,7 @@ def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], roun
     fresh.mkdir(parents=True)
     for name, state in states.items():
         save_file(state, fresh / f"{name}.safetensors")
-    facts = StudentFacts.of(trained_of(round, round.result))
+    facts = StudentSpec.of(trained_of(round, round.result))
     write_whole(fresh / "student.json", json.dumps(dataclasses.asdict(facts), indent=1))
     write_whole(fresh / "lineage.json", json.dumps({"batches": batches}))
     fresh.rename(folder)
@@ -59,10 +59,10 @@ def write_result(folder: Path, states: Mapping[Weights, dict[str, Tensor]], roun
 
 def read_network(result: Path, base: Teacher, weights: Weights = "result") -> PipelineNetwork:
     """A finished round's network; `base` is the model that the run started from."""
-    return network_of(StudentFacts.read(result), load_file(result / f"{weights}.safetensors"), base)
+    return network_of(StudentSpec.read(result), load_file(result / f"{weights}.safetensors"), base)
 
 
-def network_of(facts: StudentFacts, state: Mapping[str, Tensor], base: Teacher) -> PipelineNetwork:
+def network_of(facts: StudentSpec, state: Mapping[str, Tensor], base: Teacher) -> PipelineNetwork:
     """A network of its own with what was trained of it, as `full_state` gathers that."""
     network = base.network
     if facts.guidance_input:
@@ -80,4 +80,4 @@ def network_of(facts: StudentFacts, state: Mapping[str, Tensor], base: Teacher) 
 def read_denoiser(result: Path, base: Teacher, round: Round, weights: Weights) -> Denoiser:
     """A finished round's network with what its output means, frozen."""
     network = read_network(result, base, weights).requires_grad_(False).eval()
-    return meaning(network, trained_of(round, round.result), base.denoiser())
+    return as_denoiser(network, trained_of(round, round.result), base.denoiser())

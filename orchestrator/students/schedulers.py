@@ -14,11 +14,11 @@ from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of
 from fewstep.orchestrator.sampling.solvers import SOLVERS, Scheduler
-from fewstep.orchestrator.students.round_result import StudentFacts
+from fewstep.orchestrator.students.round_result import StudentSpec
 
 
 @dataclass(frozen=True)
-class Target:
+class SchedulerTarget:
     """A scheduler that can sample a kind of student, and for which students."""
 
     scheduler: str  # diffusers class, or one of OURS
@@ -31,22 +31,22 @@ _VP = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 _TRAILING = {"timestep_spacing": "trailing", **_CLEAN_END}
 OURS = {"OvershootingScheduler": OvershootingScheduler}
-TARGETS: dict[str, Target] = {
-    "renoising": Target("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
-    "ddim": Target("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
-    "overshooting": Target("OvershootingScheduler", ("", "zero_snr"), _VP, _TRAILING),
-    "euler": Target(
+TARGETS: dict[str, SchedulerTarget] = {
+    "renoising": SchedulerTarget("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
+    "ddim": SchedulerTarget("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
+    "overshooting": SchedulerTarget("OvershootingScheduler", ("", "zero_snr"), _VP, _TRAILING),
+    "euler": SchedulerTarget(
         SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
     ),
     # It ends on time 0, not on clean data: that time's noise stays in, 3 % of a picture of Stable Diffusion's.
-    "strategic": Target("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
+    "strategic": SchedulerTarget("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
 
 # Of teachers on straight paths, whose pipelines are told the times of their steps.
-FLOW_TARGETS: dict[str, Target] = {
-    "renoising": Target("FlowMatchLCMScheduler", ("",), {"flow": "flow_prediction"}),
-    "ddim": Target("FlowMatchEulerDiscreteScheduler", ("",), {"flow": "flow_prediction"}),
-    "euler": Target("FlowMatchEulerDiscreteScheduler", ("", "flow"), {"flow": "flow_prediction"}),
+FLOW_TARGETS: dict[str, SchedulerTarget] = {
+    "renoising": SchedulerTarget("FlowMatchLCMScheduler", ("",), {"flow": "flow_prediction"}),
+    "ddim": SchedulerTarget("FlowMatchEulerDiscreteScheduler", ("",), {"flow": "flow_prediction"}),
+    "euler": SchedulerTarget("FlowMatchEulerDiscreteScheduler", ("", "flow"), {"flow": "flow_prediction"}),
 }
 
 
@@ -88,7 +88,7 @@ def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
         )
 
 
-def check(recipe: Recipe, config: Mapping[str, object], facts: StudentFacts) -> Scheduler:
+def check_scheduler(recipe: Recipe, config: Mapping[str, object], facts: StudentSpec) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
     prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
     scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)

@@ -43,7 +43,7 @@ def student_network(network: nn.Module, spec: Trained) -> nn.Module:
     return copied.float().requires_grad_(True)
 
 
-def meaning(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
+def as_denoiser(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
     """The network as a denoiser: with the base model's schedule and prediction, or re-purposed."""
     schedules: Mapping[str, Callable[[], Schedule]] = {
         "": lambda: base.schedule,

@@ -18,7 +18,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.files import file_hash
 from fewstep.orchestrator.recipe.parsing import relocate
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.submission.layout import INPUTS, RECIPE, place_of_inputs
+from fewstep.orchestrator.submission.layout import INPUTS, RECIPE, inputs_folder
 
 HOME = Path(fewstep.__file__).parent
 CODE = ("methods", "orchestrator", "clusters", "dashboards")
@@ -29,7 +29,7 @@ DATA_SUFFIXES = (
 )
 
 
-def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
+def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
     """The bundle of a job, and the digest of what is asked: verb, recipe and inputs.
 
     The recipe in it reads its inputs where `cli.cluster_job` puts them, which every node sees, and writes under
@@ -52,7 +52,7 @@ def parcel(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
             return path
         name = f"{field}-{hashes[field][:12]}" + (source.suffix if source.is_file() else "")
         files.update({(Path(INPUTS) / name / inner).as_posix(): file for inner, file in found.items()})
-        return str(place_of_inputs(outputs) / name)
+        return str(inputs_folder(outputs) / name)
 
     moved = relocate(recipe, take)
     for section in ("training", "evaluation"):

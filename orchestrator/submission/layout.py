@@ -8,6 +8,6 @@ RECIPE = "recipe.yaml"
 INPUTS = "inputs"  # of a bundle; what is in it is named for what it holds
 
 
-def place_of_inputs(outputs: str) -> Path:
+def inputs_folder(outputs: str) -> Path:
     """Where the inputs of all jobs are, on the file system that all nodes share."""
     return Path(outputs) / ".fewstep"

@@ -20,7 +20,7 @@ from fewstep.orchestrator.recipe.parsing import read_yaml
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.submission import job_records as jobs
-from fewstep.orchestrator.submission.bundle import parcel, pins
+from fewstep.orchestrator.submission.bundle import make_bundle, pins
 from fewstep.orchestrator.submission.job_records import Record, cluster_of, record_of
 from fewstep.orchestrator.submission.layout import RECIPE
 
@@ -36,7 +36,7 @@ def submit(
     Raises BadInput where the id belongs to something else that was asked.
     """
     cluster = _read_cluster(cluster_file)
-    bundle, digest = parcel(recipe, verb, cluster.outputs)
+    bundle, digest = make_bundle(recipe, verb, cluster.outputs)
     id = _check_id(id) if id else _id(verb, Path(name).stem, digest)
     output = str(Path(cluster.outputs) / recipe.output)
     record = Record(id, verb, Path(name).stem, digest, cluster.model_dump(mode="json"), output)

@@ -13,11 +13,11 @@ from torch import nn
 
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.families.class_conditional import ClassConditional, Unconditional
-from fewstep.orchestrator.families.custom import Own, made_by
+from fewstep.orchestrator.families.custom import Custom, model_from
 from fewstep.orchestrator.families.dit import DiT
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.flux import Flux
-from fewstep.orchestrator.families.network import DTYPES
+from fewstep.orchestrator.families.network import TORCH_DTYPES
 from fewstep.orchestrator.families.pixart import PixArtAlpha, PixArtSigma
 from fewstep.orchestrator.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 from fewstep.orchestrator.families.stable_diffusion_3 import StableDiffusion3
@@ -27,7 +27,7 @@ from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
-_ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Own)
+_ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Custom)
 FAMILIES: dict[str, type[Family]] = {family.pipeline_class.__name__: family for family in _ALL}
 FAMILIES["DDIMPipeline"] = Unconditional  # loaded as a DDPMPipeline, which keeps the scheduler that it is given
 
@@ -49,9 +49,9 @@ def family_of(place: str, revision: str = "") -> type[Family]:
 def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     """A pipeline on a device. Raises BadInput where there is none of a known family."""
     if spec.factory:
-        own = made_by(spec.factory)
-        nn.Module.to(own.network, device, DTYPES[spec.dtype])
-        return Own(own, spec.sizes)
+        own = model_from(spec.factory)
+        nn.Module.to(own.network, device, TORCH_DTYPES[spec.dtype])
+        return Custom(own, spec.sizes)
     place, arguments = spec.place, cast(dict, {"revision": spec.revision} if spec.revision else {})
     use_fast_downloads()
     try:
@@ -60,11 +60,11 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
             arguments["scheduler"] = None
         if brings_network := (Path(place) / "network" / "own.py").exists():
             arguments["network"] = None
-        pipeline = family.pipeline_class.from_pretrained(place, torch_dtype=DTYPES[spec.dtype], **arguments)
+        pipeline = family.pipeline_class.from_pretrained(place, torch_dtype=TORCH_DTYPES[spec.dtype], **arguments)
         if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
             pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(place, subfolder="scheduler"))
         if brings_network:
-            network = OwnNetwork.from_pretrained(place, subfolder="network", torch_dtype=DTYPES[spec.dtype])
+            network = OwnNetwork.from_pretrained(place, subfolder="network", torch_dtype=TORCH_DTYPES[spec.dtype])
             pipeline.register_modules(network=network)
     except (OSError, ValueError) as error:
         raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error

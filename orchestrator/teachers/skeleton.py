@@ -14,7 +14,7 @@ from torch import nn
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.family import Family
-from fewstep.orchestrator.families.network import DTYPES
+from fewstep.orchestrator.families.network import TORCH_DTYPES
 from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.parsing import RECIPES
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
@@ -48,7 +48,7 @@ def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
     parts: dict = dict.fromkeys(_required(family.pipeline_class))
     for name in NETWORKS:
         if name in index:
-            parts[name] = nn.Module.to(_empty(folder / name, index[name][1]), DTYPES[spec.dtype])
+            parts[name] = nn.Module.to(_empty(folder / name, index[name][1]), TORCH_DTYPES[spec.dtype])
     # The one scheduler that is not diffusers' is that of an exported student.
     scheduler = cast(type[ConfigMixin], getattr(diffusers, index["scheduler"][1], OvershootingScheduler))
     parts["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")  # pyright: ignore[reportAttributeAccessIssue]

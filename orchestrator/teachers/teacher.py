@@ -31,17 +31,21 @@ class TeacherCard:
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
     latent_shape: tuple[int, ...]  # of what is judged
-    is_told_guidance: bool = False  # where the guidance scale is an input, an evaluation needs no second one
+    has_guidance_input: bool = False  # where the guidance scale is an input, an evaluation needs no second one
     is_compiled: bool = False  # other kernels, other low bits
     has_pictures: bool = True
     latent_shapes: tuple[tuple[int, ...], ...] = ()  # that shards take in turn, where it is not that one alone
 
     def dump(self) -> Json:
-        """As plain data; what came later is told where it is unusual, so that older data sets keep their names."""
-        several = [list(shape) for shape in self.latent_shapes]
-        unusual = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures, "latent_shapes": several}
-        told = {**vars(self), "latent_shape": list(self.latent_shape), "latent_shapes": several}
-        return {name: value for name, value in told.items() if unusual.get(name, True)}
+        """As plain data, under the names that plans are hashed with.
+
+        What was added later is left out where it is usual, so that older data sets keep their names.
+        """
+        shapes = [list(shape) for shape in self.latent_shapes]
+        added = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures, "latent_shapes": shapes}
+        facts = {**vars(self), "latent_shape": list(self.latent_shape), "latent_shapes": shapes}
+        facts["is_told_guidance"] = facts.pop("has_guidance_input")
+        return {name: value for name, value in facts.items() if added.get(name, True)}
 
 
 class Teacher:
@@ -68,7 +72,7 @@ class Teacher:
             scheduler=self.scheduler,
             prediction=self.prediction,
             latent_shape=self.family.latent_shape,
-            is_told_guidance=self.network.is_told_guidance,
+            has_guidance_input=self.network.has_guidance_input,
             is_compiled=self.spec.compile,
             has_pictures=self.family.has_pictures,
             latent_shapes=self.family.latent_shapes if len(self.family.latent_shapes) > 1 else (),
@@ -109,7 +113,7 @@ class Teacher:
 
     def denoiser(self) -> Denoiser:
         """The network with the meaning of its output."""
-        return Denoiser(self.network, self.schedule, self.prediction, self.network.is_told_guidance)
+        return Denoiser(self.network, self.schedule, self.prediction, self.network.has_guidance_input)
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """What the network is conditioned on, one row per prompt or class."""

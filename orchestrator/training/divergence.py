@@ -20,7 +20,7 @@ FAR = 5.0  # times as wide as the teacher's latents, or as narrow; their widths 
 
 
 @dataclass(frozen=True)
-class Moments:
+class LatentMoments:
     """Mean and standard deviation over all numbers of some latents."""
 
     mean: float
@@ -28,14 +28,14 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Divergence:
     """What went wrong, and the last step at which it was still in order."""
 
     why: str
     good: int
 
 
-class Guard:
+class DivergenceMonitor:
     """Looks at every report of a round, and at every evaluation."""
 
     def __init__(self, round: Round, *, is_scaled: bool) -> None:
@@ -48,16 +48,16 @@ class Guard:
         self._streak = dict.fromkeys(self._names, 0)
         self._good_report = self._good_samples = 0
 
-    def report(self, step: int, values: Mapping[str, float]) -> Fault | None:
+    def report(self, step: int, values: Mapping[str, float]) -> Divergence | None:
         """What is wrong with the means of a step's report."""
         for key, value in values.items():
             if key.startswith(self._finite) and not math.isfinite(value):
-                return Fault(f"{key} is {value}", self._good_report)
+                return Divergence(f"{key} is {value}", self._good_report)
         for name in self._names:
             terms = [value for key, value in values.items() if key.startswith(f"loss/{name}/")]
             if terms and self._runs_away(name, abs(sum(terms))):
                 why = f"the loss of {name} is {sum(terms):.4g}, {RUNAWAY:g} times its highest running median and more"
-                return Fault(f"{why}, {REPORTS} reports in a row", self._good_report)
+                return Divergence(f"{why}, {REPORTS} reports in a row", self._good_report)
         if not any(self._streak.values()):
             self._good_report = step
         return None
@@ -73,7 +73,7 @@ class Guard:
             self._highest[name] = max(self._highest[name], statistics.median(recent))
         return False
 
-    def samples(self, step: int, made: Moments, teacher: Moments) -> Fault | None:
+    def samples(self, step: int, made: LatentMoments, teacher: LatentMoments) -> Divergence | None:
         """What is wrong with the latents that the student makes."""
         is_near = abs(made.mean - teacher.mean) < FAR * teacher.std
         if not (is_near and teacher.std / FAR < made.std < FAR * teacher.std):  # also where they are not finite
@@ -81,7 +81,7 @@ class Guard:
                 f"the student's latents have mean {made.mean:.3g} and deviation {made.std:.3g}, "
                 f"the teacher's {teacher.mean:.3g} and {teacher.std:.3g}"
             )
-            return Fault(why, self._good_samples)
+            return Divergence(why, self._good_samples)
         self._good_samples = step
         return None
 
@@ -92,8 +92,8 @@ def sums(latents: Tensor) -> Tensor:
     return torch.stack([torch.tensor(float(numbers.numel())), numbers.sum().cpu(), (numbers**2).sum().cpu()])
 
 
-def moments(sums: Tensor) -> Moments:
+def moments(sums: Tensor) -> LatentMoments:
     """Of numbers that were summed up."""
     count, total, squares = sums.tolist()
     mean = total / count
-    return Moments(mean, max(0.0, squares / count - mean**2) ** 0.5)
+    return LatentMoments(mean, max(0.0, squares / count - mean**2) ** 0.5)

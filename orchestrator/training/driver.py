@@ -15,10 +15,10 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from fewstep.orchestrator.compute.cluster import bundle, require
+from fewstep.orchestrator.compute.cluster import require, worker_bundle
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import Stock, check, stocks_of
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.datasets.sources import DatasetKind, check_sources, dataset_kinds
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.errors import Abandoned, BadInput, Diverged
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import progress, say
@@ -26,39 +26,39 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.students.round_result import RESULT
-from fewstep.orchestrator.training.round_trainer import Job, Trainee, length
+from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer, length
 from fewstep.orchestrator.training.validation import prepare
 
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
 
 
-def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Stock, Dataset]]) -> None:
+def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[DatasetKind, Dataset]]) -> None:
     """Train every round that is not finished yet, each on the data that `data_of` its number finds or makes.
 
     Needs a connected cluster.
     """
     rounds = recipe.method.build().rounds()
-    check(recipe)
-    require(recipe.resources, [bundle(recipe.resources)] * recipe.resources.first_workers, "resources.workers")
+    check_sources(recipe)
+    require(recipe.resources, [worker_bundle(recipe.resources)] * recipe.resources.first_workers, "resources.workers")
     for number, round in enumerate(rounds):
         folder = run.round_folder(number + 1, round)
         if (folder / RESULT).exists():
             say(f"round {number + 1} of {len(rounds)} ({round.name}) is already trained")
             continue
         made = data_of(number)
-        sources = {name: made[stock] for name, stock in stocks_of(recipe, round).items()}
+        sources = {name: made[dataset_kind] for name, dataset_kind in dataset_kinds(recipe, round).items()}
         say(f"round {number + 1} of {len(rounds)}: {round.name}")
         resolved = recipe.model_dump(mode="json")
         previous = run.round_folder(number, rounds[number - 1]) / RESULT if number else ""
         datasets = {name: (dataset.place, dataset.version) for name, dataset in sources.items()}
         is_judged = number == len(rounds) - 1 and recipe.training.evaluate_every
-        exam = prepare(recipe, run.folder / "evaluation") if is_judged else None
-        job = Job(resolved, number, str(folder), str(previous), datasets, exam)
+        validation_spec = prepare(recipe, run.folder / "evaluation") if is_judged else None
+        job = RoundJob(resolved, number, str(folder), str(previous), datasets, validation_spec)
         with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
 
 
-def fit(recipe: Recipe, job: Job) -> None:
+def fit(recipe: Recipe, job: RoundJob) -> None:
     """One round on Ray Train. Its own run name each time: what Ray keeps there is never resumed from."""
     name = uuid.uuid4().hex
     storage = Path(job.folder) / "ray"
@@ -70,7 +70,7 @@ def fit(recipe: Recipe, job: Job) -> None:
         scaling_config=ScalingConfig(
             num_workers=(resources.min_workers, resources.workers) if resources.min_workers else resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=bundle(resources),
+            resources_per_worker=worker_bundle(resources),
         ),
         run_config=RunConfig(
             name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=RECOVERIES)
@@ -99,14 +99,14 @@ def cause(error: BaseException) -> BaseException:
 
 def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandoned | None:
     """One rank of one round. Returns why training ended early, which Ray would take for a failure to recover from."""
-    job = Job(**config["job"])  # pyright: ignore[reportArgumentType]
+    job = RoundJob(**config["job"])  # pyright: ignore[reportArgumentType]
     recipe = parse(job.recipe)
     context = ray.train.get_context()
     device = get_device()
     torch.set_num_threads(recipe.resources.threads_per_worker)
-    place = Place(context.get_world_rank(), context.get_world_size(), torch.device(device))
+    place = Rank(context.get_world_rank(), context.get_world_size(), torch.device(device))
     try:
-        Trainee(recipe, job, place, lambda: ray.train.get_preemption_info() is not None).train()
+        RoundTrainer(recipe, job, place, lambda: ray.train.get_preemption_info() is not None).train()
     except (Diverged, Abandoned) as error:
         return error
     return None

@@ -72,7 +72,7 @@ def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
     return Maps(network, sum(entry.shape[-1] for entry in teacher.encode([""]).values()))
 
 
-def placed(teacher: Denoiser, training: Training, dtype: Precision, device: torch.device) -> Denoiser:
+def place_teacher(teacher: Denoiser, training: Training, dtype: Precision, device: torch.device) -> Denoiser:
     """A frozen denoiser where the recipe wants it, once everything that starts as it has been made.
 
     Cut up, each layer is gathered while it runs; in the host's memory, each block comes to the device while it runs.
@@ -87,7 +87,7 @@ def placed(teacher: Denoiser, training: Training, dtype: Precision, device: torc
     return teacher
 
 
-def called(round: Round, teacher: Teacher) -> set[str]:
+def parts_used(round: Round, teacher: Teacher) -> set[str]:
     """The parts of the teacher's pipeline that a round's losses call, or train adapters over."""
     nets = round.nets.values()
     is_based = round.online or any(isinstance(net, Trained) and net.lora.rank for net in nets)
@@ -95,7 +95,7 @@ def called(round: Round, teacher: Teacher) -> set[str]:
     return {*([teacher.network.component] if is_based else []), *(["vae"] if is_decoded else [])}
 
 
-def let_go(teacher: Teacher, kept: Collection[str]) -> None:
+def release_unused(teacher: Teacher, kept: Collection[str]) -> None:
     """Free the weights of all other parts of its pipeline, like text encoders: prompts were read long ago."""
     for name, part in teacher.pipeline.components.items():
         if isinstance(part, nn.Module) and name not in kept:

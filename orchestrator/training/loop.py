@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fewstep.methods.base import Batch, Critic, Draw, Round, Rows, Trained
-from fewstep.orchestrator.engines.rank import Place
-from fewstep.orchestrator.observability.stopwatch import Clock
+from fewstep.orchestrator.engines.rank import Rank
+from fewstep.orchestrator.observability.stopwatch import Stopwatch
 from fewstep.orchestrator.recipe.training import Training
-from fewstep.orchestrator.training.round_networks import Networks
+from fewstep.orchestrator.training.round_networks import RoundNetworks
 
 
 class Progress:
@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, device: torch.device, batches: int = 0) -> None:
         self.batches = batches  # a digest of this rank's rows so far; the sum over ranks is that of the whole batches
-        self.clock = Clock(device)
+        self.clock = Stopwatch(device)
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.started = time.perf_counter()
@@ -39,7 +39,7 @@ class Progress:
             told = hashlib.sha256(f"{step} {source} {row} {sample}".encode()).digest()
             self.batches = (self.batches + int.from_bytes(told[:8])) % 2**64
 
-    def report(self, place: Place, batch_size: int) -> dict[str, float]:
+    def report(self, place: Rank, batch_size: int) -> dict[str, float]:
         """Means over the steps since the last report and over the ranks; starts anew."""
         parts = {part: spent / self.steps for part, spent in self.clock.read().items()}
         seconds = time.perf_counter() - self.started
@@ -68,10 +68,10 @@ def learning_rate(round: Round, training: Training, net: str, step: int, steps: 
 
 def train(
     round: Round,
-    networks: Networks,
+    networks: RoundNetworks,
     batches: Mapping[str, Callable[[int], Iterator[Rows]]],
     training: Training,
-    place: Place,
+    place: Rank,
     *,
     steps: int,
     start: int = 0,

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from fewstep.orchestrator.engines.deepspeed import TAG, import_deepspeed
 from fewstep.orchestrator.engines.moving_average import Average
-from fewstep.orchestrator.engines.rank import Place
-from fewstep.orchestrator.training.round_networks import Networks
+from fewstep.orchestrator.engines.rank import Rank
+from fewstep.orchestrator.training.round_networks import RoundNetworks
 
 
-def save(networks: Networks, folder: Path, rank: int) -> None:
+def save(networks: RoundNetworks, folder: Path, rank: int) -> None:
     """Write this rank's part; every rank calls it."""
     for name, engine in networks.engines.items():
         engine.save(folder / name)
@@ -28,7 +28,7 @@ def save(networks: Networks, folder: Path, rank: int) -> None:
             save_file(average.state(), _file(folder, name, average, rank))
 
 
-def load(networks: Networks, folder: Path, rank: int) -> None:
+def load(networks: RoundNetworks, folder: Path, rank: int) -> None:
     """Go on from what as many ranks wrote; every rank calls it."""
     for name, engine in networks.engines.items():
         engine.load(folder / name)
@@ -36,7 +36,7 @@ def load(networks: Networks, folder: Path, rank: int) -> None:
         average.restore(load_file(_file(folder, name, average, rank)))
 
 
-def load_rescaled(networks: Networks, folder: Path, place: Place, world_size: int) -> None:
+def load_rescaled(networks: RoundNetworks, folder: Path, place: Rank, world_size: int) -> None:
     """Go on from what another number of ranks wrote, `world_size`; every rank calls it.
 
     Engines go through DeepSpeed's universal checkpoints (arXiv:2406.18820), which lie beside the folder meanwhile.

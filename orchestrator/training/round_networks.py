@@ -15,11 +15,11 @@ from fewstep.orchestrator.engines.deepspeed import inference_engine
 from fewstep.orchestrator.engines.engine import Engine, EngineSpec, trained_weights
 from fewstep.orchestrator.engines.moving_average import Average, frozen_copy
 from fewstep.orchestrator.engines.partition import Sharded
-from fewstep.orchestrator.students.student import Distillable, meaning, student_network
+from fewstep.orchestrator.students.student import Distillable, as_denoiser, student_network
 
 
 @dataclass
-class Networks:
+class RoundNetworks:
     """What losses call (`nets`), what is trained (`engines`), and what follows it (`averages`)."""
 
     nets: dict[str, Denoiser | nn.Module] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Networks:
         self._trained[name] = trained_weights(engine.module)
 
 
-def build(
+def build_networks(
     round: Round,
     base: Denoiser,
     teacher: Denoiser,
@@ -57,7 +57,7 @@ def build(
     make_engine: Callable[[nn.Module, EngineSpec], Engine],
     frozen: Callable[[Frozen], nn.Module] | None = None,
     placed: Callable[[Denoiser], Denoiser] = lambda teacher: teacher,
-) -> Networks:
+) -> RoundNetworks:
     """The round's networks. `start` is what the student begins as, already with its inputs.
 
     `base` is the model that the first round starts from, `teacher` the one that teaches this round; `placed` says where
@@ -65,7 +65,7 @@ def build(
 
     Targets are copied before an engine cuts up what they average; at ZeRO-3 they are cut up themselves.
     """
-    networks = Networks()
+    networks = RoundNetworks()
     if round.online:
         networks.nets["teacher"] = teacher
     for name, net in round.nets.items():
@@ -88,19 +88,19 @@ def build(
         followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
         targets = {other: frozen_copy(module) for other, a in followers.items() if a.is_target}
         engine = make_engine(module, spec)
-        networks.add(name, engine, meaning(engine.module, net, base))
+        networks.add(name, engine, as_denoiser(engine.module, net, base))
         if isinstance(engine.partition, Sharded):
             targets = {other: inference_engine(target, spec) for other, target in targets.items()}
         for other, follower in followers.items():
             networks.averages[other] = Average(engine, follower.decay, targets.get(other))
             networks.of[other] = name
-        networks.nets |= {other: meaning(target, net, base) for other, target in targets.items()}
+        networks.nets |= {other: as_denoiser(target, net, base) for other, target in targets.items()}
     if round.online:  # only now, because networks started as copies of it
         networks.nets["teacher"] = placed(teacher)
     return networks
 
 
-def full_state(networks: Networks, name: str) -> dict[str, Tensor]:
+def full_state(networks: RoundNetworks, name: str) -> dict[str, Tensor]:
     """What was trained of a network, in float32 on the CPU, gathered from all ranks; every rank calls it."""
     engine, average = networks.engines[networks.of.get(name, name)], networks.averages.get(name)
     names = [key for key, weight in engine.module.named_parameters() if weight.requires_grad]

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from fewstep.methods.base import Round, Start
 from fewstep.methods.diffusion import Denoiser
-from fewstep.orchestrator.dataloader.columns import clean, columns_of
+from fewstep.orchestrator.dataloader.columns import columns_of, drop_scalars
 from fewstep.orchestrator.dataloader.loader import Loader
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import stocks_of
+from fewstep.orchestrator.datasets.sources import dataset_kinds
 from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.errors import Abandoned, Diverged
 from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.observability import metrics
@@ -32,24 +32,24 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import is_abandoned
 from fewstep.orchestrator.storage.block_cache import cache_for
-from fewstep.orchestrator.students.round_result import RESULT, StudentFacts, Weights, read_denoiser, write_result
+from fewstep.orchestrator.students.round_result import RESULT, StudentSpec, Weights, read_denoiser, write_result
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training import checkpoint
 from fewstep.orchestrator.training import network_state as snapshot
-from fewstep.orchestrator.training.divergence import Fault, Guard, moments, sums
-from fewstep.orchestrator.training.frozen_networks import called, frozen_network, let_go, placed
+from fewstep.orchestrator.training.divergence import Divergence, DivergenceMonitor, moments, sums
+from fewstep.orchestrator.training.frozen_networks import frozen_network, parts_used, place_teacher, release_unused
 from fewstep.orchestrator.training.loop import Progress, learning_rate, train
-from fewstep.orchestrator.training.round_networks import Networks, build, full_state
-from fewstep.orchestrator.training.validation import Exam, Examiner, Scores, metric_of
+from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
+from fewstep.orchestrator.training.validation import ScoreHistory, ValidationSpec, Validator, metric_of
 
 KIB = 1024  # bytes
 COLUMNS = 6  # of pictures that are shown while training
 
 
 @dataclass(frozen=True)
-class Job:
+class RoundJob:
     """What a training worker is told; plain data, for Ray to carry."""
 
     recipe: dict[str, object]
@@ -57,7 +57,7 @@ class Job:
     folder: str  # of the round
     previous: str  # result of the round before
     datasets: dict[str, tuple[str, int]]  # place and version, for each source
-    exam: Exam | None = None  # where the student is judged while it is trained
+    validation: ValidationSpec | None = None  # where the student is judged while it is trained
 
 
 def length(round: Round, recipe: Recipe) -> int:
@@ -65,13 +65,15 @@ def length(round: Round, recipe: Recipe) -> int:
     return max(1, int(recipe.training.steps * round.length))
 
 
-class Trainee:
+class RoundTrainer:
     """One rank of one round: networks, loaders, checkpoints. torch.distributed must be up.
 
     `is_warned` says whether a node is about to be taken away; every rank asks it as often, and hears the same.
     """
 
-    def __init__(self, recipe: Recipe, job: Job, place: Place, is_warned: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, recipe: Recipe, job: RoundJob, place: Rank, is_warned: Callable[[], bool] = lambda: False
+    ) -> None:
         self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
@@ -81,24 +83,24 @@ class Trainee:
         self._trackers = Trackers(recipe, self.folder)
         self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
         shapes = {shape for dataset in self._datasets.values() for shape in dataset.plan.latent_shapes}
-        self._told_sizes = {shape: base.family.told_size(shape) for shape in shapes}
-        self._guard = Guard(self.round, is_scaled=recipe.training.precision == "float16")
-        self._exam, self._scores = job.exam, Scores()
+        self._told_sizes = {shape: base.family.size_conditioning(shape) for shape in shapes}
+        self._monitor = DivergenceMonitor(self.round, is_scaled=recipe.training.precision == "float16")
+        self._validation_spec, self._history = job.validation, ScoreHistory()
         self._is_warned, self._was_warned = is_warned, False
         self._sealer, self._sealing = ThreadPoolExecutor(1, "sealer"), list[Future[None]]()
-        if job.exam:
-            facts = StudentFacts.of(trained_of(self.round, self.round.result))
-            self._examiner = Examiner(job.exam, recipe, base, facts, place)
+        if job.validation:
+            facts = StudentSpec.of(trained_of(self.round, self.round.result))
+            self._validator = Validator(job.validation, recipe, base, facts, place)
             stored = next(iter(self._datasets.values())).row_groups().read(0)
-            self._teacher_latents = moments(sums(clean(stored)))
+            self._teacher_latents = moments(sums(drop_scalars(stored)))
         else:
-            let_go(base, called(self.round, base))
+            release_unused(base, parts_used(self.round, base))
 
     def _open(self, place: str, version: int) -> Dataset:
         resources = self.recipe.resources
         return Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
 
-    def _networks(self, job: Job, base: Teacher) -> Networks:
+    def _networks(self, job: RoundJob, base: Teacher) -> RoundNetworks:
         def model(which: Start) -> Denoiser:
             if which == "base":
                 return base.denoiser()
@@ -111,7 +113,7 @@ class Trainee:
         student = student_network(start, trained)
         if self.recipe.training.init_from and job.round == 0:
             warm_start(cast(PipelineNetwork, student), self.recipe, trained)
-        return build(
+        return build_networks(
             self.round,
             base.denoiser(),
             model(self.round.teacher),
@@ -119,7 +121,9 @@ class Trainee:
             specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
             make_engine=DeepSpeedEngine,
             frozen=lambda net: frozen_network(net, base, self.recipe.training.features),
-            placed=lambda teacher: placed(teacher, self.recipe.training, self.recipe.teacher.dtype, self.place.device),
+            placed=lambda teacher: place_teacher(
+                teacher, self.recipe.training, self.recipe.teacher.dtype, self.place.device
+            ),
         )
 
     def train(self) -> None:
@@ -157,7 +161,7 @@ class Trainee:
             uncond=conditions.uncond,
             told_sizes=self._told_sizes,
             device=self.place.device,
-            columns=columns_of(self.round.sources[name].kind, stocks_of(self.recipe, self.round)[name], dataset),
+            columns=columns_of(self.round.sources[name].kind, dataset_kinds(self.recipe, self.round)[name], dataset),
         )
 
     def _begin(self, start: int) -> None:
@@ -173,16 +177,16 @@ class Trainee:
 
     def _after(self, step: int, progress: Progress) -> bool:
         training, is_last = self.recipe.training, step == self.steps
-        is_judged = self._exam is not None and (is_last or step % training.evaluate_every == 0)
+        is_judged = self._validation_spec is not None and (is_last or step % training.evaluate_every == 0)
         is_saved = not is_last and (is_judged or step % training.checkpoint_every == 0)
         if is_last or is_saved or step % training.log_every == 0:
             self._report(step, progress)
-            if self.place.told(is_abandoned(self.folder.parent.parent)):
+            if self.place.broadcast(is_abandoned(self.folder.parent.parent)):
                 raise Abandoned(f"{self.round.name} was told to end at step {step}")
             is_saved = is_saved or (not is_last and self._must_hurry())
         if is_judged:
-            self._judge(step)
-        if stops := 0 < training.patience <= self._scores.since_best:
+            self._validate(step)
+        if stops := 0 < training.patience <= self._history.since_best:
             return stops
         if is_saved:
             self._save(step, progress.batches)
@@ -202,17 +206,17 @@ class Trainee:
         if self.place.rank == 0:
             values["train/peak_memory"] = peak_memory(self.place.device)
             self._record(step, values | {"train/step": step})
-        self._stop_on(step, self._guard.report(step, values))
+        self._stop_on(step, self._monitor.report(step, values))
 
-    def _judge(self, step: int) -> None:
-        sampled = self._examiner.sample(full_state(self.networks, self.round.result))
+    def _validate(self, step: int) -> None:
+        sampled = self._validator.sample(full_state(self.networks, self.round.result))
         if self.place.rank == 0:
             self._record(step, {metric_of(self.recipe): sampled.kid})
             self._trackers.picture(step, sheet_of(sampled.measured.pictures, COLUMNS))
-        self._stop_on(step, self._guard.samples(step, sampled.latents, self._teacher_latents))
-        self._scores.add(step, sampled.kid)
+        self._stop_on(step, self._monitor.samples(step, sampled.latents, self._teacher_latents))
+        self._history.add(step, sampled.kid)
 
-    def _stop_on(self, step: int, fault: Fault | None) -> None:
+    def _stop_on(self, step: int, fault: Divergence | None) -> None:
         """Raise Diverged where rank 0 sees a fault."""
         why = ""
         if fault and self.place.rank == 0:
@@ -220,20 +224,20 @@ class Trainee:
             good = checkpoint.newest(self.folder / "checkpoints", fault.good)
             left = f"the last good checkpoint is {good.folder}" if good else "no checkpoint is from before that"
             why = f"training went wrong at step {step} of {self.round.name}: {fault.why}; {left}"
-        if why := self.place.told(why):
+        if why := self.place.broadcast(why):
             raise Diverged(why)
 
     def _save(self, step: int, seen: int) -> None:
         """Write a checkpoint. Rank 0 hashes the files of all ranks and seals it while training goes on."""
         started = time.perf_counter()
         self._settle()
-        folder = self.place.told(checkpoint.new_folder(self.folder / "checkpoints", step))
+        folder = self.place.broadcast(checkpoint.new_folder(self.folder / "checkpoints", step))
         snapshot.save(self.networks, folder, self.place.rank)
-        batches = digest(self.place.total(seen))  # which waits for every rank
+        batches = digest(self.place.all_sum(seen))  # which waits for every rank
         if self.place.rank == 0:
             self._record(step, {"time/checkpoint_s": time.perf_counter() - started})
-            facts = {"world_size": self.place.world_size, "batches": batches, "scores": list(self._scores.found)}
-            self._sealing.append(self._sealer.submit(self._seal, folder, step, facts, self._scores.best))
+            facts = {"world_size": self.place.world_size, "batches": batches, "scores": list(self._history.found)}
+            self._sealing.append(self._sealer.submit(self._seal, folder, step, facts, self._history.best))
 
     def _seal(self, folder: Path, step: int, facts: Json, best: int) -> None:
         checkpoint.seal(folder, step, facts)
@@ -248,10 +252,10 @@ class Trainee:
     def _resume(self) -> tuple[int, int]:
         """Where to go on, and this rank's digest of the batches before; rank 0 looks and tells the others."""
         root = self.folder / "checkpoints"
-        last = self.place.told(checkpoint.newest(root) if self.place.rank == 0 else None)
+        last = self.place.broadcast(checkpoint.newest(root) if self.place.rank == 0 else None)
         if last is None:
             return 0, 0
-        self._scores = Scores(cast(Sequence[tuple[int, float]], last.facts["scores"]))
+        self._history = ScoreHistory(cast(Sequence[tuple[int, float]], last.facts["scores"]))
         return last.step, self._load(last)
 
     def _load(self, last: checkpoint.Checkpoint) -> int:
@@ -266,17 +270,17 @@ class Trainee:
     def _finish(self, progress: Progress) -> None:
         """Write the result, the best where the student was judged, whole or not at all."""
         self._settle()
-        if self._scores.since_best:
+        if self._history.since_best:
             root = self.folder / "checkpoints"
-            best = self.place.told(checkpoint.newest(root, self._scores.best) if self.place.rank == 0 else None)
-            if best and best.step == self._scores.best:
+            best = self.place.broadcast(checkpoint.newest(root, self._history.best) if self.place.rank == 0 else None)
+            if best and best.step == self._history.best:
                 progress.batches = self._load(best)
             elif self.place.rank == 0:
                 say(f"the best checkpoint, of step {self._scores.best}, is gone: the last weights are the result")
         states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
         if self.round.result != "student":
             states["student"] = full_state(self.networks, "student")  # a next round may go on from it
-        batches = digest(self.place.total(progress.batches))
+        batches = digest(self.place.all_sum(progress.batches))
         if self.place.rank == 0:
             write_result(self.folder / RESULT, states, self.round, batches)
         torch.distributed.barrier()

@@ -18,27 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.orchestrator.engines.rank import Place
-from fewstep.orchestrator.evaluation.baselines import kids, target
+from fewstep.orchestrator.engines.rank import Rank
+from fewstep.orchestrator.evaluation.baselines import kids, selection_reference
 from fewstep.orchestrator.evaluation.distances import units_of
-from fewstep.orchestrator.evaluation.evaluator import Judge, unchecked
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
-from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.evaluation.evaluator import Evaluator, without_safety_checker
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.export import dress
-from fewstep.orchestrator.students.inference import call_of, fixed_guidance
-from fewstep.orchestrator.students.round_result import StudentFacts, network_of
+from fewstep.orchestrator.students.export import student_pipeline
+from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
+from fewstep.orchestrator.students.round_result import StudentSpec, network_of
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.training.divergence import Moments, moments, sums
+from fewstep.orchestrator.training.divergence import LatentMoments, moments, sums
 
 
 @dataclass(frozen=True)
-class Exam:
+class ValidationSpec:
     """What a student is judged by; plain data, for Ray to carry."""
 
-    setting: Setting
+    setting: EvaluationSetting
     system: System
-    reference: Measured  # the teacher's samples at many steps
+    reference: SampleFeatures  # the teacher's samples at many steps
 
     @property
     def metric(self) -> str:
@@ -47,15 +47,15 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class ValidationSamples:
     """What a student made: its KID to the teacher's, its latents, its pictures."""
 
     kid: float
-    latents: Moments
-    measured: Measured
+    latents: LatentMoments
+    measured: SampleFeatures
 
 
-class Scores:
+class ScoreHistory:
     """What exams found by step, in their order; less is better."""
 
     def __init__(self, found: Sequence[tuple[int, float]] = ()) -> None:
@@ -86,46 +86,58 @@ def metric_of(recipe: Recipe) -> str:
     return f"quality/kid@{steps_of(recipe)}"
 
 
-def prepare(recipe: Recipe, out: Path) -> Exam:
+def prepare(recipe: Recipe, out: Path) -> ValidationSpec:
     """Sample the teacher on the cluster, unless its samples are in `out` or come with the teacher."""
     told = recipe.evaluation
-    with open_bench(recipe, judged_prompts(told), out, call=call_of(recipe)) as bench:
-        (reference,) = bench.measure([target(told)], told.selection_samples, "sampling what the student is judged by")
+    with open_pool(recipe, evaluation_prompts(told), out, call=inference_arguments(recipe)) as pool:
+        (reference,) = pool.measure(
+            [selection_reference(told)], told.selection_samples, "sampling what the student is judged by"
+        )
     guidance_scale = fixed_guidance(recipe) or told.guidance_scale
     sampler = recipe.method.build().sampler().kind
-    return Exam(bench.setting, System("student", sampler, steps_of(recipe), guidance_scale, "selection"), reference)
+    return ValidationSpec(
+        pool.setting, System("student", sampler, steps_of(recipe), guidance_scale, "selection"), reference
+    )
 
 
-class Examiner:
+class Validator:
     """One rank's part: every so manieth batch of the samples."""
 
-    def __init__(self, exam: Exam, recipe: Recipe, teacher: Teacher, facts: StudentFacts, place: Place) -> None:
-        self._exam, self._recipe, self._teacher, self._facts, self._place = exam, recipe, teacher, facts, place
-        self._judge = Judge(replace(exam.setting, device=str(place.device)))
-        self._judge.teacher = teacher
+    def __init__(
+        self, spec: ValidationSpec, recipe: Recipe, teacher: Teacher, facts: StudentSpec, place: Rank
+    ) -> None:
+        self._spec, self._recipe, self._teacher, self._facts, self._place = (
+            spec,
+            recipe,
+            teacher,
+            facts,
+            place,
+        )
+        self._evaluator = Evaluator(replace(spec.setting, device=str(place.device)))
+        self._evaluator.teacher = teacher
 
-    def sample(self, state: Mapping[str, Tensor]) -> Sampled:
+    def sample(self, state: Mapping[str, Tensor]) -> ValidationSamples:
         """Judge a network of these weights; every rank calls it with the same, and gets the same."""
         network = network_of(self._facts, state, self._teacher)
-        family = dress(self._recipe, self._teacher, network, self._facts)
-        self._judge.student = unchecked(family)
-        count, size = len(self._exam.reference.features), self._exam.setting.batch_size
+        family = student_pipeline(self._recipe, self._teacher, network, self._facts)
+        self._evaluator.student = without_safety_checker(family)
+        count, size = len(self._spec.reference.features), self._spec.setting.batch_size
         starts = range(0, count, size)[self._place.rank :: self._place.world_size]
-        mine: dict[int, tuple[Measured, Tensor]] = {}
+        mine: dict[int, tuple[SampleFeatures, Tensor]] = {}
         states = last_states(family.pipeline.scheduler)
         for start in starts:
-            measured = self._judge.measure(self._exam.system, range(start, min(start + size, count)))
+            measured = self._evaluator.measure(self._spec.system, range(start, min(start + size, count)))
             mine[start] = measured, sums(states.pop())
-        del self._judge.student  # its memory is the training's again
-        parts: list[dict[int, tuple[Measured, Tensor]]] = [{} for _ in range(self._place.world_size)]
+        del self._evaluator.student  # its memory is the training's again
+        parts: list[dict[int, tuple[SampleFeatures, Tensor]]] = [{} for _ in range(self._place.world_size)]
         torch.distributed.all_gather_object(parts, mine)
-        return self._place.told(self._together({start: part for some in parts for start, part in some.items()}))
+        return self._place.broadcast(self._together({start: part for some in parts for start, part in some.items()}))
 
-    def _together(self, parts: Mapping[int, tuple[Measured, Tensor]]) -> Sampled:
-        measured = Measured.join([parts[start][0] for start in sorted(parts)])
-        units = units_of(len(measured.features), len(self._exam.setting.prompts))
-        (kid,) = kids([self._exam.reference, measured], units)
-        return Sampled(kid, moments(torch.stack([part[1] for part in parts.values()]).sum(0)), measured)
+    def _together(self, parts: Mapping[int, tuple[SampleFeatures, Tensor]]) -> ValidationSamples:
+        measured = SampleFeatures.join([parts[start][0] for start in sorted(parts)])
+        units = units_of(len(measured.features), len(self._spec.setting.prompts))
+        (kid,) = kids([self._spec.reference, measured], units)
+        return ValidationSamples(kid, moments(torch.stack([part[1] for part in parts.values()]).sum(0)), measured)
 
 
 def last_states(scheduler: Any) -> list[Tensor]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from fewstep.orchestrator.datasets.sources import check as check_recipe
+from fewstep.orchestrator.datasets.sources import check_sources as check_recipe
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.baselines import measure_teacher
-from fewstep.orchestrator.evaluation.results import Findings
+from fewstep.orchestrator.evaluation.results import EvaluationResults
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.identity import compare as differences
 from fewstep.orchestrator.recipe.parsing import load
@@ -50,7 +50,7 @@ def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json
             if not _is_done(recipe):
                 verbs.run(recipe)
             run = Run(recipe)
-            finished.setdefault(name, []).append(Finished(run, Findings.read(run.folder / "evaluation")))
+            finished.setdefault(name, []).append(Finished(run, EvaluationResults.read(run.folder / "evaluation")))
         except Exception as error:  # whatever went wrong here, the others can be compared
             failed[place] = str(error).strip() or type(error).__name__
             say(f"{place} did not finish: {escape(failed[place])}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from fewstep.orchestrator.datasets.commit_log import open_ledger
-from fewstep.orchestrator.datasets.sources import check
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
+from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.generation.factory import Generated
 from fewstep.orchestrator.generation.generate import import_samples
 from fewstep.orchestrator.generation.repair import repair as repair_data
@@ -20,7 +20,7 @@ from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.workflow.inspection import describe_dataset, draw_dataset
-from fewstep.orchestrator.workflow.round_data import supply
+from fewstep.orchestrator.workflow.round_data import make_round_data
 
 
 def print_facts(facts: Json) -> None:
@@ -33,19 +33,19 @@ def print_facts(facts: Json) -> None:
 
 def generate(recipe: Recipe) -> Json:
     """The trajectories alone."""
-    check(recipe)
+    check_sources(recipe)
     opened = Run(recipe)
     with opened.driven():
-        made = supply(opened, 0)
+        made = make_round_data(opened, 0)
     parts = {
-        stock: {
+        dataset_kind: {
             "path": part.place,
             "manifest": part.version,
             "content_hash": part.content_hash,
             "shards": part.shards,
             "rows": part.rows,
         }
-        for stock, part in made.items()
+        for dataset_kind, part in made.items()
     }
     return {**parts, "quarantined": _quarantined(made.values())}
 
@@ -60,7 +60,7 @@ def import_data(recipe: Recipe, source: str, store: str) -> Json:
 
 def verify(path: str) -> Json:
     """Every file of a data set against its hash."""
-    found = open_ledger(path).verify()
+    found = open_commit_log(path).verify()
     for record in found.broken:
         say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
     if not found.broken:
@@ -81,7 +81,7 @@ def repair(path: str) -> Json:
 
 def clean(path: str, older_than: str) -> Json:
     """What writers left behind."""
-    removed = open_ledger(path).clean(seconds_of(older_than, "--older-than"))
+    removed = open_commit_log(path).clean(seconds_of(older_than, "--older-than"))
     say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {older_than}")
     return dataclasses.asdict(removed)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.compute.tasks import run_task
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
@@ -25,18 +25,18 @@ POINTS = 8  # of a path, at most
 
 def describe_dataset(path: str) -> Json:
     """What it is, how it was made, and how big it is."""
-    ledger = open_ledger(path)
-    plan, manifest = ledger.plan, ledger.newest()
+    commit_log = open_commit_log(path)
+    plan, manifest = commit_log.plan, commit_log.newest()
     commits = (manifest.conditions, *manifest.shards)
     return {
-        "path": ledger.url,
+        "path": commit_log.url,
         "plan_hash": plan.hash,
-        "teacher": ledger.teacher.place,
+        "teacher": commit_log.teacher.place,
         "teacher_revision": plan.teacher["revision"],
         **_describe(plan),
         "seed": plan.seed,
         "made_on": sorted({f"{c.compute['device']}, torch {c.compute['torch']}" for c in manifest.shards}),
-        "versions": ledger.versions(),
+        "versions": commit_log.versions(),
         "planned": manifest.samples,
         "rows": manifest.rows,
         "shards": len(manifest.shards),
@@ -84,9 +84,9 @@ def _describe_images(plan: ImagePlan) -> Json:
 
 def draw_dataset(path: str, samples: int, file: Path) -> None:
     """The first samples, decoded along their paths, noise above, samples below; or the first images."""
-    ledger = open_ledger(path)
-    dataset = Dataset.open(path, ledger.newest().version)
-    rows, listed = dataset.row_groups().read(0), ledger.prompts()
+    commit_log = open_commit_log(path)
+    dataset = Dataset.open(path, commit_log.newest().version)
+    rows, listed = dataset.row_groups().read(0), commit_log.prompts()
     if "x0" in rows:
         labels, shown = ["image"], rows["x0"][:samples, None]
     else:
@@ -96,7 +96,7 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
         shown = rows["path"][:samples, points]
     captions = [listed[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
     connect(Resources())
-    pixels = ask(_decoded, Resources(), ledger.teacher, shown.float())
+    pixels = run_task(_decoded, Resources(), commit_log.teacher, shown.float())
     grid(list(zip(labels, pixels, strict=True)), captions, file)
 
 

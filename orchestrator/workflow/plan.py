@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fewstep.orchestrator.compute.tasks import ask
+from fewstep.orchestrator.compute.tasks import run_task
 from fewstep.orchestrator.datasets.commit_log import count_committed
 from fewstep.orchestrator.datasets.plan import DatasetPlan
-from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
 from fewstep.orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
 from fewstep.orchestrator.planning.calibration import seconds_per_batch
@@ -18,13 +18,13 @@ from fewstep.orchestrator.workflow.datasets import print_facts
 from fewstep.orchestrator.workflow.round_data import _sampled, store_of
 
 
-def plan_supply(recipe: Recipe, price: float) -> Json:
+def plan_round_data(recipe: Recipe, price: float) -> Json:
     """What would be made for the first round, and what that takes; `price` is of one device's hour."""
-    stocks = stocks_of(recipe, recipe.method.build().rounds()[0]).values()
+    kinds = dataset_kinds(recipe, recipe.method.build().rounds()[0]).values()
     return {
-        **(_plan_trajectories(recipe, price) if "trajectories" in stocks else {}),
-        **(_plan_images(recipe) if "images" in stocks else {}),
-        **({"imported": recipe.data.imported} if "imported" in stocks else {}),
+        **(_plan_trajectories(recipe, price) if "trajectories" in kinds else {}),
+        **(_plan_images(recipe) if "images" in kinds else {}),
+        **({"imported": recipe.data.imported} if "imported" in kinds else {}),
     }
 
 
@@ -74,14 +74,14 @@ def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
 
     Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
     """
-    check(recipe)
+    check_sources(recipe)
     check_evaluation(recipe.evaluation)
     warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
     if offline:
         facts = {**forecast(recipe), **warning}
     else:
-        supplied = plan_supply(recipe, price)
-        held = ask(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
+        supplied = plan_round_data(recipe, price)
+        held = run_task(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
         facts = {**supplied, **(memory_facts(held) if held else {}), **warning}
     print_facts(facts)
     return facts

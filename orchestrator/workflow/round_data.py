@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.datasets.sources import Stock, is_sampled, stocks_of, trajectories_of
+from fewstep.orchestrator.datasets.sources import DatasetKind, dataset_kinds, is_sampled, trajectories_of
 from fewstep.orchestrator.generation.factory import Generated, Report
 from fewstep.orchestrator.generation.generate import encode_images, generate, imported
 from fewstep.orchestrator.observability import metrics
@@ -17,29 +17,29 @@ from fewstep.orchestrator.students.export import export as write_student
 from fewstep.orchestrator.students.round_result import RESULT
 
 
-def supply(opened: Run, number: int) -> dict[Stock, Generated]:
+def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:
     """The data sets that a round reads, made where they are not there yet; rounds count from 0."""
-    recipe, made = opened.recipe, dict[Stock, Generated]()
+    recipe, made = opened.recipe, dict[DatasetKind, Generated]()
     round = recipe.method.build().rounds()[number]
     connect(recipe.resources)
     recorder = metrics.Recorder(opened.folder / "generate.jsonl", opened.folder.name, recipe.method.name)
-    for stock in sorted(set(stocks_of(recipe, round).values()), reverse=True):
+    for dataset_kind in sorted(set(dataset_kinds(recipe, round).values()), reverse=True):
         with opened.stage("generate"):
-            made[stock] = part = _made(opened, number, stock, recorder.record)
+            made[dataset_kind] = part = _made(opened, number, dataset_kind, recorder.record)
         facts = {"path": part.place, "version": part.version, "content_hash": part.content_hash}
         opened.record(
-            "manifests", round.name if len(made) == 1 and stock != "imported" else f"{round.name} {stock}", facts
+            "manifests", round.name if len(made) == 1 and dataset_kind != "imported" else f"{round.name} {stock}", facts
         )
         say(f"{stock}: {part.rows} rows in {part.shards} shards at {part.place}")
     return made
 
 
-def _made(opened: Run, number: int, stock: Stock, report: Report) -> Generated:
+def _made(opened: Run, number: int, dataset_kind: DatasetKind, report: Report) -> Generated:
     """One of the data sets that a round reads."""
     recipe, store = opened.recipe, store_of(opened.recipe)
-    if stock == "imported":
+    if dataset_kind == "imported":
         return imported(recipe)
-    if stock == "images":
+    if dataset_kind == "images":
         return encode_images(recipe, store, report)
     return generate(_sampled(recipe, number, _generator(opened, number)), store, report)
 

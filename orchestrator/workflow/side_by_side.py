@@ -13,16 +13,16 @@ from torch import Tensor
 from transformers import CLIPImageProcessor
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.evaluator import Judge
+from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.results import label
-from fewstep.orchestrator.evaluation.system import Setting, System
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.reports.model_card import RECIPE
-from fewstep.orchestrator.students.inference import call_of, fixed_guidance
+from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
 from fewstep.orchestrator.teachers.load import holds_pipeline
 
 
@@ -53,13 +53,13 @@ def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float
     few, many = asked.steps or recipe.method.build().student_steps, judged.reference_steps
     guidance = asked.guidance_scale or judged.guidance_scale
     own = fixed_guidance(recipe) or guidance
-    judge = _judge(recipe, teacher, student, asked)
+    evaluator = _make_evaluator(recipe, teacher, student, asked)
     samples, solver = range(len(asked.prompts)), judged.solvers[0]
-    if why := judge.refusal(solver, few) or judge.refusal(solver, many):
+    if why := evaluator.unsupported_reason(solver, few) or evaluator.unsupported_reason(solver, many):
         raise BadInput(f"--steps: {why}")
     systems = [System("teacher", solver, steps, guidance) for steps in dict.fromkeys((many, few))]
     systems.append(System("student", "", few, own))
-    seen = [_checked(student, judge.teacher.family, judge.sample(system, samples)) for system in systems]
+    seen = [_checked(student, evaluator.teacher.family, evaluator.sample(system, samples)) for system in systems]
     rows = [(label(system.name, system.steps), images) for system, images in zip(systems, seen, strict=True)]
     grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
     facts = {"picture": str(out), "student": str(student), "teacher": teacher.place}
@@ -73,11 +73,11 @@ def _teacher(recipe: Recipe, folder: str) -> TeacherSpec:
     return found
 
 
-def _judge(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) -> Judge:
-    setting = Setting(
+def _make_evaluator(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) -> Evaluator:
+    setting = EvaluationSetting(
         teacher=teacher,
         student=str(student),
-        call=call_of(recipe),
+        call=inference_arguments(recipe),
         negative_prompt=recipe.trajectories.negative_prompt,
         prompts=tuple(asked.prompts),
         features="",  # nothing is measured
@@ -86,7 +86,7 @@ def _judge(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) 
         device="cuda" if torch.cuda.is_available() else "cpu",
         threads=torch.get_num_threads(),
     )
-    return Judge(setting)
+    return Evaluator(setting)
 
 
 def _checked(student: Path, teacher: Family, images: Tensor) -> Tensor:

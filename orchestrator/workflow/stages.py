@@ -6,21 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewstep.orchestrator.compute.cluster import bundle, connect, require
+from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import Stock, check
+from fewstep.orchestrator.datasets.sources import DatasetKind, check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.baselines import present_teacher
 from fewstep.orchestrator.evaluation.comparison import evaluate as evaluate_student
 from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
-from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
 from fewstep.orchestrator.generation.factory import Generated
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
-from fewstep.orchestrator.observability.trackers import check as check_trackers
+from fewstep.orchestrator.observability.trackers import check_trackers as check_trackers
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
-from fewstep.orchestrator.reports.facts import card_facts, findings_of, report_facts, teacher_facts
+from fewstep.orchestrator.reports.facts import card_facts, report_facts, results_of, teacher_facts
 from fewstep.orchestrator.reports.hub import check_push, push
 from fewstep.orchestrator.reports.model_card import card, write_card
 from fewstep.orchestrator.reports.run_page import write_report
@@ -30,7 +30,7 @@ from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.load import holds_pipeline
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.workflow.datasets import _quarantined
-from fewstep.orchestrator.workflow.round_data import supply
+from fewstep.orchestrator.workflow.round_data import make_round_data
 from fewstep.orchestrator.workflow.side_by_side import Request
 from fewstep.orchestrator.workflow.side_by_side import sample as sample_pair
 
@@ -42,7 +42,7 @@ def run(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = supply(opened, 0)
+        made = make_round_data(opened, 0)
         if any(part.quarantined for part in made.values()):
             say("some shards were set aside; the student is trained on the others")
         _train(opened, made)
@@ -62,11 +62,11 @@ def train(recipe: Recipe) -> Json:
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = supply(opened, 0)
+        made = make_round_data(opened, 0)
         _train(opened, made)
     return {
         "rounds": [str(_result(recipe))],
-        "content_hash": {stock: part.content_hash for stock, part in made.items()},
+        "content_hash": {dataset_kind: part.content_hash for dataset_kind, part in made.items()},
     }
 
 
@@ -94,7 +94,7 @@ def report(folder: str) -> Json:
     """The page, of what a run has so far."""
     opened = reopen(Path(folder))
     page = opened.folder / "report.html"
-    write_report(report_facts(opened, findings_of(opened)), page)
+    write_report(report_facts(opened, results_of(opened)), page)
     say(f"report: {page}")
     return {"report": str(page)}
 
@@ -114,19 +114,21 @@ def sample(student: str, asked: Request, out: str) -> Json:
 
 def _require(recipe: Recipe) -> None:
     """The cluster can hold every stage, or it is said now."""
-    check(recipe)
+    check_sources(recipe)
     check_evaluation(recipe.evaluation)
     check_trackers(recipe)
     connect(recipe.resources)
     told = recipe.resources
     for field, count in (("generators", told.first_generators), ("workers", told.first_workers)):
-        require(told, [bundle(told)] * count, f"resources.{field}")
+        require(told, [worker_bundle(told)] * count, f"resources.{field}")
 
 
-def _train(opened: Run, first: Mapping[Stock, Generated]) -> None:
-    def data_of(number: int) -> dict[Stock, Dataset]:
-        made = supply(opened, number) if number else first
-        datasets: dict[Stock, Dataset] = {stock: Dataset.open(part.place, part.version) for stock, part in made.items()}
+def _train(opened: Run, first: Mapping[DatasetKind, Generated]) -> None:
+    def data_of(number: int) -> dict[DatasetKind, Dataset]:
+        made = make_round_data(opened, number) if number else first
+        datasets: dict[DatasetKind, Dataset] = {
+            dataset_kind: Dataset.open(part.place, part.version) for dataset_kind, part in made.items()
+        }
         for dataset in datasets.values():
             dataset.check()
         return datasets
@@ -143,7 +145,7 @@ def _export(opened: Run) -> Json:
     if not out.exists() or holds_pipeline(out) != recipe.export.merged:
         with opened.stage("export"):
             write_student(recipe, result, out)
-        write_card(card_facts(opened, findings_of(opened)), out, opened.folder / "evaluation")
+        write_card(card_facts(opened, results_of(opened)), out, opened.folder / "evaluation")
     say(f"student: {out}")
     return {"student": str(out)}
 
@@ -151,7 +153,7 @@ def _export(opened: Run) -> Json:
 def _push(opened: Run, hub_id: str, *, private: bool) -> str:
     """To a model hub, with a card that says what was measured so far."""
     student = opened.folder / "student"
-    facts = card_facts(opened, findings_of(opened))
+    facts = card_facts(opened, results_of(opened))
     return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
 
 
@@ -163,17 +165,17 @@ def _evaluate(opened: Run) -> Json:
     recipe, out = opened.recipe, opened.folder / "evaluation"
     with opened.stage("evaluate"):
         found = evaluate_student(recipe, opened.folder / "student", out)
-    findings = Findings(found.rows, found.claims)
-    metrics.Recorder(out / "quality.jsonl", opened.folder.name, recipe.method.name).record(0, findings.quality())
-    _report(opened, findings)
-    say(findings.headline(recipe.method.build().student_steps))
+    results = EvaluationResults(found.rows, found.claims)
+    metrics.Recorder(out / "quality.jsonl", opened.folder.name, recipe.method.name).record(0, results.quality())
+    _report(opened, results)
+    say(results.headline(recipe.method.build().student_steps))
     return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
 
 
-def _report(opened: Run, findings: Findings) -> None:
+def _report(opened: Run, results: EvaluationResults) -> None:
     """Write the student's card and the page."""
-    write_card(card_facts(opened, findings), opened.folder / "student", opened.folder / "evaluation")
-    write_report(report_facts(opened, findings), opened.folder / "report.html")
+    write_card(card_facts(opened, results), opened.folder / "student", opened.folder / "evaluation")
+    write_report(report_facts(opened, results), opened.folder / "report.html")
 
 
 def _result(recipe: Recipe) -> Path:

@@ -57,19 +57,19 @@ class Standing:
 def watch(folder: Path, *, once: bool) -> Json:
     """Show a run until nobody works in it any more. Raises BadInput where there is none."""
     if once:
-        seen = look(folder)
+        seen = standing_of(folder)
         console.print(frame(seen))
         return dataclasses.asdict(seen)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            seen = look(folder)
+            seen = standing_of(folder)
             live.update(frame(seen), refresh=True)
             if not seen.driver:
                 return dataclasses.asdict(seen)
             time.sleep(LOOK_S)
 
 
-def look(folder: Path) -> Standing:
+def standing_of(folder: Path) -> Standing:
     """How a run stands now; nothing is written."""
     recipe = recipe_of(folder)
     driver = driver_of(folder)  # before what it writes last

@@ -21,7 +21,7 @@ import torch
 
 from fewstep.orchestrator.generation.shard_makers import ShardSampler
 from fewstep.orchestrator.recipe.parsing import load
-from tests.benchmarks.factory import factory, new_ledger
+from tests.benchmarks.factory import factory, new_commit_log
 from tests.benchmarks.ratio import Row, median_of, rate, show
 from tests.benchmarks.work import Work
 
@@ -35,8 +35,8 @@ def main(steps: int, repeats: int) -> Iterator[Row]:
     recipe, online = (load(str(RECIPES / name)) for name in ("lcm-stored.yaml", "lcm.yaml"))
     timed = recipe.trajectories.model_copy(update={"samples": SAMPLES, "shard_size": SAMPLES, "batch_size": SAMPLES})
     with tempfile.TemporaryDirectory() as folder:
-        ledger = new_ledger(recipe.model_copy(update={"trajectories": timed}), Path(folder))
-        sampler, revisions = ShardSampler(ledger, "cpu", 1), itertools.count()
+        commit_log = new_commit_log(recipe.model_copy(update={"trajectories": timed}), Path(folder))
+        sampler, revisions = ShardSampler(commit_log, "cpu", 1), itertools.count()
         size = recipe.training.batch_size
         works = [Work(sampler.teacher, told.method.build().rounds()[0], size) for told in (online, recipe)]
         acts = [

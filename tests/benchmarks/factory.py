@@ -25,7 +25,7 @@ import torch
 from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
 from fewstep.orchestrator.compute.cluster import connect
 from fewstep.orchestrator.compute.tasks import options
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.dataset import read_conditions
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.plan import Shard, make_plan
@@ -34,7 +34,7 @@ from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_co
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.resources import Resources
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.teacher import Teacher
@@ -43,25 +43,25 @@ from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 
 
-def new_ledger(recipe: Recipe, folder: Path) -> Ledger:
+def new_commit_log(recipe: Recipe, folder: Path) -> CommitLog:
     """An empty data set with its conditions."""
     prompts = read_prompts(recipe.trajectories.prompts)
     plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts, 32)
-    ledger = create_ledger(str(folder), plan, prompts, recipe.teacher)
-    commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
-    return ledger
+    commit_log = create_commit_log(str(folder), plan, prompts, recipe.teacher)
+    commit_conditions(commit_log, 0, plan.num_conditions, "cpu", 1)
+    return commit_log
 
 
 def bare(sampler: ShardSampler, shards: Sequence[Shard]) -> None:
     """Solve every batch of these shards, and drop the result."""
-    plan, ledger = sampler.plan, sampler.ledger
-    conditions = read_conditions(ledger, ledger.commits()[0][CONDITIONS])
+    plan, commit_log = sampler.plan, sampler.commit_log
+    conditions = read_conditions(commit_log, commit_log.commits()[0][CONDITIONS])
     teacher, config = sampler.teacher.denoiser(), sampler.teacher.card.scheduler
     for shard in shards:
         for ids in plan.batches(shard):
             cond = conditions.rows(torch.tensor([plan.sample_condition(i) for i in ids]))
             scale = torch.tensor([plan.sample_guidance(i) for i in ids])
-            guided = GuidedTeacher(teacher, cond, conditions.uncond, scale)
+            guided = GuidedDenoiser(teacher, cond, conditions.uncond, scale)
             noise = torch.randn(len(ids), *plan.latent_shape)
             sample_path(SOLVERS[plan.solver], config, guided, noise, plan.num_inference_steps)
 
@@ -74,7 +74,7 @@ def factory(sampler: ShardSampler, revision: int) -> None:
 
 @cache
 def _sampler(url: str) -> ShardSampler:
-    return ShardSampler(open_ledger(url), "cpu", 1)
+    return ShardSampler(open_commit_log(url), "cpu", 1)
 
 
 def _bare_half(url: str, half: int) -> None:
@@ -86,7 +86,7 @@ def _bare_half(url: str, half: int) -> None:
 
 def two(sampler: ShardSampler, revisions: Iterator[int], repeats: int) -> Row:
     """Two actors as `generate` starts them, a new pair each time, against two bare processes."""
-    url, names = sampler.ledger.url, [shard.name for shard in sampler.plan.shards()]
+    url, names = sampler.commit_log.url, [shard.name for shard in sampler.plan.shards()]
     resources = Resources(cpus_per_worker=1 / repeats)  # all pairs are there from the start, and take turns
     connect(resources)
     spawn = ray.remote(SamplingActor).options(max_concurrency=IN_FLIGHT, **options(resources))
@@ -124,7 +124,7 @@ def main(shards: int, repeats: int) -> Iterator[Row]:
 
 def of_teacher(name: str, recipe: Recipe, store: Path, repeats: int) -> Iterator[Row]:
     """One actor's work, and two actors."""
-    sampler, revisions = ShardSampler(new_ledger(recipe, store), "cpu", 1), itertools.count()
+    sampler, revisions = ShardSampler(new_commit_log(recipe, store), "cpu", 1), itertools.count()
     size, planned = {"bytes": sampler.plan.total_bytes, "batch_size": sampler.plan.batch_size}, sampler.plan.shards()
     one = paired(
         lambda: bare(sampler, planned), lambda: factory(sampler, next(revisions)), sampler.plan.samples, repeats

@@ -85,7 +85,7 @@ def driver(recipe: str, notes: str) -> None:
         from fewstep.orchestrator.training import driver as train
         from fewstep.orchestrator.workflow import stages as verbs
     ray.init = parts.timed("ray", ray.init)
-    ask, fit = generate.ask, train.fit
+    ask, fit = generate.run_task, train.fit
 
     def asked(task: object, *arguments: object) -> object:
         Path(f"{notes}-asked.json").write_text(json.dumps({"asked": time.time()}))
@@ -96,7 +96,7 @@ def driver(recipe: str, notes: str) -> None:
         Path(f"{notes}-driver.json").write_text(json.dumps(told))
         fit(*arguments)  # pyright: ignore[reportArgumentType]
 
-    generate.ask, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
+    generate.run_task, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
     verbs.train(parse(yaml.safe_load(Path(recipe).read_text())))
 
 
@@ -118,19 +118,19 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     with parts.part("imports"):
         from fewstep.orchestrator.engines import engine
         from fewstep.orchestrator.training import driver as train
-        from fewstep.orchestrator.training import round_trainer as trainee
+        from fewstep.orchestrator.training import round_trainer as trainer
 
         deepspeed = engine.import_deepspeed()
     deepspeed.initialize = parts.timed("deepspeed", deepspeed.initialize)
-    trainee.Teacher = parts.timed("teacher", trainee.Teacher)
-    loop = parts.timed("step", trainee.train)
+    trainer.Teacher = parts.timed("teacher", trainer.Teacher)
+    loop = parts.timed("step", trainer.train)
 
     def stepped(*arguments: object, **told: object) -> None:
         loop(*arguments, **told)  # pyright: ignore[reportArgumentType]
         told = {"entered": entered, "stepped": time.time(), **parts.sums}
         Path(f"{notes}-worker.json").write_text(json.dumps(told))
 
-    trainee.train = stepped
+    trainer.train = stepped
     return train.train_worker(config)
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 
 from fewstep.orchestrator.dataloader.loader import Loader
-from fewstep.orchestrator.datasets.commit_log import create_ledger
+from fewstep.orchestrator.datasets.commit_log import create_commit_log
 from fewstep.orchestrator.datasets.dataset import Conditions, Dataset, RowGroups
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.generation.shard_makers import scalars
@@ -41,13 +41,13 @@ def new_dataset(folder: Path, samples: int) -> Dataset:
     """Random paths of 50 steps, 52 kB each, in row groups of 80."""
     shape = {"latent_shape": (4, 8, 8), "saved_points": tuple(range(51)), "dtype": "float32"}
     plan = PLAN.model_copy(update={"samples": samples, "shard_size": 160, **shape})
-    ledger = create_ledger(str(folder), plan, [str(i) for i in range(plan.num_prompts)], TEACHER)
+    commit_log = create_commit_log(str(folder), plan, [str(i) for i in range(plan.num_prompts)], TEACHER)
     conditions = {"condition_id": torch.arange(-1, plan.num_conditions), "prompt": torch.randn(8, 12, 16)}
-    ledger.commit(CONDITIONS, 0, conditions, {}, COMPUTE)
+    commit_log.commit(CONDITIONS, 0, conditions, {}, COMPUTE)
     for shard in plan.shards():
         rows = {**scalars(plan, shard.samples), "path": torch.randn(len(shard.samples), *plan.path_shape(0))}
-        ledger.commit(shard.name, 0, rows, {}, COMPUTE)
-    return Dataset.open(ledger.url, ledger.publish(ledger.commits()[0]).version)
+        commit_log.commit(shard.name, 0, rows, {}, COMPUTE)
+    return Dataset.open(commit_log.url, commit_log.publish(commit_log.commits()[0]).version)
 
 
 def new_loader(latent_shape: tuple[int, ...], conditions: Conditions, groups: RowGroups) -> Loader:
@@ -109,7 +109,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
-        store = cast(LocalStore, dataset._ledger.store)
+        store = cast(LocalStore, dataset._commit_log.store)
         files = sorted((Path(dataset.place) / "shards").rglob("*.parquet"))
         loader = partial(new_loader, dataset.plan.latent_shape, dataset.conditions())
         batches = samples // BATCH

@@ -18,14 +18,14 @@ from fewstep.methods.base import Batch, Losses, Nets, Round, Source, Trained, Up
 from fewstep.methods.losses import l2
 from fewstep.orchestrator.dataloader.loader import Loader
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.students.student import student_network
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training.loop import Progress, train
-from fewstep.orchestrator.training.round_networks import build
+from fewstep.orchestrator.training.round_networks import build_networks
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
 
@@ -65,10 +65,10 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
     denoiser, latent = teacher.denoiser(), teacher.card.latent_shape
     prompt = {"prompt": teacher.encode([str(i) for i in range(ROWS)])["prompt"].clone()}
     training = Training(steps=steps, batch_size=batch_size)
-    place = Place(0, 1, torch.device("cpu"))
+    place = Rank(0, 1, torch.device("cpu"))
     sources = {"pairs": Source("pairs")}
     round = Round("regression", (Update("student", regression),), {"student": Trained()}, sources, online=False)
-    networks = build(
+    networks = build_networks(
         round,
         denoiser,
         denoiser,

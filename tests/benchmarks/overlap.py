@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
-from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.datasets.plan import Shard
 from fewstep.orchestrator.datasets.shard_file import Columns
 from fewstep.orchestrator.generation.shard_makers import ShardSampler, scalars
 from fewstep.orchestrator.recipe.recipe import Recipe
 from tests import tiny
-from tests.benchmarks.factory import new_ledger
+from tests.benchmarks.factory import new_commit_log
 from tests.benchmarks.ratio import Row, median_of, rate, show
 
 SAMPLES = 128  # of a shard: 13 MB
@@ -37,9 +37,9 @@ class Paused(ShardSampler):
 
     pause_s = 0.0
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(ledger, "cpu", 1)
-        self._path = torch.randn(SAMPLES, *ledger.plan.path_shape(0))
+    def __init__(self, commit_log: CommitLog) -> None:
+        super().__init__(commit_log, "cpu", 1)
+        self._path = torch.randn(SAMPLES, *commit_log.plan.path_shape(0))
 
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """Random rows, after the pause."""
@@ -54,7 +54,7 @@ def main(shards: int, repeats: int) -> Iterator[Row]:
         data = tiny.recipe_data(Path(folder))
         told = {"samples": SAMPLES * shards, "num_inference_steps": 99, "batch_size": 32, "shard_size": SAMPLES}
         data["trajectories"] = {"prompts": str(tiny.prompts(Path(folder))), "dtype": "float32", **told}
-        sampler = Paused(new_ledger(Recipe.model_validate(data), Path(folder) / "store"))
+        sampler = Paused(new_commit_log(Recipe.model_validate(data), Path(folder) / "store"))
         names, revisions = [shard.name for shard in sampler.plan.shards()], itertools.count()
 
         def seconds(threads: int) -> float:

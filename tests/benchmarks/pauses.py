@@ -20,7 +20,7 @@ from pathlib import Path
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.training import driver as train
-from fewstep.orchestrator.training import round_trainer as trainee
+from fewstep.orchestrator.training import round_trainer as trainer
 from fewstep.orchestrator.workflow import stages as verbs
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.firststep import Parts
@@ -34,8 +34,8 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     """One rank of a round; the first one writes what each pause took, and the whole loop."""
     parts = Parts()
     for name, method in PAUSES.items():
-        setattr(trainee.Trainee, method, parts.timed(name, getattr(trainee.Trainee, method)))
-    trainee.train = parts.timed("loop", trainee.train)
+        setattr(trainer.RoundTrainer, method, parts.timed(name, getattr(trainer.RoundTrainer, method)))
+    trainer.train = parts.timed("loop", trainer.train)
     result = train.train_worker(config)
     if not train.ray.train.get_context().get_world_rank():
         Path(notes).write_text(json.dumps(parts.seconds))

@@ -27,12 +27,12 @@ from fewstep.methods.base import Batch, Losses, Nets, Round, Rows, Source, Train
 from fewstep.methods.losses import l2
 from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.students.student import student_network
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training.loop import Progress, train
-from fewstep.orchestrator.training.round_networks import build
+from fewstep.orchestrator.training.round_networks import build_networks
 from tests.benchmarks.ratio import Row, paired, rate, show
 from tests.benchmarks.work import Work, embedded_teacher
 
@@ -62,7 +62,7 @@ def rank(
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(number)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=RANKS)
-    teacher, place = embedded_teacher(), Place(number, RANKS, torch.device("cpu"))
+    teacher, place = embedded_teacher(), Rank(number, RANKS, torch.device("cpu"))
     facts = collectives(sum(weight.numel() for weight in teacher.network.parameters()), 8)
     for size in sizes:
         rows = Work(teacher, ROUND, size).rows
@@ -103,11 +103,11 @@ def torchs(teacher: Teacher, rows: Rows, steps: int, *, is_sharded: bool) -> Cal
     return act
 
 
-def deepspeeds(teacher: Teacher, rows: Rows, place: Place, steps: int, stage: int) -> Callable[[], None]:
+def deepspeeds(teacher: Teacher, rows: Rows, place: Rank, steps: int, stage: int) -> Callable[[], None]:
     """That many steps of the loop, with DeepSpeed's engine."""
     training = Training(steps=steps, batch_size=RANKS * len(rows), zero_stage=stage)
     denoiser = teacher.denoiser()
-    networks = build(
+    networks = build_networks(
         ROUND,
         denoiser,
         denoiser,

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from fewstep.orchestrator.dataloader.order import Order
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from tests.benchmarks.commits import synthetic
@@ -31,48 +31,52 @@ from tests.faults.work import COMPUTE
 from tests.peak import peak
 
 
-def plan(ledger: Ledger) -> None:
+def plan(commit_log: CommitLog) -> None:
     """Every shard, its batches, and what all that takes."""
-    shards = ledger.plan.shards()
-    assert sum(len(ledger.plan.batches(shard)) for shard in shards) and ledger.plan.total_bytes and ledger.plan.hash
+    shards = commit_log.plan.shards()
+    assert (
+        sum(len(commit_log.plan.batches(shard)) for shard in shards)
+        and commit_log.plan.total_bytes
+        and commit_log.plan.hash
+    )
 
 
-def resume(ledger: Ledger) -> None:
+def resume(commit_log: CommitLog) -> None:
     """Every commit, and what is missing."""
-    commits, broken = ledger.commits()
-    assert not broken and all(shard.name in commits for shard in ledger.plan.shards())
+    commits, broken = commit_log.commits()
+    assert not broken and all(shard.name in commits for shard in commit_log.plan.shards())
 
 
-def publish(ledger: Ledger) -> None:
+def publish(commit_log: CommitLog) -> None:
     """Every commit, and a version of them all."""
-    ledger.publish(ledger.commits()[0])
+    commit_log.publish(commit_log.commits()[0])
 
 
-def read(ledger: Ledger) -> None:
+def read(commit_log: CommitLog) -> None:
     """Open the version."""
-    assert Dataset.open(ledger.url, 1).row_groups().sizes
+    assert Dataset.open(commit_log.url, 1).row_groups().sizes
 
 
-def verify(ledger: Ledger) -> None:
+def verify(commit_log: CommitLog) -> None:
     """Every byte."""
-    assert not ledger.verify().broken
+    assert not commit_log.verify().broken
 
 
-def shuffle(ledger: Ledger) -> None:
+def shuffle(commit_log: CommitLog) -> None:
     """The version, and the first two blocks of an epoch."""
-    order = Order(tuple(Dataset.open(ledger.url, 1).row_groups().sizes), seed=0)
+    order = Order(tuple(Dataset.open(commit_log.url, 1).row_groups().sizes), seed=0)
     assert len(order.block(order.block(0).stop).rows)
 
 
-STAGES: tuple[Callable[[Ledger], None], ...] = (plan, resume, publish, read, verify, shuffle)
+STAGES: tuple[Callable[[CommitLog], None], ...] = (plan, resume, publish, read, verify, shuffle)
 
 
-def new_dataset(folder: Path, shards: int) -> Ledger:
+def new_dataset(folder: Path, shards: int) -> CommitLog:
     """Synthetic commits, with a file for each."""
-    ledger = synthetic(folder, shards)
-    ids = torch.arange(-1, ledger.plan.num_conditions)
-    ledger.commit(CONDITIONS, 0, {"condition_id": ids, "prompt": ids.half()[:, None]}, {}, COMPUTE)
-    place, (first, *others) = Path(ledger.url), ledger.plan.shards()
+    commit_log = synthetic(folder, shards)
+    ids = torch.arange(-1, commit_log.plan.num_conditions)
+    commit_log.commit(CONDITIONS, 0, {"condition_id": ids, "prompt": ids.half()[:, None]}, {}, COMPUTE)
+    place, (first, *others) = Path(commit_log.url), commit_log.plan.shards()
     (file,) = (place / "shards" / first.name).iterdir()
     for number, shard in enumerate(others, 1):
         (place / "shards" / shard.name).mkdir()
@@ -81,16 +85,16 @@ def new_dataset(folder: Path, shards: int) -> Ledger:
             os.link(before, file)
         else:  # ext4 takes 65,000 names of one file
             shutil.copy(before, file)
-    return ledger
+    return commit_log
 
 
 def measured(stage: int, url: str, samples: int) -> tuple[float, float]:
     """Seconds, and MB by which the peak grew."""
     torch.set_num_threads(1)
-    opened = open_ledger(url)
-    ledger = Ledger(opened.store, opened.plan.model_copy(update={"samples": samples}), opened.teacher)
+    opened = open_commit_log(url)
+    commit_log = CommitLog(opened.store, opened.plan.model_copy(update={"samples": samples}), opened.teacher)
     before, started = peak(), time.perf_counter()
-    STAGES[stage](ledger)
+    STAGES[stage](commit_log)
     seconds = time.perf_counter() - started
     return seconds, (peak() - before) / 1024**2
 
@@ -104,9 +108,9 @@ def main(shards: Sequence[int]) -> Iterator[Row]:
             tempfile.TemporaryDirectory() as folder,
             ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as process,
         ):
-            ledger = new_dataset(Path(folder), count)
+            commit_log = new_dataset(Path(folder), count)
             for stage, results in enumerate(found):
-                results.append(process.submit(measured, stage, ledger.url, ledger.plan.samples).result())
+                results.append(process.submit(measured, stage, commit_log.url, commit_log.plan.samples).result())
     for act, results in zip(STAGES, found, strict=True):
         seconds, memory = ([result[place] for result in results] for place in range(2))
         yield {

@@ -25,7 +25,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, Pool
+from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT, ActorPool
 from fewstep.orchestrator.compute.cluster import connect
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.storage.local import LocalStore
@@ -135,7 +135,7 @@ def real(actors: int, shards: int, shard_s: float) -> float:
     def spawn() -> ActorHandle:
         return cast(ActorHandle, ray.remote(Sleeper).options(num_cpus=0, max_concurrency=1).remote(shard_s))
 
-    ends = [time.perf_counter() for _ in Pool(spawn, actors, 600.0, 1).run([str(i) for i in range(shards)])]
+    ends = [time.perf_counter() for _ in ActorPool(spawn, actors, 600.0, 1).run([str(i) for i in range(shards)])]
     return ends[-1] - ends[0]
 
 
@@ -143,7 +143,7 @@ def driver_s(actors: int) -> float:
     """Of the real pool for a shard, with so many actors that take no time: all of them one process, to find room."""
     all_in_one = ray.remote(Sleeper).options(num_cpus=0, max_concurrency=IN_FLIGHT * actors).remote(0.0)
     shards = [str(i) for i in range(max(200, 3 * actors))]
-    ends = [time.perf_counter() for _ in Pool(lambda: cast(ActorHandle, all_in_one), actors, 600.0, 1).run(shards)]
+    ends = [time.perf_counter() for _ in ActorPool(lambda: cast(ActorHandle, all_in_one), actors, 600.0, 1).run(shards)]
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
@@ -162,9 +162,9 @@ class Counted(LocalStore):
 def requests_per_shard() -> float:
     """What a store is asked to write and to commit a shard."""
     with tempfile.TemporaryDirectory() as folder:
-        ledger = opened(folder)
-        drive(ledger, [])
-        counting = type(ledger)(Counted(Path(folder)), ledger.plan, ledger.teacher)
+        commit_log = opened(folder)
+        drive(commit_log, [])
+        counting = type(commit_log)(Counted(Path(folder)), commit_log.plan, commit_log.teacher)
         commit(counting, counting.plan.shards()[0].name)
     return Counted.asked
 

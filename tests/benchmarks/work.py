@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from fewstep.methods.base import Round, Rows
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.recipe.training import Training
@@ -22,10 +22,10 @@ from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training.frozen_networks import frozen_network
 from fewstep.orchestrator.training.loop import Progress, train
-from fewstep.orchestrator.training.round_networks import build
+from fewstep.orchestrator.training.round_networks import build_networks
 from tests.benchmarks import TEACHERS
 
-HERE = Place(0, 1, torch.device("cpu"))
+HERE = Rank(0, 1, torch.device("cpu"))
 POINTS = 51  # of a path
 
 
@@ -63,7 +63,7 @@ class Work:
         self.round, self.teacher = round, teacher
         self.training = Training(steps=1, batch_size=batch_size)
         denoiser = teacher.denoiser()
-        self.networks = build(
+        self.networks = build_networks(
             round,
             denoiser,
             denoiser,

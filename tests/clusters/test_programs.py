@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.clusters import Found
+from fewstep.clusters import JobState
 from tests.clusters.jobs import FILES, job, shipped
 
 StandIn = Callable[[str, str], None]
@@ -54,7 +54,7 @@ def test_slurm_says_what_became_of_the_newest_job_of_a_name(
     slurm = shipped("slurm", folder=str(tmp_path))
     (tmp_path / "run-tiny-0").mkdir()
     (tmp_path / "run-tiny-0/digest").write_text("d1")
-    assert slurm.find(job(tmp_path)) == Found(status, "d1")  # type: ignore[arg-type]
+    assert slurm.find(job(tmp_path)) == JobState(status, "d1")  # type: ignore[arg-type]
     stand_in("sacct", "")
     assert slurm.find(job(tmp_path)) is None
 
@@ -90,7 +90,7 @@ def test_kubectl_says_what_became_of_a_rayjob(
 ) -> None:
     known = {"metadata": {"annotations": {"fewstep/digest": "d1"}}, "status": told}
     stand_in("kubectl", json.dumps(known))
-    assert shipped("kuberay").find(job(tmp_path)) == Found(status, "d1")  # type: ignore[arg-type]
+    assert shipped("kuberay").find(job(tmp_path)) == JobState(status, "d1")  # type: ignore[arg-type]
     stand_in("kubectl", "")
     assert shipped("kuberay").find(job(tmp_path)) is None
 

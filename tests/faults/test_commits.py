@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.datasets.manifest import Manifest
 from fewstep.orchestrator.storage.store import Stored
 from tests.faults.work import PLAN, TEACHER, check, drive
@@ -80,7 +80,7 @@ class MemoryS3:
         if event == "another driver" and self._drivers < NESTED:
             self._drivers += 1
             try:
-                drive(Ledger(self, PLAN, TEACHER))
+                drive(CommitLog(self, PLAN, TEACHER))
             except Crash:
                 pass
             self._drivers -= 1
@@ -95,7 +95,7 @@ class MemoryS3:
 
 @functools.cache
 def undisturbed() -> str:
-    return drive(Ledger(MemoryS3({}), PLAN, TEACHER)).content_hash
+    return drive(CommitLog(MemoryS3({}), PLAN, TEACHER)).content_hash
 
 
 @settings(max_examples=150, deadline=None)
@@ -106,23 +106,23 @@ def undisturbed() -> str:
 )
 def test_every_sample_ends_up_in_the_data_set_exactly_once(events: dict[int, str]) -> None:
     store = MemoryS3(events)
-    ledger = Ledger(store, PLAN, TEACHER)
+    commit_log = CommitLog(store, PLAN, TEACHER)
     records = dict[str, bytes]()
     published = dict[int, Manifest]()
     while True:
         try:
-            drive(ledger)
+            drive(commit_log)
             break
         except Crash:
             now = {key: data for key, data in store.objects.items() if key.startswith(("commits/", "manifest/"))}
             assert records.items() <= now.items()  # what was decided stays
             records = now
-            published |= {version: ledger.manifest(version) for version in ledger.versions()}
-    check(ledger, undisturbed())
+            published |= {version: commit_log.manifest(version) for version in commit_log.versions()}
+    check(commit_log, undisturbed())
     for version, manifest in published.items():
-        assert ledger.manifest(version) == manifest
+        assert commit_log.manifest(version) == manifest
     store.events = {}
-    ledger.clean(0.0)
+    commit_log.clean(0.0)
     assert len(store.keys("conditions")) == 1  # no attempt that lost is left
-    assert all(len(store.keys(f"shards/{commit.name}")) == 1 for commit in ledger.newest().shards)
-    check(ledger, undisturbed())
+    assert all(len(store.keys(f"shards/{commit.name}")) == 1 for commit in commit_log.newest().shards)
+    check(commit_log, undisturbed())

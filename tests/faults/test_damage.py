@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.repair import repair
@@ -46,19 +46,19 @@ def swap(first: Path, second: Path) -> None:
 @pytest.mark.parametrize("records", [False, True], ids=["files", "commits"])
 @pytest.mark.parametrize("damage", [flip, truncate, empty, delete, swap])
 def test_damage_is_named_refused_and_mended(
-    finished: Ledger, tmp_path: Path, damage: Callable[[Path, Path], None], records: bool
+    finished: CommitLog, tmp_path: Path, damage: Callable[[Path, Path], None], records: bool
 ) -> None:
     if damage is delete and records:
         pytest.skip("a shard without a commit is one that was never made")
     place = tmp_path / finished.plan.hash
     shutil.copytree(finished.url, place)
-    ledger = open_ledger(str(place))
-    before = ledger.newest()
+    commit_log = open_commit_log(str(place))
+    before = commit_log.newest()
     keys = [commit.key if records else commit.file_key for commit in before.shards]
     damage(place / keys[0], place / keys[1])
     harmed = {FIRST, SECOND} if damage is swap else {FIRST}
 
-    assert {broken.shard for broken in ledger.verify().broken} == harmed
+    assert {broken.shard for broken in commit_log.verify().broken} == harmed
     groups = Dataset.open(str(place), 1).row_groups()
     for group, shard in enumerate(SHARDS):
         if shard in harmed and not records:  # whoever reads a version needs no commit
@@ -69,6 +69,6 @@ def test_damage_is_named_refused_and_mended(
 
     made = repair(str(place), Resources())
     assert made.content_hash == before.content_hash and made.quarantined == ()
-    after = ledger.newest()
+    after = commit_log.newest()
     assert {commit.name for commit in after.shards if commit.revision} == harmed
-    assert after.changed == () and ledger.verify().broken == ()
+    assert after.changed == () and commit_log.verify().broken == ()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from tests import tiny
 
 DEADLINE_S = 600
@@ -93,7 +93,7 @@ def test_two_drivers_with_a_cluster_each_make_one_data_set(recipe: Path, tmp_pat
     finish(generating("alone", "calm"))
     for driver in [generating("first", "shared"), generating("second", "shared")]:
         finish(driver)
-    calm, shared = (open_ledger(str(next((tmp_path / store).iterdir()))) for store in ("calm", "shared"))
+    calm, shared = (open_commit_log(str(next((tmp_path / store).iterdir()))) for store in ("calm", "shared"))
     found = shared.verify()
     assert found.broken == () and found.content_hash == calm.newest().content_hash
     commits, _ = shared.commits()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from s3fs import S3FileSystem
 
-from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from tests.faults.proxy import Choose, Proxy, between
 from tests.faults.work import check, drive, opened
 
@@ -44,17 +44,17 @@ FAULTS = [sometimes("503", 0.3), sometimes("drop", 0.2), sometimes("delay", 0.15
 
 @pytest.mark.parametrize("through", FAULTS, ids=["503", "drop", "delay", "lose"], indirect=True)
 def test_a_data_set_survives_a_failing_network(through: Proxy, content: str, s3_url: str) -> None:
-    ledger = opened(f"{s3_url}/disturbed")
-    drive(ledger)
-    check(ledger, content)
+    commit_log = opened(f"{s3_url}/disturbed")
+    drive(commit_log)
+    check(commit_log, content)
     assert sum(count for fault, count in through.seen.items() if fault != "none") > 3
 
 
 @pytest.mark.parametrize("through", [commits_lose_their_answers], ids=["commits"], indirect=True)
 def test_a_commit_whose_answer_was_lost_counts_once(through: Proxy, content: str, s3_url: str) -> None:
-    ledger: Ledger = opened(f"{s3_url}/disturbed")
-    drive(ledger)
+    commit_log: CommitLog = opened(f"{s3_url}/disturbed")
+    drive(commit_log)
     assert through.seen["lose"] >= 5  # the probe's, the conditions' and every shard's
-    check(ledger, content)
-    for commit in ledger.newest().shards:
-        assert ledger.store.keys(f"shards/{commit.name}") == [commit.file_key]  # and nobody took it for another's
+    check(commit_log, content)
+    for commit in commit_log.newest().shards:
+        assert commit_log.store.keys(f"shards/{commit.name}") == [commit.file_key]  # and nobody took it for another's

@@ -11,9 +11,9 @@ import ray
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.generation.generate import generate
-from tests.conftest import MakeRecipe, fill, new_ledger
+from tests.conftest import MakeRecipe, fill, new_commit_log
 
 pytestmark = pytest.mark.faults
 PREEMPTION = 2  # Ray's DrainNodeReason
@@ -49,7 +49,7 @@ def test_a_node_that_goes_costs_at_most_what_was_in_flight_on_it(
     nodes: Cluster, make_recipe: MakeRecipe, tmp_path: Path, go: Callable[[Cluster], None]
 ) -> None:
     recipe = make_recipe({"address": nodes.address, "generators": 2}, samples=80)
-    undisturbed: Ledger = new_ledger(recipe, tmp_path / "undisturbed")
+    undisturbed: CommitLog = new_commit_log(recipe, tmp_path / "undisturbed")
     fill(undisturbed)
     retried: list[float] = []
 
@@ -59,7 +59,7 @@ def test_a_node_that_goes_costs_at_most_what_was_in_flight_on_it(
             go(nodes)
 
     made = generate(recipe, str(tmp_path / "store"), disturb)
-    ledger = open_ledger(made.place)
+    commit_log = open_commit_log(made.place)
     assert made.quarantined == () and made.content_hash == undisturbed.newest().content_hash
-    assert ledger.verify().broken == ()
+    assert commit_log.verify().broken == ()
     assert max(retried) <= (2 if go is lose else 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import Manifest
 from fewstep.orchestrator.errors import BadInput
@@ -62,7 +62,7 @@ class Halting(LocalStore):
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def commit_log(tmp_path: Path) -> CommitLog:
     """A data set with its conditions and no shard."""
     made = opened(str(tmp_path / "store"))
     drive(made, [])
@@ -80,10 +80,10 @@ def started(act: Callable[[], object]) -> BaseProcess:
     return process
 
 
-def halted(ledger: Ledger, point: str, barrier: Path) -> BaseProcess:
+def halted(commit_log: CommitLog, point: str, barrier: Path) -> BaseProcess:
     """A process that makes the first shard and stands still at a point."""
-    store = Halting(Path(ledger.url), point, barrier)
-    process = started(lambda: commit(Ledger(store, PLAN, TEACHER), SHARDS[0]))
+    store = Halting(Path(commit_log.url), point, barrier)
+    process = started(lambda: commit(CommitLog(store, PLAN, TEACHER), SHARDS[0]))
     while not barrier.exists():
         assert process.is_alive()
         time.sleep(0.01)
@@ -101,41 +101,41 @@ POINTS = ("before the write", "in the write", "after the write", "before the com
 
 @pytest.mark.parametrize("point", POINTS)
 def test_an_actor_killed_at_any_point_of_a_commit_costs_one_shard_at_most(
-    ledger: Ledger, content: str, tmp_path: Path, point: str
+    commit_log: CommitLog, content: str, tmp_path: Path, point: str
 ) -> None:
-    kill(halted(ledger, point, tmp_path / "barrier"))
-    assert ledger.has(SHARDS[0], 0) == (point == "after the commit")
-    manifest = ledger.newest()
-    drive(ledger)
-    check(ledger, content)
-    assert ledger.manifest(manifest.version) == manifest
-    ledger.clean(-1.0)
-    assert len(ledger.store.keys(f"shards/{SHARDS[0]}")) == 1
-    check(ledger, content)
+    kill(halted(commit_log, point, tmp_path / "barrier"))
+    assert commit_log.has(SHARDS[0], 0) == (point == "after the commit")
+    manifest = commit_log.newest()
+    drive(commit_log)
+    check(commit_log, content)
+    assert commit_log.manifest(manifest.version) == manifest
+    commit_log.clean(-1.0)
+    assert len(commit_log.store.keys(f"shards/{SHARDS[0]}")) == 1
+    check(commit_log, content)
 
 
 def test_a_driver_killed_twenty_times_at_random_ends_like_an_undisturbed_one(
-    ledger: Ledger, content: str, tmp_path: Path
+    commit_log: CommitLog, content: str, tmp_path: Path
 ) -> None:
     chance = random.Random(0)
     began = time.perf_counter()
     drive(opened(str(tmp_path / "timed")))
     whole_s = time.perf_counter() - began
     for _ in range(20):
-        process = started(lambda: drive(open_ledger(ledger.url)))
+        process = started(lambda: drive(open_commit_log(commit_log.url)))
         time.sleep(chance.uniform(0, whole_s / 4))
         kill(process)
-    drive(ledger)
-    check(ledger, content)
+    drive(commit_log)
+    check(commit_log, content)
 
 
-def test_drivers_that_race_on_one_place_agree(ledger: Ledger, content: str) -> None:
-    racing = [started(lambda: drive(open_ledger(ledger.url))) for _ in range(4)]
+def test_drivers_that_race_on_one_place_agree(commit_log: CommitLog, content: str) -> None:
+    racing = [started(lambda: drive(open_commit_log(commit_log.url))) for _ in range(4)]
     for process in racing:
         process.join(120)
         assert process.exitcode == 0
-    check(ledger, content)
-    assert all(len(ledger.store.keys(f"shards/{name}")) == 1 for name in SHARDS)  # losers take theirs away
+    check(commit_log, content)
+    assert all(len(commit_log.store.keys(f"shards/{name}")) == 1 for name in SHARDS)  # losers take theirs away
 
 
 @pytest.fixture
@@ -152,48 +152,48 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kept", range(4, 36, 4))
 def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(small_disk: Path, content: str, kept: int) -> None:
-    ledger = opened(str(small_disk / "store"))
-    drive(ledger, [])
+    commit_log = opened(str(small_disk / "store"))
+    drive(commit_log, [])
     ballast = small_disk / "ballast"
     left = os.statvfs(small_disk)
     ballast.write_bytes(bytes(left.f_bavail * left.f_frsize - kept * 1024))
     with pytest.raises(BadInput, match="full"):
-        drive(ledger)
-    commits, broken = ledger.commits()
+        drive(commit_log)
+    commits, broken = commit_log.commits()
     assert not broken
     for made in commits.values():
-        ledger.reader(made).read()  # what is committed is whole
+        commit_log.reader(made).read()  # what is committed is whole
     ballast.unlink()
-    drive(ledger)
-    check(ledger, content)
+    drive(commit_log)
+    check(commit_log, content)
 
 
 def test_an_actor_that_wakes_up_after_it_was_replaced_changes_nothing(
-    ledger: Ledger, content: str, tmp_path: Path
+    commit_log: CommitLog, content: str, tmp_path: Path
 ) -> None:
     barrier = tmp_path / "barrier"
-    zombie = halted(ledger, "before the commit", barrier)
+    zombie = halted(commit_log, "before the commit", barrier)
     assert zombie.pid is not None
     os.kill(zombie.pid, signal.SIGSTOP)
-    drive(ledger)
-    winner = ledger.newest_commit(SHARDS[0])
+    drive(commit_log)
+    winner = commit_log.newest_commit(SHARDS[0])
     barrier.unlink()
     os.kill(zombie.pid, signal.SIGCONT)
     zombie.join(60)
     assert zombie.exitcode == 0  # it took over the winner's
-    assert ledger.newest_commit(SHARDS[0]) == winner
-    assert ledger.store.keys(f"shards/{SHARDS[0]}") == [winner.file_key]
-    check(ledger, content)
+    assert commit_log.newest_commit(SHARDS[0]) == winner
+    assert commit_log.store.keys(f"shards/{SHARDS[0]}") == [winner.file_key]
+    check(commit_log, content)
 
 
-def test_readers_keep_the_version_that_they_pinned_while_it_is_repaired(ledger: Ledger) -> None:
-    before = drive(ledger)
-    expected = [torch.cat([Dataset.open(ledger.url, before.version).row_groups().read(0)["path"]])]
+def test_readers_keep_the_version_that_they_pinned_while_it_is_repaired(commit_log: CommitLog) -> None:
+    before = drive(commit_log)
+    expected = [torch.cat([Dataset.open(commit_log.url, before.version).row_groups().read(0)["path"]])]
     stop, wrong = threading.Event(), list[str]()
 
     def read() -> None:
         while not stop.is_set():
-            dataset = Dataset.open(ledger.url, before.version)
+            dataset = Dataset.open(commit_log.url, before.version)
             if dataset.manifest != before or not torch.equal(dataset.row_groups().read(0)["path"], expected[0]):
                 wrong.append("another version")
 
@@ -202,12 +202,12 @@ def test_readers_keep_the_version_that_they_pinned_while_it_is_repaired(ledger: 
         reader.start()
     versions = list[Manifest]()
     for revision in (1, 2, 3):
-        (Path(ledger.url) / ledger.newest_commit(SHARDS[1]).file_key).write_bytes(b"rot")
-        commits, _ = ledger.commits()
-        versions.append(ledger.publish(commits | {SHARDS[1]: commit(ledger, SHARDS[1], revision)}))
+        (Path(commit_log.url) / commit_log.newest_commit(SHARDS[1]).file_key).write_bytes(b"rot")
+        commits, _ = commit_log.commits()
+        versions.append(commit_log.publish(commits | {SHARDS[1]: commit(commit_log, SHARDS[1], revision)}))
     stop.set()
     for reader in readers:
         reader.join()
     assert not wrong
     assert {manifest.content_hash for manifest in versions} == {before.content_hash}
-    assert ledger.verify().broken == ()
+    assert commit_log.verify().broken == ()

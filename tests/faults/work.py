@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log
 from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit, Manifest
 from fewstep.orchestrator.datasets.plan import Plan
 from fewstep.orchestrator.datasets.shard_file import Columns
@@ -27,36 +27,36 @@ def rows(plan: Plan, name: str) -> Columns:
     return {**scalars(plan, ids), "path": path.contiguous()}
 
 
-def opened(url: str) -> Ledger:
+def opened(url: str) -> CommitLog:
     """The data set, new or continued."""
-    return create_ledger(url, PLAN, [str(i) for i in range(PLAN.num_prompts)], TEACHER)
+    return create_commit_log(url, PLAN, [str(i) for i in range(PLAN.num_prompts)], TEACHER)
 
 
-def commit(ledger: Ledger, name: str, revision: int = 0) -> Commit:
+def commit(commit_log: CommitLog, name: str, revision: int = 0) -> Commit:
     """Make one shard."""
-    return ledger.commit(name, revision, rows(ledger.plan, name), {"times": [1.0] * 5}, COMPUTE)
+    return commit_log.commit(name, revision, rows(commit_log.plan, name), {"times": [1.0] * 5}, COMPUTE)
 
 
-def drive(ledger: Ledger, names: Iterable[str] = SHARDS) -> Manifest:
+def drive(commit_log: CommitLog, names: Iterable[str] = SHARDS) -> Manifest:
     """Make what is missing and publish it, as `generate` does."""
-    commits, broken = ledger.commits()
+    commits, broken = commit_log.commits()
     assert not broken
     if CONDITIONS not in commits:
         ids = torch.arange(-1, PLAN.num_conditions)
         columns = {"condition_id": ids, "prompt": ids.half()[:, None]}
-        commits[CONDITIONS] = ledger.commit(CONDITIONS, 0, columns, {}, COMPUTE)
+        commits[CONDITIONS] = commit_log.commit(CONDITIONS, 0, columns, {}, COMPUTE)
     for name in names:
         if name not in commits:
-            commits[name] = commit(ledger, name)
-    return ledger.publish(commits)
+            commits[name] = commit(commit_log, name)
+    return commit_log.publish(commits)
 
 
-def check(ledger: Ledger, content_hash: str) -> None:
+def check(commit_log: CommitLog, content_hash: str) -> None:
     """Every planned sample is there exactly once, as it was hashed and as an undisturbed run makes it."""
-    found = ledger.verify()
+    found = commit_log.verify()
     assert found.broken == () and found.content_hash == content_hash
-    assert [commit.name for commit in ledger.newest().shards] == SHARDS
-    ids = [i for commit in ledger.newest().shards for i in ledger.reader(commit).read()["sample_id"].tolist()]
+    assert [commit.name for commit in commit_log.newest().shards] == SHARDS
+    ids = [i for commit in commit_log.newest().shards for i in commit_log.reader(commit).read()["sample_id"].tolist()]
     assert ids == list(range(PLAN.samples))
-    assert sorted(name for name in ledger.revisions() if name != CONDITIONS) == SHARDS
-    assert set(ledger.revisions().values()) == {0}
+    assert sorted(name for name in commit_log.revisions() if name != CONDITIONS) == SHARDS
+    assert set(commit_log.revisions().values()) == {0}

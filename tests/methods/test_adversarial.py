@@ -85,11 +85,11 @@ def levels_at(t: Tensor) -> tuple[Tensor, Tensor]:
 def two_heads(real: tuple[list[float], list[float]], fake: tuple[list[float], list[float]]) -> dict[str, Any]:
     """Two heads of two places each, with these logits for what is positive and those for what is negative."""
 
-    def judge(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
+    def evaluator(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
         is_real = bool((maps[0] > 0).all())
         return [torch.tensor([logits, logits]) for logits in (real if is_real else fake)]
 
-    return {"decoder": as_image, "features": lambda images: [images], "discriminator": judge}
+    return {"decoder": as_image, "features": lambda images: [images], "discriminator": evaluator}
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_the_student_is_to_raise_the_mean_logits_of_all_heads() -> None:
 def test_both_sides_are_judged_for_the_condition_and_the_image_of_the_real_sample() -> None:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def judge(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
+    def evaluator(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
         seen.append((maps[-1], text, image))
         return [maps[0].flatten(1)]
 
     nets: dict[str, Any] = {
         "decoder": lambda points: as_image(points).expand(-1, -1, 2, 3),
         "features": lambda images: [images, 10 * images],
-        "discriminator": judge,
+        "discriminator": evaluator,
     }
     rows, generated = data_of(), numbers(1)
     hinge_loss(nets, generated, rows)
@@ -155,13 +155,13 @@ def linear_heads() -> tuple[dict[str, Any], list[Tensor]]:
     """Heads that are inner products with their map, on features that stretch the pixels tenfold."""
     directions = [numbers(5, 1, 2)[0].requires_grad_(), numbers(6, 1, 2)[0].requires_grad_()]
 
-    def judge(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
+    def evaluator(maps: list[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
         return [(w[:, None, None] * layer).sum(1).flatten(1) for w, layer in zip(directions, maps, strict=True)]
 
     nets: dict[str, Any] = {
         "decoder": lambda points: 2 * as_image(points).expand(-1, -1, 2, 2),
         "features": lambda images: [10 * images, images**2],
-        "discriminator": judge,
+        "discriminator": evaluator,
     }
     return nets, directions
 

@@ -361,7 +361,7 @@ class Middle:
         return (x_t + (time / 900)[:, None] + cond["modes"][:, :2])[..., None, None]
 
 
-def judge(middle: Tensor) -> Tensor:
+def evaluator(middle: Tensor) -> Tensor:
     return middle.sum(1, keepdim=True)
 
 
@@ -375,7 +375,7 @@ def judged(x0: Tensor, cond: Cond, draw: Draw) -> Tensor:
 
 def adversaries() -> dict[str, Any]:
     nets: dict[str, Any] = {name: Denoiser(Middle(), SD, "sample") for name in ("student", "teacher", "fake_score")}
-    return nets | {"discriminator": judge}
+    return nets | {"discriminator": evaluator}
 
 
 def test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_noise() -> None:

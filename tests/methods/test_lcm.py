@@ -12,7 +12,7 @@ from diffusers import LCMScheduler
 from fewstep.methods.base import Averaged, Batch, Draw, Method, Round, Rows
 from fewstep.methods.diffusion import Denoiser, DiscreteVP, RectifiedFlow, guided, step, with_guidance
 from fewstep.methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
-from fewstep.methods.neighbors import online_neighbors, points_in, stored_neighbors
+from fewstep.methods.neighbors import online_points, points_in, stored_points
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()
@@ -92,7 +92,7 @@ def test_the_stored_neighbor_is_the_online_solver_step(sources: dict[str, Rows])
     # On a path of as many steps as the grid, one stored step is one guided DDIM step of the teacher.
     rows, denoiser = sources["path"].take(slice(0, 64)), mixture.teacher(LEVELS)
     batch = Batch({"path": rows}, Draw(0, 0, 0, range(64)))
-    found = stored_neighbors({"student": denoiser}, batch, skip=20)
+    found = stored_points({"student": denoiser}, batch, skip=20)
     estimate = guided(denoiser, found.x_t, found.t, rows.cond, rows.uncond, rows.guidance_scale)
     torch.testing.assert_close(step(LEVELS, estimate, found.s), found.x_s, atol=1e-5, rtol=1e-5)
     assert torch.equal(found.t - found.s, torch.full((64,), 20.0))
@@ -121,7 +121,7 @@ def test_neighbors_are_skip_thousandths_of_the_way_apart(
     levels: DiscreteVP | RectifiedFlow, sources: dict[str, Rows]
 ) -> None:
     nets = {"teacher": replace(mixture.teacher(LEVELS), schedule=levels)}
-    found = online_neighbors(nets, batch_of(sources), grid=50, skip=40, guidance_scale=SCALES)
+    found = online_points(nets, batch_of(sources), grid=50, skip=40, guidance_scale=SCALES)
     times = levels.at(torch.arange(51) / 50)
     here, before = ((times - t[:, None]).abs().min(1) for t in (found.t, found.s))
     assert max(here.values.max(), before.values.max()) < 1e-3 and set(here.indices.tolist()) > {1, 2, 50}

@@ -16,7 +16,7 @@ from fewstep.methods.base import Batch, Draw, Losses, Rows
 from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
 from fewstep.methods.lcm import consistency_function, lcm_loss
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import Neighbors
+from fewstep.methods.neighbors import SolutionPoints
 from fewstep.methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
 from tests.methods import mixture
 
@@ -133,7 +133,7 @@ def jumps(t: Tensor, u: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     trajectory_loss(
         {"student": nothing, "target": nothing},
         Batch({}, draw),
-        neighbors=lambda nets, batch: Neighbors(x_t, t, x_u, u, {}, torch.ones_like(t)),
+        neighbors=lambda nets, batch: SolutionPoints(x_t, t, x_u, u, {}, torch.ones_like(t)),
         metric=metric,
     )
     student, target = (LEVELS.time_of(sigma / (1 - sigma**2).sqrt()) for sigma in found)
@@ -179,9 +179,9 @@ def test_s_is_never_above_u_nor_u_at_t(
     assert is_clean.any() and torch.equal(s[is_clean], u[is_clean])
 
 
-def chosen(u: Tensor, cond: Cond) -> tuple[Callable[..., Neighbors], Tensor, Tensor]:
+def chosen(u: Tensor, cond: Cond) -> tuple[Callable[..., SolutionPoints], Tensor, Tensor]:
     x_t, x_u = numbers(0), numbers(1)
-    return lambda nets, batch: Neighbors(x_t, u + 20, x_u, u, cond, torch.ones_like(u)), x_t, x_u
+    return lambda nets, batch: SolutionPoints(x_t, u + 20, x_u, u, cond, torch.ones_like(u)), x_t, x_u
 
 
 def two_networks() -> dict[str, Denoiser]:

@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.methods.base import LoRA
-from fewstep.orchestrator.evaluation.evaluator import Judge
-from fewstep.orchestrator.evaluation.system import Setting
+from fewstep.orchestrator.evaluation.evaluator import Evaluator
+from fewstep.orchestrator.evaluation.system import EvaluationSetting
 from fewstep.orchestrator.families.network import is_adapter
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.students.inference import call_of
+from fewstep.orchestrator.students.inference import inference_arguments
 from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.teacher import Teacher
 
@@ -48,11 +48,13 @@ def _result(folder: Path, state: Mapping[str, Tensor], **facts: object) -> Path:
     return result
 
 
-def judge(recipe: Recipe, student: Path, prompts: Sequence[str]) -> Judge:
+def evaluator(recipe: Recipe, student: Path, prompts: Sequence[str]) -> Evaluator:
     """Samples an exported student and its teacher, a batch for all prompts."""
-    call = call_of(recipe)
+    call = inference_arguments(recipe)
     batch = len(prompts)
-    return Judge(Setting(recipe.teacher, str(student), call, "", tuple(prompts), "mobilenetv2", 0, batch, "cpu", 1))
+    return Evaluator(
+        EvaluationSetting(recipe.teacher, str(student), call, "", tuple(prompts), "mobilenetv2", 0, batch, "cpu", 1)
+    )
 
 
 def teacher_path(
@@ -60,7 +62,7 @@ def teacher_path(
 ) -> tuple[Tensor, Tensor, int]:
     """Its guided path in four steps, the times of it, and the evaluations of the network that it took."""
     scale = torch.full((len(prompts),), guidance_scale)
-    guided = GuidedTeacher(teacher.denoiser(), teacher.encode(prompts), teacher.encode([""]), scale)
+    guided = GuidedDenoiser(teacher.denoiser(), teacher.encode(prompts), teacher.encode([""]), scale)
     states, times = sample_path(SOLVERS[solver], teacher.scheduler, guided, noise, 4)
     return states, times, guided.evaluations
 
@@ -71,6 +73,6 @@ def stock_with_adapters(recipe: Recipe, folder: Path) -> DiffusionPipeline:
     network = teacher.network.with_lora(LoRA(2))
     teacher.pipeline.register_modules(**{network.component: network.model})
     teacher.family.save_lora(folder)
-    stock = type(teacher.pipeline).from_pretrained(recipe.teacher.folder)
-    stock.load_lora_weights(str(folder))
-    return stock
+    dataset_kind = type(teacher.pipeline).from_pretrained(recipe.teacher.folder)
+    dataset_kind.load_lora_weights(str(folder))
+    return dataset_kind

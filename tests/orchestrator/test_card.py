@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fewstep.orchestrator.evaluation.results import UNJUDGED, Findings
+from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
 from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -23,7 +23,7 @@ from fewstep.orchestrator.students.export import write
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 from tests.orchestrator.test_report import facts as report_facts
-from tests.orchestrator.test_report import findings
+from tests.orchestrator.test_report import results
 
 LICENCE = "---\nlicense: other\nlicense_name: tiny-community\nlicense_link: LICENSE.md\ntags: [x]\n"
 GATE = "extra_gated_prompt: Promise to be kind.\nextra_gated_fields:\n  Name: text\n"
@@ -48,7 +48,7 @@ def student(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "student"
 
 
-def told(recipe: Recipe, found: Findings = UNJUDGED) -> CardFacts:
+def told(recipe: Recipe, found: EvaluationResults = UNJUDGED) -> CardFacts:
     return CardFacts(recipe, StableDiffusion, found, "a cat", terms_of(recipe.teacher), {"teacher revision": "ab" * 32})
 
 
@@ -64,8 +64,8 @@ def run_last_snippet(text: str, folder: Path) -> None:
 
 
 def test_the_cards_snippet_runs_in_a_fresh_process(recipe: Recipe, student: Path, tmp_path: Path) -> None:
-    report_facts(tmp_path, findings())
-    write_card(told(recipe, findings()), student, tmp_path)
+    report_facts(tmp_path, results())
+    write_card(told(recipe, results()), student, tmp_path)
     text = (student / "README.md").read_text()
     assert "num_inference_steps=4, guidance_scale=3)" in text
     run_last_snippet(text, student)

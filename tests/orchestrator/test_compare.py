@@ -12,13 +12,13 @@ from typer.testing import CliRunner, Result
 
 from fewstep.orchestrator.cli.app import BAD_INPUT, FAILED
 from fewstep.orchestrator.cli.main import app
-from fewstep.orchestrator.datasets.commit_log import Ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.evaluation.results import label
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import Run
 from tests import tiny
-from tests.orchestrator.test_report import KIDS, findings
+from tests.orchestrator.test_report import KIDS, results
 
 STORED = {"name": "lcm", "teacher_step": "stored", "skip": 250}
 HALVING = {"name": "progressive", "teacher_steps": 4, "student_steps": 2}
@@ -47,13 +47,13 @@ def placed(recipe: Path, output: Path, seed: int = 0) -> Recipe:
     return load(str(recipe), [f"output={place}", f"training.seed={seed}", *shared])
 
 
-def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int], float], seed: int = 0) -> None:
+def finish(recipe: Path, output: Path, data: CommitLog, kids: dict[tuple[str, int], float], seed: int = 0) -> None:
     """A run as it is when it is done, with numbers made up."""
     run = Run(placed(recipe, output, seed))
     run.record("manifests", "first", {"path": data.url})
     run.record("manifests", "second", {"path": data.url})
     run.record("stages", "train", 1234.5)
-    found, evaluation = findings(kids), run.folder / "evaluation"
+    found, evaluation = results(kids), run.folder / "evaluation"
     evaluation.mkdir()
     (evaluation / "metrics.json").write_text(json.dumps([asdict(row) for row in found.rows]))
     (evaluation / "claims.json").write_text(json.dumps([asdict(claim) for claim in found.claims]))
@@ -65,7 +65,7 @@ def finish(recipe: Path, output: Path, data: Ledger, kids: dict[tuple[str, int],
     (run.folder / "report.html").write_text("done")
 
 
-def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: Path, finished: Ledger) -> None:
+def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: Path, finished: CommitLog) -> None:
     finish(folder / "stored.yaml", tmp_path, finished, KIDS)
     finish(folder / "halving.yaml", tmp_path, finished, {**KIDS, ("student", 2): 0.5})
     result = compare(folder, tmp_path)
@@ -88,7 +88,9 @@ def test_finished_runs_are_read_and_stand_in_one_table(folder: Path, tmp_path: P
     assert sum("| 0.1100 [0.1045, 0.1155] |" in line for line in lines) == 1
 
 
-def test_seeds_stand_in_one_row_and_the_verdict_is_that_of_all(folder: Path, tmp_path: Path, finished: Ledger) -> None:
+def test_seeds_stand_in_one_row_and_the_verdict_is_that_of_all(
+    folder: Path, tmp_path: Path, finished: CommitLog
+) -> None:
     worse = {**KIDS, ("student", 4): 0.5, ("student", 2): 0.001}
     for name, second in {"stored": worse, "halving": {**KIDS, ("student", 2): 0.001}}.items():
         finish(folder / f"{name}.yaml", tmp_path, finished, {**KIDS, ("student", 2): 0.003})
@@ -104,7 +106,7 @@ def test_seeds_stand_in_one_row_and_the_verdict_is_that_of_all(folder: Path, tmp
 
 
 def test_the_picture_has_the_teacher_and_each_student_at_its_own_steps(
-    folder: Path, tmp_path: Path, finished: Ledger
+    folder: Path, tmp_path: Path, finished: CommitLog
 ) -> None:
     for name in ("stored", "halving"):
         finish(folder / f"{name}.yaml", tmp_path, finished, KIDS)
@@ -118,7 +120,7 @@ def test_the_picture_has_the_teacher_and_each_student_at_its_own_steps(
 
 @pytest.mark.usefixtures("cluster")
 def test_one_that_fails_is_told_with_its_error_and_the_others_go_on(
-    folder: Path, tmp_path: Path, finished: Ledger
+    folder: Path, tmp_path: Path, finished: CommitLog
 ) -> None:
     finish(folder / "halving.yaml", tmp_path, finished, KIDS)
     with Run(placed(folder / "stored.yaml", tmp_path)).driven():
@@ -150,7 +152,7 @@ def test_recipes_that_are_judged_differently_are_refused(
 
 
 def test_a_run_that_was_begun_with_another_recipe_is_refused_before_any_runs(
-    folder: Path, tmp_path: Path, finished: Ledger
+    folder: Path, tmp_path: Path, finished: CommitLog
 ) -> None:
     finish(folder / "halving.yaml", tmp_path, finished, KIDS)
     result = compare(folder, tmp_path, "training.steps=9")

@@ -23,22 +23,22 @@ from transformers import (
 )
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.baselines import judge_gate, present_teacher, teacher_systems
+from fewstep.orchestrator.evaluation.baselines import present_teacher, teacher_gate, teacher_systems
 from fewstep.orchestrator.evaluation.comparison import evaluate
-from fewstep.orchestrator.evaluation.distances import Features, Moments, Resampling, clip_score, frechet_distance
-from fewstep.orchestrator.evaluation.evaluator import Judge
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts, open_bench
+from fewstep.orchestrator.evaluation.distances import FeatureMoments, Features, Resampling, clip_score, frechet_distance
+from fewstep.orchestrator.evaluation.evaluator import Evaluator
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
 from fewstep.orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.evaluation.results import Row
-from fewstep.orchestrator.evaluation.system import Measured, Setting, System
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.inputs.images import cut, open_images
 from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
 from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.export import write
-from fewstep.orchestrator.students.inference import Call
+from fewstep.orchestrator.students.inference import InferenceArguments
 from tests import tiny
 from tests.orchestrator.students import untrained
 
@@ -84,11 +84,11 @@ def evaluation(recipe: Recipe, student: Path, cluster: None, tmp_path_factory: p
     return out
 
 
-def setting(recipe: Recipe, student: Path) -> Setting:
-    return Setting(
+def setting(recipe: Recipe, student: Path) -> EvaluationSetting:
+    return EvaluationSetting(
         teacher=recipe.teacher,
         student=str(student),
-        call=Call(),
+        call=InferenceArguments(),
         negative_prompt="",
         prompts=tiny.PROMPTS,
         features="mobilenetv2",
@@ -101,22 +101,22 @@ def setting(recipe: Recipe, student: Path) -> Setting:
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
 def test_a_sample_depends_on_its_number_alone(recipe: Recipe, student: Path, name: str) -> None:
-    judge = Judge(setting(recipe, student))
+    evaluator = Evaluator(setting(recipe, student))
     system = System(name, "ddim", 3, 2.0)  # pyright: ignore[reportArgumentType]
-    together = judge.sample(system, range(4))
-    alone = torch.cat([judge.sample(system, range(i, i + 1)) for i in range(4)])
+    together = evaluator.sample(system, range(4))
+    alone = torch.cat([evaluator.sample(system, range(i, i + 1)) for i in range(4)])
     # Another batch size may round differently; another seed would be off by far more.
     assert torch.allclose(together, alone, atol=1e-4)
     assert not torch.allclose(together[0], together[3], atol=1e-2)
 
 
 def test_a_stochastic_sample_depends_on_its_number_alone_too(recipe: Recipe, student: Path) -> None:
-    judge, system = Judge(setting(recipe, student)), System("teacher", "analytic-dpm", 3, 2.0)
-    variances = judge.calibrate(2.0)
-    assert variances == Judge(setting(recipe, student)).calibrate(2.0)
-    together = judge.sample(system, range(4), variances)
-    assert torch.allclose(together[2:3], judge.sample(system, range(2, 3), variances), atol=1e-4)
-    assert not torch.allclose(together, judge.sample(system, range(4), [0.0] * len(variances)), atol=1e-2)
+    evaluator, system = Evaluator(setting(recipe, student)), System("teacher", "analytic-dpm", 3, 2.0)
+    variances = evaluator.calibrate(2.0)
+    assert variances == Evaluator(setting(recipe, student)).calibrate(2.0)
+    together = evaluator.sample(system, range(4), variances)
+    assert torch.allclose(together[2:3], evaluator.sample(system, range(2, 3), variances), atol=1e-4)
+    assert not torch.allclose(together, evaluator.sample(system, range(4), [0.0] * len(variances)), atol=1e-2)
 
 
 def test_the_references_noise_is_no_judged_systems_noise(recipe: Recipe, student: Path) -> None:
@@ -127,9 +127,9 @@ def test_the_references_noise_is_no_judged_systems_noise(recipe: Recipe, student
 
 
 def test_teacher_and_untrained_student_share_their_one_step_picture(recipe: Recipe, student: Path) -> None:
-    judge = Judge(setting(recipe, student))
-    teacher = judge.sample(System("teacher", "ddim", 1, 1.0), range(4))
-    mine = judge.sample(System("student", "LCMScheduler", 1, 3.0), range(4))
+    evaluator = Evaluator(setting(recipe, student))
+    teacher = evaluator.sample(System("teacher", "ddim", 1, 1.0), range(4))
+    mine = evaluator.sample(System("student", "LCMScheduler", 1, 3.0), range(4))
     assert torch.allclose(teacher, mine, atol=1e-5)  # c_out at the last time is 1 within 1e-8
 
 
@@ -209,10 +209,10 @@ def test_shipped_baselines_are_used_and_a_gate_is_judged(recipe: Recipe, cluster
     assert {"contact-sheet.png", "variety.png"} <= {file.name for file in (tmp_path / "shipped").iterdir()}
     told = recipe.evaluation.model_copy(update={"baselines": str(tmp_path / "shipped"), "samples": 6})
     shipped = recipe.model_copy(update={"evaluation": told})
-    with open_bench(shipped, judged_prompts(told), tmp_path / "new") as bench:
-        systems = teacher_systems(bench, told)
-        parts = bench.measure([systems.reference, systems.null, *systems.best], 6, "nothing to do")
-        bench.measure_images(told.images)
+    with open_pool(shipped, evaluation_prompts(told), tmp_path / "new") as pool:
+        systems = teacher_systems(pool, told)
+        parts = pool.measure([systems.reference, systems.null, *systems.best], 6, "nothing to do")
+        pool.measure_images(told.images)
     assert [len(part.features) for part in parts] == [6, 6, 6, 6]
     assert list((tmp_path / "new" / "features").iterdir()) == []
 
@@ -228,7 +228,7 @@ def test_stored_statistics_stand_for_real_images(
 ) -> None:
     (file,) = (evaluation / "features").glob("images-*.npz")
     with np.load(file) as arrays:
-        moments = Moments.of(arrays["features"])
+        moments = FeatureMoments.of(arrays["features"])
     np.savez(tmp_path / "mu.npz", mu=moments.mean, sigma=moments.covariance)
     monkeypatch.setattr("fewstep.orchestrator.evaluation.reference_statistics.SAMPLES_FOR_FRECHET", 2)
     by_moments = recipe.evaluation.model_copy(update={"statistics": str(tmp_path / "mu.npz")})
@@ -241,7 +241,7 @@ def test_stored_statistics_stand_for_real_images(
     stored = {(row.system, row.steps): row for row in judged(by_moments) if row.reference == "statistics"}
     assert len(stored) == 5 and {row.metric for row in stored.values()} == {"Frechet distance (MobileNetV2)"}
     with np.load(next((out / "features").glob("judged-student-*-1-steps-*.npz"))) as arrays:
-        by_hand = frechet_distance(Moments.of(arrays["features"]), moments)
+        by_hand = frechet_distance(FeatureMoments.of(arrays["features"]), moments)
     assert stored["student", 1].value == pytest.approx(by_hand, rel=1e-6)
     given = [Row(**row) for row in json.loads((evaluation / "metrics.json").read_text())]
     assert precision(judged(by_features)) == precision(given)
@@ -251,14 +251,16 @@ def test_stored_statistics_stand_for_real_images(
 
 
 def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:
-    with_null = [Measured(np.random.default_rng(i).normal(size=(8, 5)).astype(np.float16), _none()) for i in range(2)]
+    with_null = [
+        SampleFeatures(np.random.default_rng(i).normal(size=(8, 5)).astype(np.float16), _none()) for i in range(2)
+    ]
     best = (System("teacher", "ddim", 1, 1.0), System("teacher", "ddim", 4, 1.0))
-    far, near = (Measured(with_null[1].features + shift, _none()) for shift in (np.float16(9), np.float16(0.001)))
+    far, near = (SampleFeatures(with_null[1].features + shift, _none()) for shift in (np.float16(9), np.float16(0.001)))
     from fewstep.orchestrator.evaluation.baselines import TeacherSystems, many_steps
 
     systems = TeacherSystems(*many_steps(recipe.evaluation), best)
-    assert judge_gate(recipe, systems, [*with_null, far, far])["passes"]
-    assert not judge_gate(recipe, systems, [*with_null, far, near])["passes"]
+    assert teacher_gate(recipe, systems, [*with_null, far, far])["passes"]
+    assert not teacher_gate(recipe, systems, [*with_null, far, near])["passes"]
 
 
 def _none() -> np.ndarray:
@@ -267,7 +269,7 @@ def _none() -> np.ndarray:
 
 def test_features_depend_on_all_that_made_them(tmp_path: Path) -> None:
     files = FeatureFiles(tmp_path, "")
-    measured = Measured(np.ones((4, 2), np.float16), _none())
+    measured = SampleFeatures(np.ones((4, 2), np.float16), _none())
     files.keep(Key("x", {"steps": 4, "revision": "a"}), measured)
     assert files.find(Key("x", {"steps": 4, "revision": "a"}), 3) is not None
     assert files.find(Key("x", {"steps": 4, "revision": "a"}), 5) is None

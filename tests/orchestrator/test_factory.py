@@ -10,7 +10,7 @@ import pytest
 import ray
 from PIL import Image
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.generate import generate
 from fewstep.orchestrator.generation.repair import repair
@@ -38,21 +38,23 @@ def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(
 def test_a_batch_size_is_found_once_for_a_data_set(cluster: None, make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(batch_size="auto", shard_size=4)
     made = generate(recipe, str(tmp_path))
-    assert open_ledger(made.place).plan.batch_size in (1, 2, 4)
+    assert open_commit_log(made.place).plan.batch_size in (1, 2, 4)
     assert generate(recipe, str(tmp_path)) == made
 
 
 def test_a_data_set_in_a_bucket_is_made_and_repaired(
-    cluster: None, finished: Ledger, make_recipe: MakeRecipe, s3_url: str
+    cluster: None, finished: CommitLog, make_recipe: MakeRecipe, s3_url: str
 ) -> None:
     made = generate(make_recipe({"generators": 2}), s3_url)
     assert made.content_hash == finished.newest().content_hash
-    ledger = open_ledger(made.place)
-    ledger.store.delete(ledger.newest().shards[1].file_key)
+    commit_log = open_commit_log(made.place)
+    commit_log.store.delete(commit_log.newest().shards[1].file_key)
     again = repair(made.place, Resources())
     assert (again.version, again.content_hash) == (2, made.content_hash)
-    assert ledger.verify().broken == ()
-    assert not any(b"canary" in ledger.store.read(stored.key) for stored in ledger.store.files())  # no credentials
+    assert commit_log.verify().broken == ()
+    assert not any(
+        b"canary" in commit_log.store.read(stored.key) for stored in commit_log.store.files()
+    )  # no credentials
 
 
 def test_credentials_are_written_nowhere(
@@ -61,20 +63,22 @@ def test_credentials_are_written_nowhere(
     assert "canary" in os.environ["AWS_SECRET_ACCESS_KEY"] and "canary" in os.environ["AWS_ACCESS_KEY_ID"]
     recipe = make_recipe(store=s3_url)
     facts = verbs.plan(recipe, 1.0)
-    ledger = open_ledger(generate(recipe, s3_url).place)
-    verbs.show(ledger.url, 3, str(tmp_path / "paths.png"))
-    verbs.verify(ledger.url)
+    commit_log = open_commit_log(generate(recipe, s3_url).place)
+    verbs.show(commit_log.url, 3, str(tmp_path / "paths.png"))
+    verbs.verify(commit_log.url)
     with pytest.raises((BadInput, OSError)) as refused:
         generate(recipe, "s3://no-such-bucket/here")
     session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
     files = [file for folder in (session, tmp_path) for file in folder.rglob("*") if file.is_file()]
     assert any(file.name.startswith("worker-") for file in files) and any(file.suffix == ".png" for file in files)
-    texts = [file.read_bytes() for file in files] + [ledger.store.read(stored.key) for stored in ledger.store.files()]
+    texts = [file.read_bytes() for file in files] + [
+        commit_log.store.read(stored.key) for stored in commit_log.store.files()
+    ]
     said = [*capfd.readouterr(), repr(refused.value), repr(recipe.resolved()), repr(facts)]
     assert not [text for text in [*texts, *(part.encode() for part in said)] if b"canary" in text]
 
 
-def test_a_look_into_a_data_set(cluster: None, finished: Ledger, tmp_path: Path) -> None:
+def test_a_look_into_a_data_set(cluster: None, finished: CommitLog, tmp_path: Path) -> None:
     facts = verbs.show(finished.url, 3, str(tmp_path / "paths.png"))
     assert (facts["rows"], facts["solver"], facts["guidance_scale"]) == (20, "ddim", [1.0, 4.0])
     assert facts["content_hash"] == finished.newest().content_hash
@@ -88,37 +92,37 @@ def test_nodes_that_cannot_use_the_store_are_named(cluster: None, tmp_path: Path
         check_nodes("/proc/fewstep", Resources())
 
 
-def test_a_plan_that_does_not_fit_the_disk_is_refused(finished: Ledger, tmp_path: Path) -> None:
+def test_a_plan_that_does_not_fit_the_disk_is_refused(finished: CommitLog, tmp_path: Path) -> None:
     check_space(str(tmp_path), finished.plan, 0)
     huge = finished.plan.model_copy(update={"samples": 10**13, "shard_size": 10**12})
     with pytest.raises(BadInput, match="GB free"):
         check_space(str(tmp_path), huge, 0)
 
 
-def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: Ledger, tmp_path: Path) -> None:
+def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: CommitLog, tmp_path: Path) -> None:
     place = tmp_path / finished.plan.hash
     shutil.copytree(finished.url, place)
-    ledger = open_ledger(str(place))
-    before = {stored.key for stored in ledger.store.files()}
+    commit_log = open_commit_log(str(place))
+    before = {stored.key for stored in commit_log.store.files()}
     lost = f"shards/00000000-00000008/{'0' * 32}.parquet"
-    ledger.store.write(lost, b"lost a race")
-    ledger.store.write("notes.txt", b"somebody's own")
-    ledger.store.write(f"commits/probe-{'0' * 32}", b"first")
-    assert ledger.clean(60.0).files == 0
+    commit_log.store.write(lost, b"lost a race")
+    commit_log.store.write("notes.txt", b"somebody's own")
+    commit_log.store.write(f"commits/probe-{'0' * 32}", b"first")
+    assert commit_log.clean(60.0).files == 0
     for file in place.rglob("*"):
         os.utime(file, (1, 1))
-    removed = verbs.clean(ledger.url, "1m")
+    removed = verbs.clean(commit_log.url, "1m")
     assert (removed["files"], removed["bytes"]) == (2, 16)
-    assert {stored.key for stored in ledger.store.files()} == before | {"notes.txt"}
-    assert ledger.verify().broken == ()
+    assert {stored.key for stored in commit_log.store.files()} == before | {"notes.txt"}
+    assert commit_log.verify().broken == ()
 
 
-def test_cleaning_a_copy_without_commits_keeps_what_its_versions_name(finished: Ledger, tmp_path: Path) -> None:
+def test_cleaning_a_copy_without_commits_keeps_what_its_versions_name(finished: CommitLog, tmp_path: Path) -> None:
     place = tmp_path / finished.plan.hash
     shutil.copytree(finished.url, place, ignore=shutil.ignore_patterns("commits"))
-    ledger = open_ledger(str(place))
-    assert ledger.clean(-1.0).files == 0
-    assert ledger.verify().broken == ()
+    commit_log = open_commit_log(str(place))
+    assert commit_log.clean(-1.0).files == 0
+    assert commit_log.verify().broken == ()
 
 
 @pytest.mark.parametrize(("span", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("7d", 604800)])
@@ -127,6 +131,6 @@ def test_ages_are_told_as_people_write_them(span: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("span", ["7200", "2 weeks", "-1h", ""])
-def test_an_age_that_says_nothing_is_refused(finished: Ledger, span: str) -> None:
+def test_an_age_that_says_nothing_is_refused(finished: CommitLog, span: str) -> None:
     with pytest.raises(BadInput, match="--older-than: .* like 90s, 30m, 2h or 7d"):
         verbs.clean(finished.url, span)

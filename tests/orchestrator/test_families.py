@@ -18,7 +18,7 @@ from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
-from tests.orchestrator.students import judge, untrained
+from tests.orchestrator.students import evaluator, untrained
 
 CLASSES = ("0", "1", "2")
 
@@ -51,7 +51,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 ) -> None:
     recipe = parse({**classes, "method": {"name": "progressive", "teacher_steps": 8, "student_steps": 4}})
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", CLASSES)
+    made = evaluator(recipe, tmp_path / "student", CLASSES)
     student, teacher = (
         made.sample(System(name, sampler, 4, 1.0), range(3))
         for name, sampler in (("student", "DDIMScheduler"), ("teacher", "ddim"))
@@ -69,7 +69,7 @@ def test_the_guidance_that_a_student_is_called_with_reaches_its_network(
     loaded = Teacher(TeacherSpec(folder=str(tmp_path / "student")))
     torch.nn.init.normal_(loaded.pipeline.unet.time_embedding.cond_proj.weight)
     loaded.pipeline.save_pretrained(tmp_path / "told")
-    made = judge(recipe, tmp_path / "told", CLASSES)
+    made = evaluator(recipe, tmp_path / "told", CLASSES)
     one, other = (made.sample(System("student", "LCMScheduler", 1, w), range(3)) for w in (1.0, 4.0))
     assert (one - other).abs().max() > 1e-3
 

@@ -17,7 +17,7 @@ from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
+from tests.orchestrator.students import evaluator, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -39,9 +39,9 @@ def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_sc
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
     states, _, evaluations = teacher_path(teacher, "flow-match-euler", PROMPTS, guidance_scale, noise)
     assert evaluations == 4 * 2  # one a step, guided or not
-    stock = FluxPipeline.from_pretrained(recipe.teacher.folder)
-    stock.set_progress_bar_config(disable=True)
-    made = stock(
+    dataset_kind = FluxPipeline.from_pretrained(recipe.teacher.folder)
+    dataset_kind.set_progress_bar_config(disable=True)
+    made = dataset_kind(
         PROMPTS,
         height=32,
         width=32,
@@ -72,7 +72,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = parse({**recipe.resolved(), "method": method})
     preflight(recipe, Teacher(recipe.teacher))
     write(recipe, untrained(recipe, tmp_path, guidance_input=method["name"] == "lcm"), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", PROMPTS)
+    made = evaluator(recipe, tmp_path / "student", PROMPTS)
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "its own"), ("teacher", "flow-match-euler"))

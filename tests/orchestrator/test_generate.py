@@ -13,13 +13,13 @@ import psutil
 import pytest
 import ray
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.generate import generate
 from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.recipe.resources import Resources
-from tests.conftest import MakeRecipe, fill, new_ledger
+from tests.conftest import MakeRecipe, fill, new_commit_log
 
 DRIVER = """
 import sys, pathlib
@@ -37,13 +37,13 @@ def sampling_actors() -> list[psutil.Process]:
     return [child for child in children if child.name().startswith("ray::Sampling")]
 
 
-def files(ledger: Ledger) -> dict[str, str]:
+def files(commit_log: CommitLog) -> dict[str, str]:
     """What each committed file hashes to."""
-    return {name: commit.file.sha256 for name, commit in ledger.commits()[0].items()}
+    return {name: commit.file.sha256 for name, commit in commit_log.commits()[0].items()}
 
 
 def test_bytes_are_the_same_with_two_actors_of_which_one_is_killed(
-    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+    finished: CommitLog, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     killed: list[int] = []
     rows: list[float] = []
@@ -55,16 +55,16 @@ def test_bytes_are_the_same_with_two_actors_of_which_one_is_killed(
             os.kill(killed[0], signal.SIGKILL)
 
     made = generate(make_recipe({"generators": 2}), str(tmp_path), kill_one)
-    ledger = open_ledger(made.place)
+    commit_log = open_commit_log(made.place)
     assert killed and made.quarantined == ()
     assert (made.rows, made.shards, sum(rows)) == (20, 3, 20)
-    assert files(ledger) == files(finished)
+    assert files(commit_log) == files(finished)
     assert made.content_hash == finished.newest().content_hash
-    assert ledger.verify().broken == ()
+    assert commit_log.verify().broken == ()
 
 
 def test_an_interrupted_run_continues_with_what_is_missing(
-    finished: Ledger, make_recipe: MakeRecipe, tmp_path: Path
+    finished: CommitLog, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     def interrupt(step: int, values: Mapping[str, float]) -> None:
         if step:
@@ -73,13 +73,13 @@ def test_an_interrupted_run_continues_with_what_is_missing(
     recipe = make_recipe()
     with pytest.raises(KeyboardInterrupt):
         generate(recipe, str(tmp_path), interrupt)
-    ledger = open_ledger(str(tmp_path / finished.plan.hash))
-    kept = ledger.commits()[0]
-    assert kept and ledger.versions() == []
+    commit_log = open_commit_log(str(tmp_path / finished.plan.hash))
+    kept = commit_log.commits()[0]
+    assert kept and commit_log.versions() == []
     assert psutil.wait_procs(sampling_actors(), timeout=20)[1] == []  # nobody is left behind
     made = generate(recipe, str(tmp_path))
     assert made.content_hash == finished.newest().content_hash
-    after = ledger.commits()[0]
+    after = commit_log.commits()[0]
     assert {name: after[name] for name in kept} == kept
     assert generate(recipe, str(tmp_path)) == made
 
@@ -88,7 +88,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(make_recipe: MakeRecip
     address = ray.get_runtime_context().gcs_address
     recipe = make_recipe({"address": address}, samples=300, save="ends", num_inference_steps=8)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    undisturbed = new_ledger(recipe, tmp_path / "undisturbed")
+    undisturbed = new_commit_log(recipe, tmp_path / "undisturbed")
     fill(undisturbed)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "recipe.json"), str(tmp_path / "store")])
     commits = tmp_path / "store" / undisturbed.plan.hash / "commits"
@@ -102,21 +102,21 @@ def test_a_killed_driver_is_continued_by_the_same_command(make_recipe: MakeRecip
     kept = [file for file in commits.iterdir() if file.stat().st_mtime < killed]
     assert 3 <= len(kept) < made.shards
     assert made.content_hash == undisturbed.newest().content_hash
-    assert files(open_ledger(made.place)) == files(undisturbed)
+    assert files(open_commit_log(made.place)) == files(undisturbed)
 
 
-def test_a_repair_makes_just_what_is_broken_and_restores_the_content(finished: Ledger, tmp_path: Path) -> None:
+def test_a_repair_makes_just_what_is_broken_and_restores_the_content(finished: CommitLog, tmp_path: Path) -> None:
     place = tmp_path / finished.plan.hash
     shutil.copytree(finished.url, place)
-    ledger = open_ledger(str(place))
-    before = ledger.newest()
+    commit_log = open_commit_log(str(place))
+    before = commit_log.newest()
     (place / before.shards[0].file_key).unlink()
     (place / before.conditions.file_key).write_bytes(b"")
     (place / "commits/00000016-00000020.json").write_text("{}")
     made = repair(str(place), Resources.model_validate({}))
-    after = ledger.newest()
+    after = commit_log.newest()
     assert (made.version, made.content_hash) == (2, before.content_hash)
-    assert after.changed == () and ledger.verify().broken == ()
+    assert after.changed == () and commit_log.verify().broken == ()
     assert [commit.revision for commit in after.shards] == [1, 0, 1]
     assert Dataset.open(str(place), 2).conditions().uncond["prompt"].shape == (1, 12, 16)
     assert repair(str(place), Resources.model_validate({})) == made

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, make_image_plan
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.generate import encode_images
 from fewstep.orchestrator.generation.repair import check_images, repair
@@ -73,32 +73,32 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, parquet: str) -> Recipe:
     return parse(told | stored | {"method": {"name": "consistency"}})
 
 
-def made(recipe: Recipe, store: Path) -> Ledger:
+def made(recipe: Recipe, store: Path) -> CommitLog:
     """The data set of a recipe's images, in this process."""
     images = open_images(recipe.data.images, "data.images")
     captions = captions_of(images, recipe.data.caption_column)
     plan = make_image_plan(recipe, Teacher(recipe.teacher).card, images, captions)
-    ledger = create_ledger(str(store), plan, list(dict.fromkeys(captions)), recipe.teacher)
-    commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
-    maker = maker_of(ledger, "cpu", 1)
+    commit_log = create_commit_log(str(store), plan, list(dict.fromkeys(captions)), recipe.teacher)
+    commit_conditions(commit_log, 0, plan.num_conditions, "cpu", 1)
+    maker = maker_of(commit_log, "cpu", 1)
     for shard in plan.shards():
         maker.make(shard.name, 0)
-    ledger.publish(ledger.commits()[0])
-    return ledger
+    commit_log.publish(commit_log.commits()[0])
+    return commit_log
 
 
 @pytest.fixture(scope="module")
-def encoded(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def encoded(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> CommitLog:
     return made(recipe, tmp_path_factory.mktemp("store"))
 
 
-def rows(ledger: Ledger) -> dict[str, torch.Tensor]:
-    groups = Dataset.open(ledger.url, ledger.newest().version).row_groups()
+def rows(commit_log: CommitLog) -> dict[str, torch.Tensor]:
+    groups = Dataset.open(commit_log.url, commit_log.newest().version).row_groups()
     parts = [groups.read(i) for i in range(len(groups.sizes))]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def test_a_row_is_an_image_through_the_teachers_autoencoder_and_its_caption(recipe: Recipe, encoded: Ledger) -> None:
+def test_a_row_is_an_image_through_the_teachers_autoencoder_and_its_caption(recipe: Recipe, encoded: CommitLog) -> None:
     found, teacher = rows(encoded), Teacher(recipe.teacher)
     assert list(found) == ["sample_id", "condition_id", "x0"]
     assert found["sample_id"].tolist() == [0, 1, 2, 3, 4] and found["condition_id"].tolist() == [0, 1, 0, 2, 1]
@@ -115,20 +115,20 @@ def test_a_row_is_an_image_through_the_teachers_autoencoder_and_its_caption(reci
 def test_images_are_encoded_in_the_size_of_the_nearest_aspect(recipe: Recipe, tmp_path: Path) -> None:
     sizes = ((32, 32), (48, 32), (32, 48))
     sized = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"resolution": sizes})})
-    ledger = made(sized, tmp_path)
-    groups = Dataset.open(ledger.url, 1).row_groups()
+    commit_log = made(sized, tmp_path)
+    groups = Dataset.open(commit_log.url, 1).row_groups()
     found = [groups.read(i) for i in range(len(groups.sizes))]
     assert [part["sample_id"].tolist() for part in found] == [[0, 1], [2], [3], [4]]  # of images 0 3, 4, 1, 2
     assert [part["condition_id"].tolist() for part in found] == [[0, 2], [1], [1], [0]]
     assert groups.shapes == [(4, 8, 8), (4, 8, 8), (4, 12, 8), (4, 8, 12)]
     teacher, images = Teacher(sized.teacher), open_images(sized.data.images, "data.images")
     for part, image, size in zip(found, ([0, 3], [4], [1], [2]), (*sizes[:1], *sizes), strict=True):
-        noise = torch.stack([noise_of(ledger.plan, i) for i in part["sample_id"].tolist()])
+        noise = torch.stack([noise_of(commit_log.plan, i) for i in part["sample_id"].tolist()])
         expected = teacher.latents(images.pixels(image, size), noise)
         torch.testing.assert_close(part["x0"].float(), expected, atol=2e-3, rtol=2e-3)  # stored as float16
 
 
-def test_what_is_encoded_does_not_depend_on_how_it_was_cut(recipe: Recipe, encoded: Ledger, tmp_path: Path) -> None:
+def test_what_is_encoded_does_not_depend_on_how_it_was_cut(recipe: Recipe, encoded: CommitLog, tmp_path: Path) -> None:
     whole = recipe.model_copy(update={"trajectories": recipe.trajectories.model_copy(update={"shard_size": 8})})
     assert torch.equal(rows(made(whole, tmp_path))["x0"], rows(encoded)["x0"])
 
@@ -157,14 +157,14 @@ def test_classes_and_pixels_serve_a_class_conditional_teacher(parquet: str, tmp_
     assert found["condition_id"].tolist() == [0, 1, 0, 2, 1]
 
 
-def test_the_identity_is_the_images_and_the_teacher_not_where_they_are(recipe: Recipe, encoded: Ledger) -> None:
+def test_the_identity_is_the_images_and_the_teacher_not_where_they_are(recipe: Recipe, encoded: CommitLog) -> None:
     plan = encoded.plan
     assert plan.model_copy(update={"images": "/elsewhere", "samples": 3}).hash == plan.hash
     for field, value in {"images_sha256": "0", "caption_column": "label", "seed": 1, "teacher": {}}.items():
         assert plan.model_copy(update={field: value}).hash != plan.hash
 
 
-def test_images_that_changed_are_not_taken_for_those_that_were_encoded(encoded: Ledger, tmp_path: Path) -> None:
+def test_images_that_changed_are_not_taken_for_those_that_were_encoded(encoded: CommitLog, tmp_path: Path) -> None:
     other = write(tmp_path / "other.parquet", prompt=["a cat"] * 5)
     check_images(encoded.plan)
     with pytest.raises(BadInput, match="does not hold the images that were encoded"):
@@ -216,35 +216,35 @@ def test_a_picture_that_the_metadata_forgets_is_named(folder: Path) -> None:
 
 
 def test_a_method_that_reads_what_the_teacher_samples_still_needs_samples(recipe: Recipe) -> None:
-    check(recipe)
+    check_sources(recipe)
     stored = recipe.method.model_validate({"name": "lcm", "teacher_step": "stored"})
     with pytest.raises(BadInput, match="trajectories.samples is missing; lcm learns from what the teacher samples"):
-        check(recipe.model_copy(update={"method": stored}))
+        check_sources(recipe.model_copy(update={"method": stored}))
     with pytest.raises(BadInput, match="trajectories.samples is missing; consistency"):
-        check(recipe.model_copy(update={"data": recipe.data.model_copy(update={"images": ""})}))
+        check_sources(recipe.model_copy(update={"data": recipe.data.model_copy(update={"images": ""})}))
 
 
 def test_images_are_the_data_beside_pairs_that_the_teacher_samples(recipe: Recipe) -> None:
     method = recipe.method.model_validate({"name": "dmd", "adversarial_weight": 0.1, "regression_weight": 0.25})
     (round,) = method.build().rounds()
-    assert stocks_of(recipe, round) == {"prompts": "trajectories", "pairs": "trajectories", "data": "images"}
+    assert dataset_kinds(recipe, round) == {"prompts": "trajectories", "pairs": "trajectories", "data": "images"}
     unpaired = recipe.method.model_validate({"name": "dmd", "adversarial_weight": 0.1, "regression_weight": 0.0})
     (round,) = unpaired.build().rounds()
-    assert stocks_of(recipe, round) == {"prompts": "images", "data": "images"}  # the captions
+    assert dataset_kinds(recipe, round) == {"prompts": "images", "data": "images"}  # the captions
 
 
 @pytest.mark.usefixtures("cluster")
 def test_images_are_encoded_by_actors_and_mended_like_any_data_set(
-    recipe: Recipe, encoded: Ledger, tmp_path: Path
+    recipe: Recipe, encoded: CommitLog, tmp_path: Path
 ) -> None:
     done = encode_images(recipe, str(tmp_path))
     assert (done.rows, done.shards, done.content_hash) == (5, 3, encoded.newest().content_hash)
     assert encode_images(recipe, str(tmp_path)) == done
-    ledger = open_ledger(done.place)
-    assert isinstance(ledger.plan, ImagePlan)
-    file = Path(ledger.url) / ledger.newest().shards[1].file_key
+    commit_log = open_commit_log(done.place)
+    assert isinstance(commit_log.plan, ImagePlan)
+    file = Path(commit_log.url) / commit_log.newest().shards[1].file_key
     file.write_bytes(b"rot")
-    (broken,) = ledger.verify().broken
+    (broken,) = commit_log.verify().broken
     assert broken.shard == "00000002-00000004"
     mended = repair(done.place, Resources())
     assert (mended.version, mended.content_hash) == (2, done.content_hash)
@@ -259,9 +259,9 @@ def test_a_student_is_trained_on_images_without_any_trajectories(recipe: Recipe,
     told = recipe.model_copy(update={"output": str(tmp_path / "run")})
     trained = verbs.train(told)
     facts = json.loads((tmp_path / "run/run.json").read_text())["manifests"]
-    ledger = open_ledger(facts["consistency"]["path"])
-    assert isinstance(ledger.plan, ImagePlan) and ledger.plan.teacher_evaluations == 0
-    assert trained["content_hash"] == {"images": ledger.newest().content_hash}
+    commit_log = open_commit_log(facts["consistency"]["path"])
+    assert isinstance(commit_log.plan, ImagePlan) and commit_log.plan.teacher_evaluations == 0
+    assert trained["content_hash"] == {"images": commit_log.newest().content_hash}
     lines = (tmp_path / "run/rounds/1-consistency/metrics.jsonl").read_text().splitlines()
     losses = [value for line in lines for key, value in json.loads(line).items() if key.startswith("loss/")]
     assert len(losses) == 4 and all(loss > 0 for loss in losses)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.dataloader.columns import columns_of
 from fewstep.orchestrator.datasets.captioned_plans import make_import_plan
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import check, stocks_of
+from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.generate import imported
 from fewstep.orchestrator.generation.repair import check_images
@@ -97,18 +97,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return {**told, "trajectories": trajectories | {"guidance_scale": 2.0, "dtype": "float32", "shard_size": 4}}
 
 
-def ledger_of(recipe: Recipe, source: str, store: Path) -> Ledger:
+def ledger_of(recipe: Recipe, source: str, store: Path) -> CommitLog:
     """Imported in this process."""
     samples = open_samples(source)
     captions = samples.captions("")
     plan = make_import_plan(recipe, Teacher(recipe.teacher).card, samples, captions)
-    ledger = create_ledger(str(store), plan, list(dict.fromkeys(captions)), recipe.teacher)
-    commit_conditions(ledger, 0, plan.num_conditions, "cpu", 1)
-    maker = maker_of(ledger, "cpu", 1)
+    commit_log = create_commit_log(str(store), plan, list(dict.fromkeys(captions)), recipe.teacher)
+    commit_conditions(commit_log, 0, plan.num_conditions, "cpu", 1)
+    maker = maker_of(commit_log, "cpu", 1)
     for shard in plan.shards():
         maker.make(shard.name, 0)
-    ledger.publish(ledger.commits()[0])
-    return ledger
+    commit_log.publish(commit_log.commits()[0])
+    return commit_log
 
 
 def test_pairs_from_tars_and_from_a_folder_are_the_same_rows(data: dict, tmp_path: Path) -> None:
@@ -116,11 +116,11 @@ def test_pairs_from_tars_and_from_a_folder_are_the_same_rows(data: dict, tmp_pat
     places = (folder_of(tmp_path / "folder", pairs()), tars_of(tmp_path / "tars", pairs()))
     ledgers = [ledger_of(recipe, place, tmp_path / "store") for place in places]
     assert ledgers[0].newest().content_hash == ledgers[1].newest().content_hash
-    for ledger in ledgers:
-        facts = describe_dataset(ledger.url)
+    for commit_log in ledgers:
+        facts = describe_dataset(commit_log.url)
         assert (facts["rows"], facts["guidance_scale"], facts["captions"]) == (5, 2.0, 3)
-        assert facts["imported_from"] in places and ledger.verify().broken == ()
-        dataset = Dataset.open(ledger.url, 1)
+        assert facts["imported_from"] in places and commit_log.verify().broken == ()
+        dataset = Dataset.open(commit_log.url, 1)
         groups = dataset.row_groups()
         rows = [columns_of("pairs", "imported", dataset)(groups.read(group)) for group in range(len(groups.sizes))]
         assert torch.equal(torch.cat([row["noise"] for row in rows]), NOISE)
@@ -134,26 +134,28 @@ def test_pairs_from_tars_and_from_a_folder_are_the_same_rows(data: dict, tmp_pat
 def test_pictures_with_captions_are_encoded_by_the_teacher(data: dict, tmp_path: Path) -> None:
     files = {f"00{i}.png": png(i) for i in range(5)} | {f"00{i}.txt": c.encode() for i, c in enumerate(CAPTIONS)}
     recipe = parse(data)
-    ledger = ledger_of(recipe, tars_of(tmp_path / "tars", files), tmp_path / "store")
-    dataset = Dataset.open(ledger.url, 1)
+    commit_log = ledger_of(recipe, tars_of(tmp_path / "tars", files), tmp_path / "store")
+    dataset = Dataset.open(commit_log.url, 1)
     rows = columns_of("data", "imported", dataset)(dataset.row_groups().read(0))
     back = Teacher(recipe.teacher).decode(rows["x0"])
     assert rows["x0"].shape[1:] == tiny.LATENT and bool(back.isfinite().all())
-    told = parse(data | {"data": {"imported": ledger.url}, "method": {"name": "reflow"}})
+    told = parse(data | {"data": {"imported": commit_log.url}, "method": {"name": "reflow"}})
     with pytest.raises(BadInput, match="holds samples alone, but reflow reads pairs"):
-        check(told)
+        check_sources(told)
 
 
 def test_imported_pairs_take_the_place_of_what_the_teacher_would_sample(data: dict, tmp_path: Path) -> None:
-    ledger = ledger_of(parse(data), folder_of(tmp_path / "folder", pairs()), tmp_path / "store")
-    recipe = parse(data | {"data": {"imported": ledger.url}, "method": {"name": "reflow"}, "trajectories": {}})
-    check(recipe)
+    commit_log = ledger_of(parse(data), folder_of(tmp_path / "folder", pairs()), tmp_path / "store")
+    recipe = parse(data | {"data": {"imported": commit_log.url}, "method": {"name": "reflow"}, "trajectories": {}})
+    check_sources(recipe)
     first, *others = recipe.method.build().rounds()
-    assert set(stocks_of(recipe, first).values()) == {"imported"}
-    assert {stock for round in others for stock in stocks_of(recipe, round).values()} <= {"trajectories"}
-    stored = parse(data | {"data": {"imported": ledger.url}, "method": {"name": "lcm", "teacher_step": "stored"}})
+    assert set(dataset_kinds(recipe, first).values()) == {"imported"}
+    assert {dataset_kind for round in others for dataset_kind in dataset_kinds(recipe, round).values()} <= {
+        "trajectories"
+    }
+    stored = parse(data | {"data": {"imported": commit_log.url}, "method": {"name": "lcm", "teacher_step": "stored"}})
     with pytest.raises(BadInput, match="holds pairs, but lcm reads whole paths"):
-        check(stored)
+        check_sources(stored)
 
 
 def broken(change: dict[str, bytes], drop: str = "") -> dict[str, bytes]:
@@ -208,4 +210,4 @@ def test_importing_is_a_command_that_continues(cluster: None, data: dict, tmp_pa
     assert verbs.show(facts["path"], 2, str(tmp_path / "pairs.png"))["rows"] == 5
     (tmp_path / "tars" / "1.tar").write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read as a plain tar|does not hold the samples"):
-        check_images(open_ledger(facts["path"]).plan)
+        check_images(open_commit_log(facts["path"]).plan)

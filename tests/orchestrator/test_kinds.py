@@ -28,7 +28,7 @@ from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import judge, teacher_path, untrained
+from tests.orchestrator.students import evaluator, teacher_path, untrained
 from tests.training.families import KINDS
 
 NEW = ("alpha", "sigma", "dit", "labelled", "unconditional")
@@ -73,8 +73,8 @@ def test_the_pipeline_itself_makes_the_same_pictures(
     teacher = Teacher(place.teacher)
     noise = torch.stack([torch.randn(teacher.family.latent_shape, generator=each) for each in generators(2)])
     states, _, _ = teacher_path(teacher, "ddim", place.conditions, guidance_scale, noise)
-    stock = load(place.teacher).pipeline
-    stock.scheduler = SOLVERS["ddim"].build(teacher.scheduler, 4)
+    dataset_kind = load(place.teacher).pipeline
+    dataset_kind.scheduler = SOLVERS["ddim"].build(teacher.scheduler, 4)
     told: Mapping[str, Mapping[str, object]] = {
         **dict.fromkeys(("alpha", "sigma"), {"prompt": place.conditions, "latents": noise, **RAW}),
         "dit": {"class_labels": [0, 1], "generator": generators(2)},
@@ -82,7 +82,7 @@ def test_the_pipeline_itself_makes_the_same_pictures(
         "unconditional": {"batch_size": 2, "generator": generators(2)},
     }
     guidance = {"guidance_scale": guidance_scale} if KINDS[kind].is_guided else {}
-    made = stock(**told[kind], **guidance, num_inference_steps=4, output_type="pt").images
+    made = dataset_kind(**told[kind], **guidance, num_inference_steps=4, output_type="pt").images
     torch.testing.assert_close(teacher.decode(states[:, -1]), torch.as_tensor(made), atol=1e-5, rtol=0)
 
 
@@ -92,7 +92,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
 ) -> None:
     recipe = recipe_of(recipe_data, places[kind], tmp_path, name="dmd", guidance_scale=1.0)
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", places[kind].conditions)
+    made = evaluator(recipe, tmp_path / "student", places[kind].conditions)
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "LCMScheduler"), ("teacher", "ddim"))
@@ -115,12 +115,12 @@ def test_adapters_load_into_the_stock_model_by_peft(places: Mapping[str, Place],
         torch.nn.init.normal_(weight, std=0.1)
     teacher.pipeline.register_modules(transformer=network.model)
     teacher.family.save_lora(tmp_path)
-    stock = PixArtAlphaPipeline.from_pretrained(places["alpha"].teacher.folder)
-    loaded = PeftModel.from_pretrained(stock.transformer, tmp_path)
+    dataset_kind = PixArtAlphaPipeline.from_pretrained(places["alpha"].teacher.folder)
+    loaded = PeftModel.from_pretrained(dataset_kind.transformer, tmp_path)
     cond, x, t = teacher.encode(["a cat"]), torch.randn(1, *tiny.LATENT), torch.tensor([500.0])
     expected = network(x, t, cond)
-    stock.transformer = loaded.merge_and_unload()
-    torch.testing.assert_close(type(network)(stock.transformer)(x, t, cond), expected, atol=1e-4, rtol=0)
+    dataset_kind.transformer = loaded.merge_and_unload()
+    torch.testing.assert_close(type(network)(dataset_kind.transformer)(x, t, cond), expected, atol=1e-4, rtol=0)
     network.merge_lora()
     torch.testing.assert_close(network(x, t, cond), expected, atol=1e-4, rtol=0)
     assert not [name for name, _ in network.named_parameters() if "lora" in name]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, count_committed, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, count_committed, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
 from fewstep.orchestrator.datasets.sealed_records import Damaged, seal
@@ -22,22 +22,25 @@ COMPUTE: dict[str, str | int] = {"device": "test"}
 
 
 @pytest.fixture
-def copy(finished: Ledger, tmp_path: Path) -> Ledger:
+def copy(finished: CommitLog, tmp_path: Path) -> CommitLog:
     """The finished data set, free to be damaged."""
     place = tmp_path / finished.plan.hash
     shutil.copytree(finished.url, place)
-    return open_ledger(str(place))
+    return open_commit_log(str(place))
 
 
 @pytest.fixture
-def empty(finished: Ledger, tmp_path: Path) -> Ledger:
-    return create_ledger(str(tmp_path), finished.plan, finished.prompts(), finished.teacher)
+def empty(finished: CommitLog, tmp_path: Path) -> CommitLog:
+    return create_commit_log(str(tmp_path), finished.plan, finished.prompts(), finished.teacher)
 
 
-def rows(ledger: Ledger, shard: int) -> Columns:
+def rows(commit_log: CommitLog, shard: int) -> Columns:
     """Rows that need no teacher."""
-    ids = ledger.plan.shards()[shard].samples
-    return {**scalars(ledger.plan, ids), "path": torch.full((len(ids), *ledger.plan.path_shape(0)), shard).half()}
+    ids = commit_log.plan.shards()[shard].samples
+    return {
+        **scalars(commit_log.plan, ids),
+        "path": torch.full((len(ids), *commit_log.plan.path_shape(0)), shard).half(),
+    }
 
 
 def flip(file: Path, place: int) -> None:
@@ -46,9 +49,9 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(whole)
 
 
-def test_of_racing_writers_one_commits_and_all_agree(empty: Ledger) -> None:
+def test_of_racing_writers_one_commits_and_all_agree(empty: CommitLog) -> None:
     def write(_: int) -> Commit:
-        return open_ledger(empty.url).commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
+        return open_commit_log(empty.url).commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
 
     with ThreadPoolExecutor(8) as writers:
         commits = list(writers.map(write, range(8)))
@@ -64,28 +67,28 @@ class LosesAnswers(LocalStore):
         return False
 
 
-def test_a_commit_whose_answer_was_lost_is_still_ours(empty: Ledger) -> None:
-    ledger = Ledger(LosesAnswers(Path(empty.url)), empty.plan, empty.teacher)
-    commit = ledger.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
+def test_a_commit_whose_answer_was_lost_is_still_ours(empty: CommitLog) -> None:
+    commit_log = CommitLog(LosesAnswers(Path(empty.url)), empty.plan, empty.teacher)
+    commit = commit_log.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
     assert empty.commits()[0] == {"00000000-00000008": commit}
     assert empty.check(commit) == ""
 
 
-def test_a_commit_of_another_driver_whose_file_is_damaged_is_refused(empty: Ledger) -> None:
+def test_a_commit_of_another_driver_whose_file_is_damaged_is_refused(empty: CommitLog) -> None:
     commit = empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
     flip(Path(empty.url) / commit.file_key, 1000)
     with pytest.raises(Damaged, match="shard 00000000-00000008"):
         empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
 
 
-def test_what_is_not_committed_does_not_exist(empty: Ledger) -> None:
+def test_what_is_not_committed_does_not_exist(empty: CommitLog) -> None:
     empty.store.write("shards/00000008-00000016/0123456789abcdef.parquet", b"half a sha")
     empty.commit(CONDITIONS, 0, {"condition_id": torch.arange(-1, 4), "prompt": torch.zeros(5, 2)}, {}, COMPUTE)
     empty.commit("00000000-00000008", 0, rows(empty, 0), {}, COMPUTE)
     assert [commit.name for commit in empty.publish(empty.commits()[0]).shards] == ["00000000-00000008"]
 
 
-def test_publishing_again_makes_no_new_version_until_something_is_new(copy: Ledger) -> None:
+def test_publishing_again_makes_no_new_version_until_something_is_new(copy: CommitLog) -> None:
     commits, _ = copy.commits()
     assert copy.publish(commits).version == 1 and copy.versions() == [1]
     fewer = {name: commit for name, commit in commits.items() if name != "00000016-00000020"}
@@ -94,7 +97,7 @@ def test_publishing_again_makes_no_new_version_until_something_is_new(copy: Ledg
     assert Dataset.open(copy.url, 1).manifest.rows == 20  # a reader keeps the version that it pinned
 
 
-def test_the_content_hash_is_that_of_all_shards_in_order(copy: Ledger) -> None:
+def test_the_content_hash_is_that_of_all_shards_in_order(copy: CommitLog) -> None:
     commits, _ = copy.commits()
     before = copy.newest().content_hash
     swapped = {
@@ -107,25 +110,25 @@ def test_the_content_hash_is_that_of_all_shards_in_order(copy: Ledger) -> None:
     assert manifest.changed == ("00000000-00000008", "00000008-00000016")
 
 
-def test_another_plan_in_the_same_place_is_refused(finished: Ledger, tmp_path: Path) -> None:
+def test_another_plan_in_the_same_place_is_refused(finished: CommitLog, tmp_path: Path) -> None:
     other = finished.plan.model_copy(update={"seed": 8})
     shutil.copytree(finished.url, tmp_path / other.hash)
     with pytest.raises(BadInput, match="holds another plan, which differs in seed"):
-        create_ledger(str(tmp_path), other, finished.prompts(), finished.teacher)
+        create_commit_log(str(tmp_path), other, finished.prompts(), finished.teacher)
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no data set"):
-        open_ledger(str(tmp_path))
+        open_commit_log(str(tmp_path))
 
 
-def test_committed_shards_are_counted_without_touching_the_place(finished: Ledger, tmp_path: Path) -> None:
+def test_committed_shards_are_counted_without_touching_the_place(finished: CommitLog, tmp_path: Path) -> None:
     assert count_committed(str(Path(finished.url).parent), finished.plan) == 3
     assert count_committed(str(tmp_path / "nowhere"), finished.plan) == 0
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: Ledger) -> None:
+def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: CommitLog) -> None:
     commit = copy.newest().shards[1]
     file = Path(copy.url) / commit.file_key
     whole = file.read_bytes()
@@ -149,7 +152,7 @@ def test_a_damaged_shard_is_named_with_its_mend_by_verify_and_by_readers(copy: L
         assert len(Dataset.open(copy.url, 1).row_groups().read(0)["path"]) == 8
 
 
-def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: Ledger) -> None:
+def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: CommitLog) -> None:
     flip(Path(copy.url) / "commits/00000016-00000020.json", 40)
     flip(Path(copy.url) / "manifest/0001.json", 400)
     assert {broken.shard for broken in copy.verify().broken} == {"00000016-00000020", "version 1"}
@@ -157,7 +160,7 @@ def test_a_flipped_bit_in_a_commit_or_a_manifest_is_named(copy: Ledger) -> None:
         Dataset.open(copy.url, 1)
 
 
-def test_records_that_were_swapped_are_named(copy: Ledger) -> None:
+def test_records_that_were_swapped_are_named(copy: CommitLog) -> None:
     first, second = (Path(copy.url) / f"commits/{shard}.json" for shard in ("00000000-00000008", "00000008-00000016"))
     texts = first.read_bytes(), second.read_bytes()
     first.write_bytes(texts[1])
@@ -167,7 +170,7 @@ def test_records_that_were_swapped_are_named(copy: Ledger) -> None:
     assert "is that of shard 00000008-00000016, put in its place" in broken[0].why
 
 
-def test_a_version_that_claims_absurd_rows_is_refused_when_it_is_opened(copy: Ledger) -> None:
+def test_a_version_that_claims_absurd_rows_is_refused_when_it_is_opened(copy: CommitLog) -> None:
     before = copy.newest()
     commit = before.shards[1]
     groups = tuple(dataclasses.replace(group, rows=10**15) for group in commit.file.row_groups)
@@ -178,16 +181,16 @@ def test_a_version_that_claims_absurd_rows_is_refused_when_it_is_opened(copy: Le
         Dataset.open(copy.url, 1)
 
 
-def test_a_damaged_plan_is_named_and_written_again(copy: Ledger) -> None:
+def test_a_damaged_plan_is_named_and_written_again(copy: CommitLog) -> None:
     flip(Path(copy.url) / "plan.json", 100)
     with pytest.raises(Damaged, match="delete it and repeat `fewstep generate`"):
-        open_ledger(copy.url)
+        open_commit_log(copy.url)
     (Path(copy.url) / "plan.json").unlink()
-    again = create_ledger(str(Path(copy.url).parent), copy.plan, copy.prompts(), copy.teacher)
+    again = create_commit_log(str(Path(copy.url).parent), copy.plan, copy.prompts(), copy.teacher)
     assert again.plan == copy.plan and again.verify().broken == ()
 
 
-def test_errors_about_damage_travel_between_processes(copy: Ledger) -> None:
+def test_errors_about_damage_travel_between_processes(copy: CommitLog) -> None:
     commit = copy.newest().shards[0]
     (Path(copy.url) / commit.file_key).unlink()
     with pytest.raises(Damaged) as caught:
@@ -195,11 +198,11 @@ def test_errors_about_damage_travel_between_processes(copy: Ledger) -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_teacher_that_changed_is_refused(copy: Ledger, tmp_path: Path) -> None:
+def test_a_teacher_that_changed_is_refused(copy: CommitLog, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     shutil.copytree(copy.teacher.folder, teacher)
     config = teacher / "scheduler/scheduler_config.json"
     config.write_text(config.read_text().replace("0.012", "0.013"))
-    changed = Ledger(copy.store, copy.plan, copy.teacher.model_copy(update={"folder": str(teacher)}))
+    changed = CommitLog(copy.store, copy.plan, copy.teacher.model_copy(update={"folder": str(teacher)}))
     with pytest.raises(BadInput, match="is not the teacher that made"):
         ShardSampler(changed, "cpu", 1)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.plan import ROW_GROUP_BYTES
 from fewstep.orchestrator.generation.shard_makers import ShardSampler
-from tests.conftest import MakeRecipe, new_ledger
+from tests.conftest import MakeRecipe, new_commit_log
 from tests.peak import peak
 
 
@@ -26,7 +26,7 @@ class Instant(ShardSampler):
 
 def grown(url: str) -> int:
     """By how much the peak rises while shards are made, once the teacher is loaded and has made a small one."""
-    sampler = Instant(open_ledger(url), "cpu", 1)
+    sampler = Instant(open_commit_log(url), "cpu", 1)
     names = [shard.name for shard in sampler.plan.shards()]
     sampler.make(names[-1], 0)
     before = peak()
@@ -37,9 +37,9 @@ def grown(url: str) -> int:
 
 def test_an_actor_holds_three_shards_at_most_beside_its_teacher(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     told = {"samples": 4 * 16384 + 32, "shard_size": 16384, "batch_size": 32, "num_inference_steps": 7}
-    ledger = new_ledger(make_recipe(**told, save="all"), tmp_path)
+    commit_log = new_commit_log(make_recipe(**told, save="all"), tmp_path)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        held = process.submit(grown, ledger.url).result()
-    shard = ledger.plan.row_bytes(ledger.plan.latent_shape) * ledger.plan.shard_size
+        held = process.submit(grown, commit_log.url).result()
+    shard = commit_log.plan.row_bytes(commit_log.plan.latent_shape) * commit_log.plan.shard_size
     assert shard > 64 * 1024**2
     assert held < 3 * shard + 16 * ROW_GROUP_BYTES, f"{held / shard:.2f} shards"  # Parquet's writer has some, too

@@ -16,7 +16,7 @@ from fewstep.orchestrator.cli.app import BAD_INPUT
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.planning.forecast import memory_of
-from fewstep.orchestrator.planning.memory import Kept, Memory
+from fewstep.orchestrator.planning.memory import Kept, MemoryEstimate
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.teachers.skeleton import skeleton
@@ -89,7 +89,7 @@ def test_a_skeleton_is_the_teacher_without_weights(tmp_path: Path, kind: str) ->
         assert widths == {name: value.shape[-1] for name, value in cond.items() if name != "mask"}
 
 
-def held(recipe: Path, **training: object) -> Memory:
+def held(recipe: Path, **training: object) -> MemoryEstimate:
     data = yaml.safe_load(recipe.read_text())
     method = training.pop("method", {"name": "dmd"})
     workers = training.pop("workers", 1)

@@ -22,8 +22,8 @@ from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.revision import factory_hash
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
-from tests.conftest import new_ledger
-from tests.orchestrator.students import judge, teacher_path, untrained
+from tests.conftest import new_commit_log
+from tests.orchestrator.students import evaluator, teacher_path, untrained
 from tests.own_models import points
 
 README = Path(__file__).parents[2] / "README.md"
@@ -57,7 +57,9 @@ def test_a_saved_pipeline_makes_what_the_teacher_makes(
     teacher.pipeline.save_pretrained(tmp_path)
     loaded = load(TeacherSpec(folder=str(tmp_path)))
     loaded.pipeline.scheduler = SOLVERS[solver].build(teacher.scheduler, 4)
-    made = loaded.pipeline(**loaded.call(prompts, "", 4, guidance_scale), **loaded.start(noise, (), ())).images
+    made = loaded.pipeline(
+        **loaded.call_arguments(prompts, "", 4, guidance_scale), **loaded.noise_arguments(noise, (), ())
+    ).images
     torch.testing.assert_close(made, states[:, -1], atol=1e-5, rtol=0)
 
 
@@ -74,7 +76,7 @@ def test_a_plan_knows_the_weights_and_the_module_that_made_them() -> None:
 def test_what_can_be_seen_can_be_judged(recipe: Recipe, tmp_path: Path) -> None:
     recipe = altered(recipe, teacher={"factory": "tests.own_models:seen_points"})
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", ["left", "right"])
+    made = evaluator(recipe, tmp_path / "student", ["left", "right"])
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "LCMScheduler"), ("teacher", "ddim"))
@@ -153,7 +155,7 @@ def compiled(recipe: Recipe) -> Recipe:
 
 
 def test_what_a_compiled_teacher_samples_is_another_data_set(recipe: Recipe, compiled: Recipe, tmp_path: Path) -> None:
-    quick, slow = (new_ledger(told, tmp_path).plan for told in (compiled, recipe))
+    quick, slow = (new_commit_log(told, tmp_path).plan for told in (compiled, recipe))
     assert quick.differences(slow) == ["teacher"] and quick.hash != slow.hash
 
 

@@ -14,7 +14,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.submission import bundle as parcels
-from fewstep.orchestrator.submission.bundle import parcel, pins
+from fewstep.orchestrator.submission.bundle import make_bundle, pins
 
 CANARIES = (
     ".env",
@@ -62,7 +62,7 @@ def test_code_inputs_and_versions_travel_and_nothing_else(
         plant(home / package)
     plant(home)
     monkeypatch.setattr(parcels, "HOME", home)
-    bundle, _ = parcel(recipe, "run", "/mnt/fewstep")
+    bundle, _ = make_bundle(recipe, "run", "/mnt/fewstep")
     bundle.write(tmp_path / "written")
     written = [file for file in (tmp_path / "written").rglob("*") if file.is_file()]
     assert not [file for file in written if file.read_bytes() == b"canary"]
@@ -76,7 +76,7 @@ def test_every_node_finds_the_inputs_under_the_outputs(
 ) -> None:
     outputs = tmp_path / "shared"
     written, shared = tmp_path / "written", outputs / ".fewstep"
-    parcel(recipe, "run", str(outputs))[0].write(written)
+    make_bundle(recipe, "run", str(outputs))[0].write(written)
     unpack(written / "inputs", shared)
     stamps = {file: file.stat().st_mtime_ns for file in shared.rglob("*")}
     unpack(written / "inputs", shared)
@@ -101,34 +101,34 @@ def test_an_input_that_other_work_put_there_meanwhile_is_taken(tmp_path: Path) -
 
 
 def test_what_is_under_the_outputs_stays_and_counts_all_the_same(recipe: Recipe, tmp_path: Path) -> None:
-    bundle, digest = parcel(recipe, "run", str(tmp_path))
+    bundle, digest = make_bundle(recipe, "run", str(tmp_path))
     assert yaml.safe_load(str(bundle.files["recipe.yaml"]))["teacher"]["folder"] == recipe.teacher.folder
     assert not [name for name in bundle.files if "teacher.folder" in name]
     (Path(recipe.teacher.folder) / "scheduler/scheduler_config.json").write_text("{}")
-    assert parcel(recipe, "run", str(tmp_path))[1] != digest
+    assert make_bundle(recipe, "run", str(tmp_path))[1] != digest
 
 
 def test_an_input_that_has_an_address_is_read_from_there(recipe: Recipe) -> None:
     url = "s3://bucket/data"
     other = recipe.model_copy(update={"data": recipe.data.model_copy(update={"imported": url})})
-    bundle, _ = parcel(other, "run", "/mnt/fewstep")
+    bundle, _ = make_bundle(other, "run", "/mnt/fewstep")
     assert yaml.safe_load(str(bundle.files["recipe.yaml"]))["data"]["imported"] == url
 
 
 def test_the_digest_is_of_what_is_asked_wherever_it_lies(recipe: Recipe, tmp_path: Path) -> None:
-    _, digest = parcel(recipe, "run", "/mnt/fewstep")
+    _, digest = make_bundle(recipe, "run", "/mnt/fewstep")
     shutil.copytree(recipe.teacher.folder, tmp_path / "moved")
     moved = recipe.model_copy(update={"teacher": recipe.teacher.at(tmp_path / "moved")})
-    assert parcel(moved, "run", "/mnt/fewstep")[1] == digest
-    assert parcel(recipe, "train", "/mnt/fewstep")[1] != digest
+    assert make_bundle(moved, "run", "/mnt/fewstep")[1] == digest
+    assert make_bundle(recipe, "train", "/mnt/fewstep")[1] != digest
     (Path(recipe.trajectories.prompts) / "prompts.parquet").write_text("other rows")
-    assert parcel(recipe, "run", "/mnt/fewstep")[1] != digest
+    assert make_bundle(recipe, "run", "/mnt/fewstep")[1] != digest
 
 
 def test_a_feature_network_on_this_machine_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     judged = recipe.evaluation.model_copy(update={"features": f"clip:{tmp_path}"})
     with pytest.raises(BadInput, match="evaluation.features"):
-        parcel(recipe.model_copy(update={"evaluation": judged}), "run", "/mnt/fewstep")
+        make_bundle(recipe.model_copy(update={"evaluation": judged}), "run", "/mnt/fewstep")
 
 
 def test_the_versions_are_those_that_run_here() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.distances import Moments
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts
+from fewstep.orchestrator.evaluation.distances import FeatureMoments
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
 from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation, read_statistics
-from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -50,7 +50,7 @@ def test_coco_30k_judges_each_caption_once(tmp_path: Path, statistics: str, capt
     evaluation = told.evaluation
     assert evaluation.samples == 30_000
     check_evaluation(evaluation)
-    judged = judged_prompts(evaluation)
+    judged = evaluation_prompts(evaluation)
     assert sorted(judged) == sorted(Path(captions).read_text().splitlines())
     assert parse(told.resolved()).evaluation == evaluation
 
@@ -82,16 +82,16 @@ def evaluation_of(file: str, samples: int = 5000, **others: str) -> Evaluation:
 
 def test_statistics_are_read_as_the_field_keeps_them(statistics: str) -> None:
     found = read_statistics(evaluation_of(statistics))
-    assert isinstance(found, Moments)
+    assert isinstance(found, FeatureMoments)
     assert found.mean.tolist() == [0, 1, 2] and found.covariance.tolist() == np.eye(3).tolist()
 
 
 def test_features_of_our_own_are_statistics_too(tmp_path: Path) -> None:
     features, key = np.ones((4, 2), np.float16), Key("images", {"features": "mobilenetv2"})
-    FeatureFiles(tmp_path, "").keep(key, Measured(features, np.zeros((0, 8, 8, 3), np.uint8)))
+    FeatureFiles(tmp_path, "").keep(key, SampleFeatures(features, np.zeros((0, 8, 8, 3), np.uint8)))
     file = str(tmp_path / f"{key.stem}.npz")
     found = read_statistics(evaluation_of(file, samples=8))
-    assert isinstance(found, Measured) and found.features.tolist() == features.tolist()
+    assert isinstance(found, SampleFeatures) and found.features.tolist() == features.tolist()
     with pytest.raises(BadInput, match="is of mobilenetv2, and evaluation.features is not"):
         read_statistics(evaluation_of(file, features="inception:x.pt"))
     with pytest.raises(BadInput, match="take the place of evaluation.images"):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fewstep.orchestrator.evaluation.distances import (
+    FeatureMoments,
     Features,
     KernelDistances,
-    Moments,
     Resampling,
     combine,
     frechet_distance,
@@ -105,7 +105,7 @@ def test_frechet_distance_of_scaled_gaussians_is_known() -> None:
     generator = np.random.default_rng(4)
     x = generator.normal(size=(4000, 3))
     # Exact on moments: y = 2 x + 1 has covariance 4 C and another mean.
-    distance = frechet_distance(Moments.of(x), Moments.of(2 * x + 1))
+    distance = frechet_distance(FeatureMoments.of(x), FeatureMoments.of(2 * x + 1))
     cov = np.cov(x, rowvar=False)
     assert distance == pytest.approx(((x.mean(0) + 1) ** 2).sum() + np.trace(cov), rel=1e-9)
 

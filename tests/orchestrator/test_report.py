@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fewstep.orchestrator.evaluation.results import Claim, Findings, Row
+from fewstep.orchestrator.evaluation.results import Claim, EvaluationResults, Row
 from fewstep.orchestrator.observability.image_grid import contact_sheet, grid
 from fewstep.orchestrator.observability.line_chart import Series, line_chart
 from fewstep.orchestrator.reports.run_page import ReportFacts, write_report
@@ -17,7 +17,7 @@ KIDS |= {("student", 1): 0.06, ("student", 2): 0.031, ("student", 4): 0.012, ("s
 REFERENCES: tuple[Literal["teacher", "images"], ...] = ("teacher", "images")
 
 
-def findings(kids: dict[tuple[str, int], float] = KIDS, samples: int = 2000) -> Findings:
+def results(kids: dict[tuple[str, int], float] = KIDS, samples: int = 2000) -> EvaluationResults:
     """As an evaluation leaves them, with numbers made up."""
     rows, claims = [], []
     for (system, steps), kid in kids.items():
@@ -51,10 +51,10 @@ def findings(kids: dict[tuple[str, int], float] = KIDS, samples: int = 2000) -> 
                 ends = (value - 0.002, value + 0.002)
                 rest = (ends[1] < 0, samples, samples >= 2000)
                 claims.append(Claim(text, kind, steps, "teacher", value, *ends, *rest))  # pyright: ignore[reportArgumentType]
-    return Findings(rows, claims)
+    return EvaluationResults(rows, claims)
 
 
-def facts(folder: Path, found: Findings) -> ReportFacts:
+def facts(folder: Path, found: EvaluationResults) -> ReportFacts:
     """A whole report's worth."""
     generator = np.random.default_rng(0)
     pictures = generator.integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
@@ -70,7 +70,7 @@ def facts(folder: Path, found: Findings) -> ReportFacts:
         method="lcm",
         paper="2310.04378",
         student_steps=4,
-        findings=found,
+        results=found,
         grid=folder / "grid.png",
         training={"1-lcm": losses},
         stages_s={"generate": 140.2, "train": 212.0, "export": 4.1, "evaluate": 96.3},
@@ -104,7 +104,7 @@ class Checker(HTMLParser):
 
 
 def test_the_report_is_one_whole_page_that_loads_nothing(tmp_path: Path) -> None:
-    write_report(facts(tmp_path, findings()), tmp_path / "report.html")
+    write_report(facts(tmp_path, results()), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     checker = Checker()
     checker.feed(page)
@@ -116,18 +116,18 @@ def test_the_report_is_one_whole_page_that_loads_nothing(tmp_path: Path) -> None
 
 
 def test_the_headline_claims_what_the_interval_shows() -> None:
-    assert "less than half as far" in findings().headline(4)
-    assert "is nearer to" in findings({**KIDS, ("student", 4): 0.09}).headline(4)
-    assert "not shown to be better" in findings({**KIDS, ("student", 4): 0.1095}).headline(4)
+    assert "less than half as far" in results().headline(4)
+    assert "is nearer to" in results({**KIDS, ("student", 4): 0.09}).headline(4)
+    assert "not shown to be better" in results({**KIDS, ("student", 4): 0.1095}).headline(4)
 
 
 def test_the_headline_of_few_samples_is_no_claim() -> None:
-    assert "no claim" in findings(samples=500).headline(4)
-    assert "no claim" not in findings(samples=2000).headline(4)
+    assert "no claim" in results(samples=500).headline(4)
+    assert "no claim" not in results(samples=2000).headline(4)
 
 
 def test_the_headline_is_about_the_steps_that_were_judged() -> None:
-    assert findings().headline(3).startswith(("At 2 steps", "At 4 steps"))
+    assert results().headline(3).startswith(("At 2 steps", "At 4 steps"))
 
 
 def test_a_value_of_zero_has_a_place_on_a_logarithmic_axis() -> None:

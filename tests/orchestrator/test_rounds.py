@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.workflow import stages as verbs
@@ -43,7 +43,7 @@ def test_each_reflow_learns_from_pairs_of_the_one_before(data: dict, tmp_path: P
     facts = json.loads((student.parent / "run.json").read_text())["manifests"]
     assert list(facts) == ["reflow-1", "distillation"]
     assert facts["reflow-1"]["content_hash"] != facts["distillation"]["content_hash"]
-    plans = [open_ledger(fact["path"]).plan for fact in facts.values()]
+    plans = [open_commit_log(fact["path"]).plan for fact in facts.values()]
     assert [plan.solver for plan in plans] == ["ddim", "flow-euler"]
     assert [plan.guidance_scale for plan in plans] == [(6.0, 6.0), (1.5, 1.5)]
     found = [metrics.read(folder / "metrics.jsonl") for folder in sorted((student.parent / "rounds").iterdir())]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
-from fewstep.orchestrator.datasets.commit_log import Ledger, create_ledger, open_ledger
+from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.sealed_records import Damaged
@@ -20,18 +20,18 @@ from fewstep.orchestrator.storage.urls import open_store
 
 
 @pytest.fixture
-def remote(finished: Ledger, s3_url: str) -> Ledger:
+def remote(finished: CommitLog, s3_url: str) -> CommitLog:
     """A data set in a bucket: the finished one's plan and rows."""
-    ledger = create_ledger(s3_url, finished.plan, finished.prompts(), finished.teacher)
+    commit_log = create_commit_log(s3_url, finished.plan, finished.prompts(), finished.teacher)
     conditions = {"condition_id": torch.arange(-1, 4), "prompt": torch.zeros(5, 2)}
-    ledger.commit(CONDITIONS, 0, conditions, {}, {"device": "test"})
+    commit_log.commit(CONDITIONS, 0, conditions, {}, {"device": "test"})
     rows = Dataset.open(finished.url, 1).row_groups()
     for group, shard in enumerate(finished.plan.shards()):
         path = rows.read(group)["path"]
         columns = {**scalars(finished.plan, shard.samples), "path": path}
-        ledger.commit(shard.name, 0, columns, {"times": [999.0, -1.0]}, {"device": "test"})
-    ledger.publish(ledger.commits()[0])
-    return ledger
+        commit_log.commit(shard.name, 0, columns, {"times": [999.0, -1.0]}, {"device": "test"})
+    commit_log.publish(commit_log.commits()[0])
+    return commit_log
 
 
 def test_of_many_writers_one_wins_each_key(s3_url: str) -> None:
@@ -107,16 +107,16 @@ def test_a_single_writer_looks_first(s3_url: str) -> None:
     assert store.read("commits/a") == b"first"
 
 
-def test_a_data_set_in_a_bucket_is_the_one_in_a_folder(finished: Ledger, remote: Ledger) -> None:
+def test_a_data_set_in_a_bucket_is_the_one_in_a_folder(finished: CommitLog, remote: CommitLog) -> None:
     assert remote.newest().content_hash == finished.newest().content_hash
     assert remote.verify().broken == ()
-    assert open_ledger(remote.url).plan == finished.plan
-    here, there = (Dataset.open(ledger.url, 1).row_groups() for ledger in (finished, remote))
+    assert open_commit_log(remote.url).plan == finished.plan
+    here, there = (Dataset.open(commit_log.url, 1).row_groups() for commit_log in (finished, remote))
     assert here.sizes == there.sizes
     assert torch.equal(here.read(2)["path"], there.read(2)["path"])
 
 
-def test_damage_in_a_bucket_is_named(remote: Ledger) -> None:
+def test_damage_in_a_bucket_is_named(remote: CommitLog) -> None:
     first, second, third = remote.newest().shards
     data = remote.store.read(first.file_key)
     remote.store.write(first.file_key, data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
@@ -134,7 +134,7 @@ def test_damage_in_a_bucket_is_named(remote: Ledger) -> None:
         Dataset.open(remote.url, 1).row_groups().read(0)
 
 
-def test_what_was_read_from_a_bucket_is_kept_up_to_a_size(remote: Ledger, tmp_path: Path) -> None:
+def test_what_was_read_from_a_bucket_is_kept_up_to_a_size(remote: CommitLog, tmp_path: Path) -> None:
     size = remote.newest().shards[0].file.bytes
     cache = BlockCache(tmp_path / "cache", 2.5 * size)
     once = [Dataset.open(remote.url, 1, cache).row_groups().read(group)["path"] for group in range(3)]
@@ -147,7 +147,7 @@ def test_what_was_read_from_a_bucket_is_kept_up_to_a_size(remote: Ledger, tmp_pa
         groups.read(0)  # which had to make room
 
 
-def test_a_damaged_cache_is_fetched_again(remote: Ledger, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_fetched_again(remote: CommitLog, tmp_path: Path) -> None:
     cache = BlockCache(tmp_path / "cache", 1e9)
     once = Dataset.open(remote.url, 1, cache).row_groups().read(0)["path"]
     for file in (tmp_path / "cache").iterdir():

@@ -26,8 +26,8 @@ from fewstep.methods.diffusion import (
     target,
 )
 from fewstep.orchestrator.sampling import analytic_dpm
-from fewstep.orchestrator.sampling.guidance import GuidedTeacher
-from fewstep.orchestrator.sampling.ode import refusal, sample_path
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
+from fewstep.orchestrator.sampling.ode import sample_path, unsupported_reason
 from fewstep.orchestrator.sampling.schedules import schedule_of
 from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS
 from tests.methods import mixture
@@ -67,10 +67,10 @@ UNCOND = {"mean": torch.tensor([[0.5, -0.5]])}
 SCALE = torch.linspace(1, 3, SAMPLES)
 
 
-def gaussian(prediction: str, *, zero_snr: bool = False) -> tuple[Gaussian, GuidedTeacher]:
+def gaussian(prediction: str, *, zero_snr: bool = False) -> tuple[Gaussian, GuidedDenoiser]:
     schedule = schedule_of(config(prediction, zero_snr=zero_snr))
     network = Gaussian(schedule, prediction)
-    return network, GuidedTeacher(Denoiser(network, schedule, network.prediction), COND, UNCOND, SCALE)
+    return network, GuidedDenoiser(Denoiser(network, schedule, network.prediction), COND, UNCOND, SCALE)
 
 
 def exact(schedule: Schedule, times: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def test_a_sample_does_not_depend_on_those_beside_it(name: str) -> None:
     cond, uncond = mixture.conditions(torch.arange(SAMPLES) % 3)
 
     def path(rows: slice, scale: Tensor) -> tuple[Tensor, int]:
-        teacher = GuidedTeacher(
+        teacher = GuidedDenoiser(
             mixture.teacher(schedule), {"modes": cond["modes"][rows]}, {"modes": uncond["modes"][:1]}, scale
         )
         states, _ = sample_path(SOLVERS[name], config(zero_snr=True), teacher, NOISE[rows], 3)
@@ -189,7 +189,7 @@ def test_a_sample_does_not_depend_on_those_beside_it(name: str) -> None:
 
 def test_numbers_that_are_not_finite_end_an_adaptive_path() -> None:
     schedule = schedule_of(config())
-    teacher = GuidedTeacher(Denoiser(lambda x, time, cond: x / 0, schedule, "v_prediction"), COND, UNCOND, SCALE)
+    teacher = GuidedDenoiser(Denoiser(lambda x, time, cond: x / 0, schedule, "v_prediction"), COND, UNCOND, SCALE)
     path, _ = sample_path(SOLVERS["rk45"], config(), teacher, NOISE, 2)
     assert not path[:, -1].isfinite().any()
 
@@ -230,7 +230,7 @@ def test_solvers_that_are_the_same_on_paper_make_the_same_path(
 def test_a_solver_that_cannot_is_refused_with_one_that_can(
     name: str, steps: int, prediction: str, zero_snr: bool, words: str
 ) -> None:
-    assert re.match(words, refusal(name, steps, prediction, config(prediction, zero_snr=zero_snr)))
+    assert re.match(words, unsupported_reason(name, steps, prediction, config(prediction, zero_snr=zero_snr)))
 
 
 def test_as_many_steps_as_the_evaluations_are_enough_for() -> None:
@@ -242,12 +242,12 @@ def test_as_many_steps_as_the_evaluations_are_enough_for() -> None:
 MANY = 20_000
 
 
-def of_one_law(prediction: str, *, zero_snr: bool) -> GuidedTeacher:
+def of_one_law(prediction: str, *, zero_snr: bool) -> GuidedDenoiser:
     """Many samples of the first condition."""
     schedule = schedule_of(config(prediction, zero_snr=zero_snr))
     network = Gaussian(schedule, prediction)
     cond = {"mean": COND["mean"][:1].expand(MANY, -1)}
-    return GuidedTeacher(Denoiser(network, schedule, network.prediction), cond, UNCOND, torch.ones(MANY))
+    return GuidedDenoiser(Denoiser(network, schedule, network.prediction), cond, UNCOND, torch.ones(MANY))
 
 
 def drawn(seed: int) -> Tensor:
@@ -284,7 +284,7 @@ def test_analytic_dpms_variance_is_the_one_that_the_papers_score_norm_gives() ->
     noise_levels = mixture.schedule()
     exact_teacher, rows = mixture.teacher(noise_levels), mixture.unconditional(MANY, seed=0)
     x0, noise = rows.x0, drawn(4)
-    teacher = GuidedTeacher(exact_teacher, rows.cond, rows.uncond, torch.ones(MANY))
+    teacher = GuidedDenoiser(exact_teacher, rows.cond, rows.uncond, torch.ones(MANY))
     found = analytic_dpm.calibrate(teacher, x0, noise)
     for place in (10, 20, 30):
         t = noise_levels.at(torch.tensor([place / analytic_dpm.GRID]))

@@ -19,7 +19,7 @@ from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
-from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
+from tests.orchestrator.students import evaluator, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -44,10 +44,10 @@ def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_sc
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
     states, times, _ = teacher_path(teacher, "flow-match-euler", PROMPTS, guidance_scale, noise)
     assert times.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])  # 3 u / (1 + 2 u)
-    stock = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
-    stock.set_progress_bar_config(disable=True)
+    dataset_kind = StableDiffusion3Pipeline.from_pretrained(recipe.teacher.folder)
+    dataset_kind.set_progress_bar_config(disable=True)
     sigmas = [1.0, 0.75, 0.5, 0.25]
-    made = stock(
+    made = dataset_kind(
         PROMPTS,
         negative_prompt=["", ""],
         sigmas=sigmas,
@@ -70,7 +70,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = with_method(recipe, **method)
     preflight(recipe, Teacher(recipe.teacher))
     write(recipe, untrained(recipe, tmp_path, guidance_input=False), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", PROMPTS)
+    made = evaluator(recipe, tmp_path / "student", PROMPTS)
     renoises = method["name"] != "progressive"
     student = made.sample(System("student", "its own", steps, 1.0), range(2))
     assert torch.equal(student, made.sample(System("student", "its own", steps, 1.0), range(2)))

@@ -18,7 +18,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import load, relative_to, vary
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.search.objectives import Budget, objectives_of, target_of
-from fewstep.orchestrator.search.search import check
+from fewstep.orchestrator.search.search import check_search
 from fewstep.orchestrator.search.space import changes_of, distributions, params_of, space_of
 from fewstep.orchestrator.search.tune import concurrency
 from tests import tiny
@@ -131,14 +131,14 @@ def test_bad_input_is_named_with_the_mend(folder: Path, override: str, says: lis
 
 def test_an_option_that_the_stored_paths_do_not_hold_is_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"^search.space.method.skip=20: method.skip must be a multiple of"):
-        check(told(folder, "search.space={}"))
+        check_search(told(folder, "search.space={}"))
 
 
 def test_several_objectives_have_no_early_stopping_unless_one_is_named(folder: Path) -> None:
     several = ["search.objectives=[kid@1, kid@2]", "search.scheduler=median", "training.evaluate_every=2"]
     result = CliRunner().invoke(app, ["search", str(folder / "recipe.yaml"), *several])
     assert result.exit_code == BAD_INPUT and "name one of them as stop_on" in result.stderr
-    check(told(folder, *several, "search.stop_on=kid@2"))
+    check_search(told(folder, *several, "search.stop_on=kid@2"))
 
 
 def test_prompts_of_the_result_are_not_those_that_trials_are_chosen_by(folder: Path) -> None:

@@ -17,7 +17,7 @@ from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import abandon
 from fewstep.orchestrator.search.confirmation import Confirmation
-from fewstep.orchestrator.search.report import Found, write_best, write_results
+from fewstep.orchestrator.search.report import SearchResults, write_best, write_results
 from fewstep.orchestrator.search.space import space_of
 from fewstep.orchestrator.search.study import (
     ask,
@@ -126,7 +126,7 @@ def test_results_say_what_was_tried_and_the_best_can_be_run(recipe: Recipe, tmp_
     space, study = space_of(recipe), fill(recipe, [(0.3, 1.0), (0.2, 2.0)])
     end(study, recipe, ask(study, recipe, space), {"why": "it diverged"})
     trials = trials_of(study, recipe, space)
-    found = Found(
+    found = SearchResults(
         recipe, space, trials, front_of(study), best_of(study, 0), importance_of(study, 0), "That is no gain."
     )
     write_results(found, tmp_path)

@@ -15,7 +15,7 @@ from fewstep.clusters.jobs_api import ANSWERS_S
 from fewstep.orchestrator.cli.app import DONE
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.recipe.parsing import load
-from fewstep.orchestrator.submission.bundle import parcel
+from fewstep.orchestrator.submission.bundle import make_bundle
 from fewstep.orchestrator.submission.job_records import Record, cluster_of
 from tests import tiny
 from tests.orchestrator.test_bad_input import refused
@@ -61,14 +61,14 @@ def asked(place: Path, *more: str) -> tuple[str | Path, ...]:
 
 
 def test_an_id_that_another_recipe_has_is_refused(place: Path) -> None:
-    _, digest = parcel(load(str(place / "tiny.yaml")), "run", str(place))
+    _, digest = make_bundle(load(str(place / "tiny.yaml")), "run", str(place))
     known(place, "taken", digest, "SUCCEEDED")
     refused(fewstep(*asked(place, "training.steps=9"), "--id", "taken"), "--id", "'taken'", "another recipe")
     refused(fewstep(*asked(place), "--id", "Not_A_Name"), "--id", "lower-case")
 
 
 def test_a_job_that_succeeded_is_not_done_again(place: Path) -> None:
-    _, digest = parcel(load(str(place / "tiny.yaml")), "run", str(place))
+    _, digest = make_bundle(load(str(place / "tiny.yaml")), "run", str(place))
     known(place, "done", digest, "SUCCEEDED")
     again = facts(*asked(place), "--id", "done")
     assert (again["status"], again["submitted"]) == ("SUCCEEDED", "2026-01-01")

@@ -12,13 +12,13 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.observability.metrics import Recorder
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.reports.facts import findings_of, report_facts
+from fewstep.orchestrator.reports.facts import report_facts, results_of
 from fewstep.orchestrator.reports.run_page import page
 from fewstep.orchestrator.runs.driver_lock import driver_of
 from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.workflow import stages as verbs
-from fewstep.orchestrator.workflow.status import Standing, frame, look, watch
+from fewstep.orchestrator.workflow.status import Standing, frame, standing_of, watch
 from tests import tiny
 from tests.orchestrator.test_report import Checker
 
@@ -58,7 +58,7 @@ def shown(seen: Standing) -> str:
 
 def test_a_frame_says_how_every_stage_stands(run: Run) -> None:
     begin(run)
-    text = " ".join(shown(look(run.folder)).split())
+    text = " ".join(shown(standing_of(run.folder)).split())
     for said in (
         "run: lcm on teacher; nobody works in it",
         "2/3 shards done",
@@ -73,7 +73,7 @@ def test_a_frame_says_how_every_stage_stands(run: Run) -> None:
 
 
 def test_a_run_that_has_not_begun_is_shown_too(run: Run) -> None:
-    seen = look(run.folder)
+    seen = standing_of(run.folder)
     assert [stage.name for stage in seen.stages] == ["generate", "lcm", "export", "evaluate"]
     assert not any(stage.is_finished or stage.planned for stage in seen.stages)
     assert "lcm" in shown(seen)
@@ -107,7 +107,7 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_report_is_made_of_what_there_is(run: Run) -> None:
-    empty = page(report_facts(run, findings_of(run)))
+    empty = page(report_facts(run, results_of(run)))
     assert "Not judged yet" in empty and "<h2>Training</h2>" not in empty
     begin(run).record(30, {"loss/student/consistency": float("nan")})
     run.record("stages", "generate", 12.5)

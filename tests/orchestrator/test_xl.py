@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from fewstep.orchestrator.datasets.dataset import Dataset
-from fewstep.orchestrator.datasets.sources import check
+from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.results import UNJUDGED
 from fewstep.orchestrator.evaluation.system import System
@@ -24,8 +24,8 @@ from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
-from tests.conftest import fill, new_ledger
-from tests.orchestrator.students import judge, stock_with_adapters, teacher_path, untrained
+from tests.conftest import fill, new_commit_log
+from tests.orchestrator.students import evaluator, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]
 
@@ -41,10 +41,10 @@ def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_sc
     teacher = Teacher(recipe.teacher)
     noise = torch.randn(2, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
     states, _, _ = teacher_path(teacher, "dpm++", PROMPTS, guidance_scale, noise)
-    stock = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
-    stock.scheduler = SOLVERS["dpm++"].build(teacher.scheduler, 4)
-    stock.set_progress_bar_config(disable=True)
-    made = stock(
+    dataset_kind = StableDiffusionXLPipeline.from_pretrained(recipe.teacher.folder)
+    dataset_kind.scheduler = SOLVERS["dpm++"].build(teacher.scheduler, 4)
+    dataset_kind.set_progress_bar_config(disable=True)
+    made = dataset_kind(
         PROMPTS, num_inference_steps=4, guidance_scale=guidance_scale, latents=noise.clone(), output_type="pt"
     ).images
     torch.testing.assert_close(teacher.decode(states[:, -1]), made, atol=1e-4, rtol=0)
@@ -65,18 +65,18 @@ def sized(recipe: Recipe) -> Recipe:
 
 
 def test_shards_are_sampled_in_sizes_that_the_network_is_told(sized: Recipe, tmp_path: Path) -> None:
-    ledger, prompts = new_ledger(sized, tmp_path), read_prompts(sized.trajectories.prompts)
-    fill(ledger)
-    dataset = Dataset.open(ledger.url, 1)
+    commit_log, prompts = new_commit_log(sized, tmp_path), read_prompts(sized.trajectories.prompts)
+    fill(commit_log)
+    dataset = Dataset.open(commit_log.url, 1)
     groups = dataset.row_groups()
     assert groups.shapes == [(4, 12, 8), (4, 8, 8), (4, 12, 8)]
     rows = groups.read(0)
-    asked = [prompts[ledger.plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
+    asked = [prompts[commit_log.plan.condition_prompt(c)] for c in rows["condition_id"].tolist()]
     spoken = [row for row, prompt in enumerate(asked) if prompt]  # the pipeline has zeros for negative prompts alone
-    stock = StableDiffusionXLPipeline.from_pretrained(sized.teacher.folder)
-    stock.set_progress_bar_config(disable=True)
-    stock.scheduler = SOLVERS["ddim"].build(Teacher(sized.teacher).scheduler, 4)
-    made = stock(
+    dataset_kind = StableDiffusionXLPipeline.from_pretrained(sized.teacher.folder)
+    dataset_kind.set_progress_bar_config(disable=True)
+    dataset_kind.scheduler = SOLVERS["ddim"].build(Teacher(sized.teacher).scheduler, 4)
+    made = dataset_kind(
         [asked[row] for row in spoken],
         height=48,
         width=32,
@@ -108,7 +108,7 @@ def test_sizes_that_cannot_be_had_are_refused(sized: Recipe, section: dict[str, 
     whole = sized.model_dump(mode="json") | {"method": sized.method.resolved()}
     with pytest.raises(BadInput, match=says):
         told = parse({**whole, **{name: {**whole[name], **part} for name, part in section.items()}})
-        check(told)
+        check_sources(told)
         preflight(told, Teacher(told.teacher))
 
 
@@ -128,7 +128,7 @@ def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe = recipe.model_copy(update={"method": parse({**recipe.resolved(), "method": method}).method})
     has_input = method["name"] == "lcm"
     write(recipe, untrained(recipe, tmp_path, guidance_input=has_input), tmp_path / "student")
-    made = judge(recipe, tmp_path / "student", PROMPTS)
+    made = evaluator(recipe, tmp_path / "student", PROMPTS)
     student, teacher = (
         made.sample(System(name, sampler, 1, 1.0), range(2))
         for name, sampler in (("student", "LCMScheduler"), ("teacher", "ddim"))

@@ -11,7 +11,7 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
-from tests.conftest import fill, new_ledger
+from tests.conftest import fill, new_commit_log
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def test_points_are_distilled_from_end_to_end_and_not_judged(recipe: Recipe, tmp
 
 def test_a_compiled_teacher_samples_the_same_bytes_again(recipe: Recipe, tmp_path: Path) -> None:
     compiled = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"compile": True})})
-    ledgers = [new_ledger(compiled, tmp_path / name) for name in ("first", "second")]
-    for ledger in ledgers:
-        fill(ledger)
-    first, second = (ledger.manifest(1).content_hash for ledger in ledgers)
+    ledgers = [new_commit_log(compiled, tmp_path / name) for name in ("first", "second")]
+    for commit_log in ledgers:
+        fill(commit_log)
+    first, second = (commit_log.manifest(1).content_hash for commit_log in ledgers)
     assert first == second

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group_table
 from typer.testing import CliRunner
 
 from fewstep.orchestrator.cli.main import app
-from fewstep.orchestrator.datasets.commit_log import open_ledger
+from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import load
 from tests import tiny
@@ -68,7 +68,7 @@ def test_a_search_ends_in_a_table_a_page_a_recipe_and_a_verdict(recipe: Path, ou
 def test_all_trials_read_one_data_set_and_none_samples_it_again(recipe: Path, output: Path) -> None:
     search(recipe, output)
     (place,) = (output / "trajectories").iterdir()
-    assert [key for key in open_ledger(str(place)).store.keys("manifest")] == ["manifest/0001.json"]
+    assert [key for key in open_commit_log(str(place)).store.keys("manifest")] == ["manifest/0001.json"]
     assert not list(output.glob("trials/*/trajectories"))
     assert not list(output.glob("trials/*/generate.jsonl"))
 

@@ -25,7 +25,7 @@ from fewstep.clusters import ClusterError
 from fewstep.clusters.jobs_api import connect
 from fewstep.orchestrator.cli.app import DONE
 from fewstep.orchestrator.recipe.parsing import load
-from fewstep.orchestrator.submission.bundle import parcel
+from fewstep.orchestrator.submission.bundle import make_bundle
 from tests import tiny
 from tests.clusters.jobs import job, shipped
 from tests.orchestrator.test_bad_input import refused
@@ -165,7 +165,7 @@ def test_the_script_for_slurm_does_the_job_on_one_node(place: Path) -> None:
         pytest.skip("no PID namespace of our own is to be had, and the script stops every Ray that it can see")
     changes = {"environment": sys.prefix, "port": free_port(), "env_vars": {}, "secrets": []}
     slurm = shipped("slurm", folder=str(place), outputs=str(place / "shared"), nodes=1, **changes)
-    bundle, _ = parcel(load(str(place / "tiny.yaml")), "run", slurm.outputs)
+    bundle, _ = make_bundle(load(str(place / "tiny.yaml")), "run", slurm.outputs)
     asked = dataclasses.replace(job(place, dict(bundle.files)), arguments=(slurm.outputs, "run", "recipe.yaml"))
     bundle.write(place / asked.id / "code")
     script = place / "job.sh"

@@ -8,19 +8,19 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.errors import Diverged
-from fewstep.orchestrator.evaluation.baselines import target
-from fewstep.orchestrator.evaluation.evaluator import Judge
-from fewstep.orchestrator.evaluation.evaluator_pool import judged_prompts
-from fewstep.orchestrator.evaluation.system import Setting, System
+from fewstep.orchestrator.evaluation.baselines import selection_reference
+from fewstep.orchestrator.evaluation.evaluator import Evaluator
+from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.inference import call_of
-from fewstep.orchestrator.training.round_trainer import Job, Trainee
-from fewstep.orchestrator.training.validation import Exam, steps_of
+from fewstep.orchestrator.students.inference import inference_arguments
+from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer
+from fewstep.orchestrator.training.validation import ValidationSpec, steps_of
 from tests import tiny
-from tests.conftest import fill, new_ledger
+from tests.conftest import fill, new_commit_log
 from tests.training.pair import joined
 
 JOBS = "jobs"
@@ -40,13 +40,15 @@ def recipe_of(case: str, folder: Path) -> Recipe:
     return parse({**sections, "resources": {"workers": 2}, "output": str(folder / case)})
 
 
-def exam_of(recipe: Recipe) -> Exam:
+def exam_of(recipe: Recipe) -> ValidationSpec:
     """As the driver prepares it, in this process."""
     told = recipe.evaluation
-    prompts = tuple(judged_prompts(told))
-    setting = Setting(recipe.teacher, "", call_of(recipe), "", prompts, told.features, told.seed, 4, "cpu", 1)
-    reference = Judge(setting).measure(target(told), range(told.selection_samples))
-    return Exam(setting, System("student", "", steps_of(recipe), told.guidance_scale, "selection"), reference)
+    prompts = tuple(evaluation_prompts(told))
+    setting = EvaluationSetting(
+        recipe.teacher, "", inference_arguments(recipe), "", prompts, told.features, told.seed, 4, "cpu", 1
+    )
+    reference = Evaluator(setting).measure(selection_reference(told), range(told.selection_samples))
+    return ValidationSpec(setting, System("student", "", steps_of(recipe), told.guidance_scale, "selection"), reference)
 
 
 def prepare(folder: Path) -> None:
@@ -55,17 +57,17 @@ def prepare(folder: Path) -> None:
     for case in CASES:
         recipe = recipe_of(case, folder)
         (round,) = recipe.method.build().rounds()
-        ledger = new_ledger(recipe, folder / "store")
-        fill(ledger)
-        place, datasets = str(folder / case), dict.fromkeys(round.sources, (ledger.url, 1))
-        jobs[case] = Job(recipe.model_dump(mode="json"), 0, place, "", datasets, exam_of(recipe))
+        commit_log = new_commit_log(recipe, folder / "store")
+        fill(commit_log)
+        place, datasets = str(folder / case), dict.fromkeys(round.sources, (commit_log.url, 1))
+        jobs[case] = RoundJob(recipe.model_dump(mode="json"), 0, place, "", datasets, exam_of(recipe))
     (folder / JOBS).write_bytes(pickle.dumps(jobs))
 
 
-def train(job: Job, place: Place) -> str:
+def train(job: RoundJob, place: Rank) -> str:
     """How training went wrong, where it did."""
     try:
-        Trainee(parse(job.recipe), job, place).train()
+        RoundTrainer(parse(job.recipe), job, place).train()
     except Diverged as error:
         return str(error)
     return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -17,9 +17,9 @@ from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.training.round_trainer import Job, Trainee
+from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer
 from tests import tiny
-from tests.conftest import fill, new_ledger
+from tests.conftest import fill, new_commit_log
 
 PIXELS = 32
 
@@ -82,17 +82,17 @@ def distill(family: str, method: str, folder: Path) -> None:
     """Train two steps and export."""
     recipe = recipe_of(family, method, folder)
     preflight(recipe, Teacher(recipe.teacher))
-    ledger = new_ledger(recipe, folder / "store")
-    fill(ledger)
+    commit_log = new_commit_log(recipe, folder / "store")
+    fill(commit_log)
     run = Run(recipe)
     (round,) = recipe.method.build().rounds()
     place = run.round_folder(1, round)
-    datasets = {name: (ledger.url, 1) for name in round.sources}
-    Trainee(recipe, Job(recipe.model_dump(mode="json"), 0, str(place), "", datasets), ONE).train()
+    datasets = {name: (commit_log.url, 1) for name in round.sources}
+    RoundTrainer(recipe, RoundJob(recipe.model_dump(mode="json"), 0, str(place), "", datasets), ONE).train()
     write(recipe, place / RESULT, run.folder / "student")
 
 
-ONE = Place(0, 1, torch.device("cpu"))
+ONE = Rank(0, 1, torch.device("cpu"))
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

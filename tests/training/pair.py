@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,14 +39,14 @@ def run(module: str, folder: Path, *words: str, size: int = 2) -> None:
 
 
 @contextmanager
-def joined() -> Iterator[tuple[Place, Path]]:
+def joined() -> Iterator[tuple[Rank, Path]]:
     """This process as a rank of the pair, by its command line, and the folder for what comes out. Ends the process."""
     rank, world_size, port = (int(word) for word in sys.argv[1:4])
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)  # as Ray Train sets it
     rendezvous = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
-    yield Place(rank, world_size, torch.device("cpu")), Path(sys.argv[4])
+    yield Rank(rank, world_size, torch.device("cpu")), Path(sys.argv[4])
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     # Not through C++'s teardown: DeepSpeed keeps its process groups past this line, and a rank was once ended by

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fewstep.methods import METHODS
 from fewstep.methods.adversarial import Adversarial
-from fewstep.methods.base import Frozen, Round, Rows, Trained, sent
+from fewstep.methods.base import Frozen, Round, Rows, Trained, to_device_async
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.distribution_matching import DistributionMatching
@@ -30,15 +30,15 @@ from fewstep.methods.trajectory_consistency import TrajectoryConsistency
 from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.moving_average import Average, frozen_copy
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.sampling.schedules import schedule_of
 from fewstep.orchestrator.students.student import student_network, trained_of
-from fewstep.orchestrator.training.frozen_networks import placed
+from fewstep.orchestrator.training.frozen_networks import place_teacher
 from fewstep.orchestrator.training.loop import Progress, train
-from fewstep.orchestrator.training.round_networks import Networks, build, full_state
+from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
 from tests import tiny
 from tests.training.pair import joined
 
@@ -183,27 +183,27 @@ def global_batch(step: int) -> dict[str, Tensor]:
     }
 
 
-def batches(place: Place):  # noqa: ANN201 - a source of rows
+def batches(place: Rank):  # noqa: ANN201 - a source of rows
     """This rank's rows of each global batch."""
 
     def stream(start: int):
         for step in range(start, STEPS):
             rows = place.rows(BATCH)
             mine = {name: value[rows.start : rows.stop] for name, value in global_batch(step).items()}
-            mine |= {name: sent(value, place.device) for name, value in mine.items() if name != "sample_id"}
+            mine |= {name: to_device_async(value, place.device) for name, value in mine.items() if name != "sample_id"}
             prompt = mine.pop("prompt")
             yield Rows(mine, {"prompt": prompt}, {"prompt": torch.zeros_like(prompt)})
 
     return stream
 
 
-def networks(case: str, training: Training, place: Place, engine: type) -> Networks:
+def networks(case: str, training: Training, place: Rank, engine: type) -> RoundNetworks:
     """The round's networks on this rank."""
     of, round = teacher(), CASES[case]
     network = cast(nn.Module, of.net).to(place.device)
     spec = trained_of(round, round.result)
     torch.manual_seed(2)  # of adapters and heads, which start at random
-    return build(
+    return build_networks(
         round,
         of,
         of,
@@ -211,11 +211,11 @@ def networks(case: str, training: Training, place: Place, engine: type) -> Netwo
         lambda net: EngineSpec.of(training, net, place.world_size),
         lambda module, spec: engine(module.to(place.device), spec),
         lambda net: frozen(net).to(place.device),
-        lambda teacher: placed(teacher, training, "float32", place.device),
+        lambda teacher: place_teacher(teacher, training, "float32", place.device),
     )
 
 
-def states(built: Networks, names: Sequence[str]) -> dict[str, Tensor]:
+def states(built: RoundNetworks, names: Sequence[str]) -> dict[str, Tensor]:
     """Whole weights by network and name; every rank calls it."""
     return {f"{name}/{key}": value for name in names for key, value in full_state(built, name).items()}
 
@@ -232,11 +232,11 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor], network: str) -> float:
 
 def start(case: str) -> dict[str, Tensor]:
     """The weights before training."""
-    built = networks(case, settings(0), Place(0, 1, torch.device("cpu")), TorchEngine)
+    built = networks(case, settings(0), Rank(0, 1, torch.device("cpu")), TorchEngine)
     return states(built, (*built.engines, *built.averages))
 
 
-def run(case: str, training: Training, place: Place, engine: type) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def run(case: str, training: Training, place: Rank, engine: type) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Losses and gradient norms of every step, and the final weights of all that is trained or averaged."""
     log: list[dict[str, float]] = []
     round, built = CASES[case], networks(case, training, place, engine)
@@ -251,7 +251,7 @@ def run(case: str, training: Training, place: Place, engine: type) -> tuple[list
     return log, states(built, (*built.engines, *built.averages))
 
 
-def routes(case: str, training: Training, place: Place, engine: type) -> dict[str, list[str]]:
+def routes(case: str, training: Training, place: Rank, engine: type) -> dict[str, list[str]]:
     """By the network of each update: the networks whose weights it changed, and those left with a gradient."""
     round, built = CASES[case], networks(case, training, place, engine)
     found: dict[str, list[str]] = {}
@@ -271,7 +271,7 @@ def routes(case: str, training: Training, place: Place, engine: type) -> dict[st
     return found
 
 
-def held(place: Place) -> dict[str, int]:
+def held(place: Rank) -> dict[str, int]:
     """Numbers that this rank holds: of a teacher in parts, of the optimizer and of averages."""
     case, (stage,), told = VARIANTS["teacher in parts"]
     teacher = networks(case, settings(stage, **told), place, DeepSpeedEngine).nets["teacher"]
@@ -288,7 +288,7 @@ def held(place: Place) -> dict[str, int]:
     return found
 
 
-def drift(stage: int, place: Place) -> dict[str, float]:
+def drift(stage: int, place: Rank) -> dict[str, float]:
     """Of an average after a thousand steps of float32 weights under bfloat16: by how much it falls short of float64's.
 
     And in how many weights the target that losses call is not the average in bfloat16.
@@ -308,7 +308,7 @@ def drift(stage: int, place: Place) -> dict[str, float]:
     return {"off": off, "differing": sum(not torch.equal(weight, whole.bfloat16()) for weight, whole in pairs)}
 
 
-def main(place: Place, folder: Path) -> None:
+def main(place: Rank, folder: Path) -> None:
     """Train every case at each stage, and let rank 0 write the results."""
     for stage in STAGES:
         cases = {case: (case, settings(stage)) for case in CASES if is_possible(case, stage)}

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.training import network_state as snapshot
 from fewstep.orchestrator.training.loop import train
-from fewstep.orchestrator.training.round_networks import Networks
+from fewstep.orchestrator.training.round_networks import RoundNetworks
 from tests.training import pair, parity
 from tests.training.pair import joined
 
@@ -30,12 +30,12 @@ def pairs_of(cases: Iterable[str]) -> list[tuple[str, int]]:
     return [(case, stage) for case in cases for stage in parity.STAGES if parity.is_possible(case, stage)]
 
 
-def fresh(case: str, stage: int, place: Place) -> Networks:
+def fresh(case: str, stage: int, place: Rank) -> RoundNetworks:
     """As at the start of the round, or of a process that resumes it."""
     return parity.networks(case, parity.settings(stage), place, DeepSpeedEngine)
 
 
-def on(built: Networks, case: str, stage: int, place: Place, start: int, end: int) -> Networks:
+def on(built: RoundNetworks, case: str, stage: int, place: Rank, start: int, end: int) -> RoundNetworks:
     """Trained from one step to another."""
     round, batches = parity.CASES[case], dict.fromkeys(parity.CASES[case].sources, parity.batches(place))
     train(
@@ -51,12 +51,12 @@ def on(built: Networks, case: str, stage: int, place: Place, start: int, end: in
     return built
 
 
-def states(built: Networks) -> dict[str, Tensor]:
+def states(built: RoundNetworks) -> dict[str, Tensor]:
     """Whole weights of all that is trained or averaged."""
     return parity.states(built, (*built.engines, *built.averages))
 
 
-def straight(case: str, stage: int, place: Place, folder: Path) -> None:
+def straight(case: str, stage: int, place: Rank, folder: Path) -> None:
     """In one go, and resumed by as many ranks after the first step."""
     whole = states(on(fresh(case, stage, place), case, stage, place, 0, parity.STEPS))
     snapshot.save(on(fresh(case, stage, place), case, stage, place, 0, 1), folder / "by two", place.rank)
@@ -72,14 +72,14 @@ def straight(case: str, stage: int, place: Place, folder: Path) -> None:
         (folder / "differing.json").write_text(json.dumps(differing))
 
 
-def alone(case: str, stage: int, place: Place, folder: Path) -> None:
+def alone(case: str, stage: int, place: Rank, folder: Path) -> None:
     """The second step, by one process."""
     built = fresh(case, stage, place)
     resume(built, stage, folder / "by two", place, 2)
     snapshot.save(on(built, case, stage, place, 1, 2), folder / "by one", place.rank)
 
 
-def back(case: str, stage: int, place: Place, folder: Path) -> None:
+def back(case: str, stage: int, place: Rank, folder: Path) -> None:
     """The last step, by two again."""
     built = fresh(case, stage, place)
     resume(built, stage, folder / "by one", place, 1)
@@ -88,7 +88,7 @@ def back(case: str, stage: int, place: Place, folder: Path) -> None:
         save_file(found, folder / "back.safetensors")
 
 
-def resume(built: Networks, stage: int, folder: Path, place: Place, world_size: int) -> None:
+def resume(built: RoundNetworks, stage: int, folder: Path, place: Rank, world_size: int) -> None:
     """From what another number of ranks wrote."""
     if stage:
         snapshot.load_rescaled(built, folder, place, world_size)

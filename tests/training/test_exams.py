@@ -13,17 +13,17 @@ from fewstep.methods import METHODS
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.baselines import kids
 from fewstep.orchestrator.evaluation.distances import units_of
-from fewstep.orchestrator.evaluation.evaluator import Judge
-from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.evaluation.evaluator import Evaluator
+from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.training import checkpoint
-from fewstep.orchestrator.training.divergence import REPORTS, WINDOW, Fault, Guard, Moments
+from fewstep.orchestrator.training.divergence import REPORTS, WINDOW, Divergence, DivergenceMonitor, LatentMoments
 from tests import tiny
 from tests.training import exams, pair
 
-TEACHER = Moments(0.1, 1.0)
+TEACHER = LatentMoments(0.1, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_the_result_is_the_best_that_was_judged_and_its_export_is_worth_what_was
 ) -> None:
     recipe = exams.recipe_of(case, tmp_path)
     write(recipe, trained / case / "result", tmp_path / "student")
-    exam = exams.exam_of(recipe)
-    judge = Judge(replace(exam.setting, student=str(tmp_path / "student")))
-    made = Measured.join([judge.measure(exam.system, range(start, start + 4)) for start in (0, 4)])
-    (kid,) = kids([exam.reference, made], units_of(8, len(tiny.PROMPTS)))
+    validation_spec = exams.exam_of(recipe)
+    evaluator = Evaluator(replace(validation_spec.setting, student=str(tmp_path / "student")))
+    made = SampleFeatures.join([evaluator.measure(validation_spec.system, range(start, start + 4)) for start in (0, 4)])
+    (kid,) = kids([validation_spec.reference, made], units_of(8, len(tiny.PROMPTS)))
     assert kid == pytest.approx(min(judged(trained, case).values()), abs=1e-5)
 
 
@@ -83,11 +83,11 @@ def test_ruined_training_stops_with_the_reason_and_the_last_good_checkpoint(trai
     assert not (trained / "ruined/result").exists()
 
 
-def guard(name: str = "add", *, is_scaled: bool = False) -> Guard:
-    return Guard(METHODS[name]().rounds()[0], is_scaled=is_scaled)
+def monitor(name: str = "add", *, is_scaled: bool = False) -> DivergenceMonitor:
+    return DivergenceMonitor(METHODS[name]().rounds()[0], is_scaled=is_scaled)
 
 
-def settled(watch: Guard) -> Guard:
+def settled(watch: DivergenceMonitor) -> DivergenceMonitor:
     """After as many reports as a median is of."""
     usual = {"loss/student/a": 1.0, "loss/student/b": 0.5, "loss/discriminator/hinge": 1e-3}
     assert all(watch.report(step, usual) is None for step in range(1, WINDOW + 1))
@@ -95,30 +95,30 @@ def settled(watch: Guard) -> Guard:
 
 
 def test_a_loss_that_runs_away_is_seen_after_a_few_reports() -> None:
-    watch = settled(guard())
+    watch = settled(monitor())
     found = [watch.report(WINDOW + i, {"loss/student/a": 20.0, "loss/student/b": 1.0}) for i in range(1, REPORTS + 1)]
     assert found[:-1] == [None] * (REPORTS - 1)
     assert found[-1] and "student is 21" in found[-1].why and found[-1].good == WINDOW
 
 
 def test_one_high_loss_is_chance_and_so_is_a_critic_that_is_fooled_again() -> None:
-    watch = settled(guard())
+    watch = settled(monitor())
     for step, loss in enumerate([50.0, 50.0, 1.0, 50.0], WINDOW + 1):
         assert watch.report(step, {"loss/student/a": loss, "loss/discriminator/hinge": 2.0}) is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_seen_at_once(value: float) -> None:
-    assert guard().report(7, {"loss/student/a": value}) == Fault(f"loss/student/a is {value}", 0)
-    assert guard().report(7, {"loss/student/a": 1.0, "grad_norm/student": value}) is not None
-    assert guard(is_scaled=True).report(7, {"loss/student/a": 1.0, "grad_norm/student": value}) is None
+    assert monitor().report(7, {"loss/student/a": value}) == Divergence(f"loss/student/a is {value}", 0)
+    assert monitor().report(7, {"loss/student/a": 1.0, "grad_norm/student": value}) is not None
+    assert monitor(is_scaled=True).report(7, {"loss/student/a": 1.0, "grad_norm/student": value}) is None
 
 
 @pytest.mark.parametrize("made", [(0.1, 9.0), (0.1, 0.01), (9.0, 1.0), (math.nan, math.nan)])
 def test_latents_far_from_the_teachers_are_seen(made: tuple[float, float]) -> None:
-    watch = guard()
-    assert watch.samples(3, Moments(0.3, 0.5), TEACHER) is None
-    found = watch.samples(6, Moments(*made), TEACHER)
+    watch = monitor()
+    assert watch.samples(3, LatentMoments(0.3, 0.5), TEACHER) is None
+    found = watch.samples(6, LatentMoments(*made), TEACHER)
     assert found and "the student's latents have mean" in found.why and found.good == 3
 
 

@@ -57,7 +57,7 @@ def test_a_teacher_computes_on_its_own_device_alone(family: str, students: Path)
     spec = TeacherSpec(folder=str(students / family / TEACHERS[family]), resolution=KINDS[family].resolution)
     teacher, shape = Teacher(spec, "meta"), Teacher(spec).family.latent_shape
     told = Teacher(spec).encode(KINDS[family].prompts[:2] or ["", ""])
-    told |= {name: size.expand(2, -1) for name, size in teacher.family.told_size(shape).items()}
+    told |= {name: size.expand(2, -1) for name, size in teacher.family.size_conditioning(shape).items()}
     cond = {name: value.to("meta") for name, value in told.items()}
     denoiser, noise = teacher.denoiser(), torch.zeros(2, *shape, device="meta")
     x0 = denoiser(noise, denoiser.schedule.at(torch.ones(2, device="meta")), cond).x0

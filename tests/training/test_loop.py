@@ -11,11 +11,11 @@ from torch import nn
 
 from fewstep.methods.base import Rows
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.training.loop import Progress, train
-from fewstep.orchestrator.training.round_networks import build
+from fewstep.orchestrator.training.round_networks import build_networks
 from tests.training import parity
 
 META = torch.device("meta")
@@ -33,10 +33,10 @@ def abstract(rows: Rows) -> Rows:
 @pytest.mark.parametrize("case", parity.CASES)
 def test_a_step_reads_nothing_from_the_device_and_waits_for_no_rank(case: str) -> None:
     """Tensors of the meta device have no value to read, and without a process group there is no rank to wait for."""
-    round, training, place = parity.CASES[case], parity.settings(0), Place(0, 2, META)
+    round, training, place = parity.CASES[case], parity.settings(0), Rank(0, 2, META)
     of = parity.teacher()
     of = replace(of, net=cast(nn.Module, of.net).to(META))
-    networks = build(
+    networks = build_networks(
         round,
         of,
         of,
@@ -53,7 +53,7 @@ def test_a_step_reads_nothing_from_the_device_and_waits_for_no_rank(case: str) -
 
 
 def test_the_parts_of_a_step_are_all_of_it() -> None:
-    place, training = Place(0, 1, torch.device("cpu")), parity.settings(0)
+    place, training = Rank(0, 1, torch.device("cpu")), parity.settings(0)
     round, networks = parity.CASES["reflow"], parity.networks("reflow", training, place, TorchEngine)
     reports: list[dict[str, float]] = []
 
@@ -80,7 +80,7 @@ def test_the_parts_of_a_step_are_all_of_it() -> None:
 
 def test_dropout_is_a_function_of_the_step() -> None:
     """So that a resumed run drops what the run that was cut off would have."""
-    training, place, round = parity.settings(0), Place(0, 1, torch.device("cpu")), parity.CASES["reflow"]
+    training, place, round = parity.settings(0), Rank(0, 1, torch.device("cpu")), parity.CASES["reflow"]
 
     def trained(drawn_between: int) -> dict[str, torch.Tensor]:
         networks = parity.networks("reflow", training, place, TorchEngine)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.methods.base import LoRA, Trained
 from fewstep.methods.diffusion import Denoiser
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import parse
@@ -23,11 +23,11 @@ from fewstep.orchestrator.students.student import student_network
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.load import load_student
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.training.round_networks import Networks, full_state
+from fewstep.orchestrator.training.round_networks import RoundNetworks, full_state
 from tests import tiny
 from tests.training import parity
 
-ONE = Place(0, 1, torch.device("cpu"))
+ONE = Rank(0, 1, torch.device("cpu"))
 
 
 def storages(modules: Iterable[nn.Module]) -> dict[int, int]:
@@ -37,16 +37,16 @@ def storages(modules: Iterable[nn.Module]) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
-def modules(built: Networks, *names: str) -> list[nn.Module]:
+def modules(built: RoundNetworks, *names: str) -> list[nn.Module]:
     return [cast(nn.Module, cast(Denoiser, built.nets[name]).net) for name in names]
 
 
 @pytest.fixture
-def dmd() -> Networks:
+def dmd() -> RoundNetworks:
     return parity.networks("dmd-lora", parity.settings(0), ONE, TorchEngine)
 
 
-def test_teacher_student_and_fake_score_share_one_copy_of_the_base(dmd: Networks) -> None:
+def test_teacher_student_and_fake_score_share_one_copy_of_the_base(dmd: RoundNetworks) -> None:
     base = storages(modules(dmd, "teacher"))
     adapters = [full_state(dmd, name) for name in ("student", "fake_score")]
     added = sum(tensor.nbytes for state in adapters for tensor in state.values())
@@ -63,7 +63,7 @@ def test_the_average_of_adapters_shares_the_base_too() -> None:
     assert sum(held.values()) == sum(base.values()) + 2 * added
 
 
-def test_an_engine_owns_the_adapters_alone(dmd: Networks, tmp_path: Path) -> None:
+def test_an_engine_owns_the_adapters_alone(dmd: RoundNetworks, tmp_path: Path) -> None:
     assert all(".student." in name for name in full_state(dmd, "student"))
     optimized = {id(w) for group in dmd.engines["student"]._optimizer.param_groups for w in group["params"]}  # pyright: ignore[reportAttributeAccessIssue]
     trained = {id(weight) for name, weight in modules(dmd, "student")[0].named_parameters() if ".student." in name}
@@ -71,7 +71,7 @@ def test_an_engine_owns_the_adapters_alone(dmd: Networks, tmp_path: Path) -> Non
     assert not optimized & {id(weight) for weight in modules(dmd, "teacher", "fake_score")[0].parameters()}
 
 
-def test_calling_one_network_neither_changes_another_nor_what_is_trained(dmd: Networks) -> None:
+def test_calling_one_network_neither_changes_another_nor_what_is_trained(dmd: RoundNetworks) -> None:
     x, t, cond = torch.randn(2, *tiny.LATENT), torch.tensor([900.0, 100.0]), {"prompt": torch.randn(2, 3, tiny.WIDTH)}
     nets = dict(zip(names := ("teacher", "student", "fake_score"), modules(dmd, *names), strict=True))
     with torch.no_grad():

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep.methods.base import Averaged
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from tests.training import pair, parity
 
-ONE = Place(0, 1, torch.device("cpu"))
+ONE = Rank(0, 1, torch.device("cpu"))
 TRAINED = [(case, stage) for case in parity.CASES for stage in parity.STAGES if parity.is_possible(case, stage)]
 
 

@@ -18,18 +18,18 @@ from fewstep.methods.base import Round
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.distribution_matching import DistributionMatching
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.planning.memory import Kept
 from fewstep.orchestrator.sampling.schedules import schedule_of
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.training.loop import train
-from fewstep.orchestrator.training.round_networks import Networks, build, full_state
+from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
 from tests import tiny
 from tests.training import parity
 
-ONE = Place(0, 1, torch.device("cpu"))
+ONE = Rank(0, 1, torch.device("cpu"))
 ROUND: Round = DistributionMatching(lora_rank=2, regression_weight=0.0).rounds()[0]
 
 
@@ -56,14 +56,14 @@ def teacher() -> Denoiser:
     return Denoiser(UNetNetwork(unet).requires_grad_(False), schedule_of(tiny.scheduler().config), "v_prediction")
 
 
-def networks(base: Denoiser) -> Networks:
+def networks(base: Denoiser) -> RoundNetworks:
     """Teacher, student and fake score."""
     student = student_network(cast(nn.Module, base.net), trained_of(ROUND, "student"))
     training = parity.settings(0)
-    return build(ROUND, base, base, student, lambda net: EngineSpec.of(training, net, 1), TorchEngine)
+    return build_networks(ROUND, base, base, student, lambda net: EngineSpec.of(training, net, 1), TorchEngine)
 
 
-def step(built: Networks) -> None:
+def step(built: RoundNetworks) -> None:
     """One of both updates."""
     streams = dict.fromkeys(ROUND.sources, parity.batches(ONE))
     train(ROUND, built, streams, parity.settings(0), ONE, steps=1)

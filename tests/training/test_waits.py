@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewstep.orchestrator.engines.rank import Place
+from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.training.loop import train
 from tests.training import parity
@@ -48,7 +48,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("case", parity.CASES)
 def test_no_step_of_training_waits_for_the_device(case: str) -> None:
-    round, training, place = parity.CASES[case], parity.settings(0), Place(0, 1, META)
+    round, training, place = parity.CASES[case], parity.settings(0), Rank(0, 1, META)
     networks = parity.networks(case, training, place, TorchEngine)
     with Waits() as waits:
         batches = dict.fromkeys(round.sources, parity.batches(place))

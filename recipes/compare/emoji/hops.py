@@ -17,7 +17,7 @@ from fewstep.methods.lcm import consistency_function
 from fewstep.orchestrator.evaluation.baselines import kids
 from fewstep.orchestrator.evaluation.distances import units_of
 from fewstep.orchestrator.evaluation.feature_networks import feature_network
-from fewstep.orchestrator.evaluation.system import Measured
+from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.teacher import Teacher
 
@@ -50,9 +50,9 @@ def main(folder: str, samples: int) -> None:
         t = torch.full((len(x0),), time)
         return consistency_function(network, diffuse(teacher.schedule, x0, noise(), t), t, cond)
 
-    def seen(latents: Tensor) -> Measured:
+    def seen(latents: Tensor) -> SampleFeatures:
         features = torch.cat([look(teacher.decode(part)) for part in latents.split(128)])
-        return Measured(features.numpy().astype(np.float16), np.empty((0, 1, 1, 3), np.uint8))
+        return SampleFeatures(features.numpy().astype(np.float16), np.empty((0, 1, 1, 3), np.uint8))
 
     data, reference = painted(), seen(painted())
     found = {f"from {time:g} alone": seen(jumped(data, time)) for time in TIMES}
