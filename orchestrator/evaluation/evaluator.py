@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.evaluation.system import PICTURE_PX, PICTURES, EvaluationSetting, SampleFeatures, System

@@ -86,7 +86,7 @@ def imported(recipe: Recipe) -> Generated:
     """The data set that `data.imported` names. Raises BadInput where another teacher made it."""
     commit_log = open_commit_log(recipe.data.imported)
     if commit_log.plan.teacher != describe_teacher(recipe).dump():
-        raise BadInput(f"data.imported: {ledger.url} is of another teacher; import the samples again for this one")
+        raise BadInput(f"data.imported: {commit_log.url} is of another teacher; import the samples again for this one")
     found = commit_log.newest()
     return Generated(commit_log.url, found.version, found.content_hash, len(found.shards), found.rows, ())
 
@@ -105,7 +105,9 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
     commit_log = create_commit_log(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
     commits, broken = commit_log.commits()
     for record in broken:
-        raise BadInput(f"{record.shard} of {ledger.url}: {record.why}; mend it with `fewstep repair {ledger.url}`")
+        raise BadInput(
+            f"{record.shard} of {commit_log.url}: {record.why}; mend it with `fewstep repair {commit_log.url}`"
+        )
     missing = {shard.name: 0 for shard in plan.shards() if shard.name not in commits}
     if CONDITIONS not in commits or commits[CONDITIONS].file.rows <= plan.num_conditions:  # the null condition is one
         say(f"encoding {plan.num_conditions} prompts")

@@ -39,7 +39,9 @@ def teacher_of(commit_log: CommitLog, device: str) -> Teacher:
     """The teacher that the plan was made for. Raises BadInput where its place now holds another."""
     teacher = Teacher(commit_log.teacher, device)
     if teacher.card.dump() != commit_log.plan.teacher:
-        raise BadInput(f"teacher: {ledger.teacher.place} is not the teacher that made {ledger.url}; put that one back")
+        raise BadInput(
+            f"teacher: {commit_log.teacher.place} is not the teacher that made {commit_log.url}; put that one back"
+        )
     return teacher
 
 

@@ -110,7 +110,7 @@ class Entry:
             found = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
         claims = [claim for run in self.runs for claim in run.results.claims]
         level = [claim.holds for claim in claims if (claim.kind, claim.steps) == ("level", self.steps)]
-        return found + (f", level with {self.findings.many_steps} steps" if level and all(level) else "")
+        return found + (f", level with {self.results.many_steps} steps" if level and all(level) else "")
 
     @property
     def train_s(self) -> float:

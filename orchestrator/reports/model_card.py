@@ -163,8 +163,8 @@ def _conditions(facts: CardFacts, student: Path) -> str:
 
 def table(results: EvaluationResults) -> str:
     """KID of every system with its interval, in markdown."""
-    words = {"teacher": f"teacher at {findings.many_steps} steps", "images": "real images", "statistics": "statistics"}
-    names = [f"{findings.kid} to {words[reference]}" for reference in results.references]
+    words = {"teacher": f"teacher at {results.many_steps} steps", "images": "real images", "statistics": "statistics"}
+    names = [f"{results.kid} to {words[reference]}" for reference in results.references]
     distances = [(name, ref) for name in FRECHET for ref in words if results.measured(name, ref)]
     names += [f"{name} to {words[ref]}" for name, ref in distances]
     lines = [
@@ -176,7 +176,7 @@ def table(results: EvaluationResults) -> str:
             continue
         kids = [results.find(row.system, row.steps, "KID", reference) for reference in results.references]
         values = [f"{kid.value:.4f} [{kid.low:.4f}, {kid.high:.4f}]" for kid in kids]
-        values += [f"{findings.find(row.system, row.steps, *distance).value:.2f}" for distance in distances]
+        values += [f"{results.find(row.system, row.steps, *distance).value:.2f}" for distance in distances]
         cells = [
             row.system,
             str(row.steps),

@@ -81,7 +81,7 @@ def _header(facts: ReportFacts, title: str) -> str:
     return (
         f'<header><p class="eyebrow">{html.escape(facts.run)} &middot; {html.escape(facts.method)} &middot; {paper}</p>'
         f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
-        f"{_tiles(facts) if facts.findings.rows else ''}</header>"
+        f"{_tiles(facts) if facts.results.rows else ''}</header>"
     )
 
 

@@ -276,7 +276,7 @@ class RoundTrainer:
             if best and best.step == self._history.best:
                 progress.batches = self._load(best)
             elif self.place.rank == 0:
-                say(f"the best checkpoint, of step {self._scores.best}, is gone: the last weights are the result")
+                say(f"the best checkpoint, of step {self._history.best}, is gone: the last weights are the result")
         states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
         if self.round.result != "student":
             states["student"] = full_state(self.networks, "student")  # a next round may go on from it

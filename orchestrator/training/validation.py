@@ -103,9 +103,7 @@ def prepare(recipe: Recipe, out: Path) -> ValidationSpec:
 class Validator:
     """One rank's part: every so manieth batch of the samples."""
 
-    def __init__(
-        self, spec: ValidationSpec, recipe: Recipe, teacher: Teacher, facts: StudentSpec, place: Rank
-    ) -> None:
+    def __init__(self, spec: ValidationSpec, recipe: Recipe, teacher: Teacher, facts: StudentSpec, place: Rank) -> None:
         self._spec, self._recipe, self._teacher, self._facts, self._place = (
             spec,
             recipe,

@@ -28,9 +28,11 @@ def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:
             made[dataset_kind] = part = _made(opened, number, dataset_kind, recorder.record)
         facts = {"path": part.place, "version": part.version, "content_hash": part.content_hash}
         opened.record(
-            "manifests", round.name if len(made) == 1 and dataset_kind != "imported" else f"{round.name} {stock}", facts
+            "manifests",
+            round.name if len(made) == 1 and dataset_kind != "imported" else f"{round.name} {dataset_kind}",
+            facts,
         )
-        say(f"{stock}: {part.rows} rows in {part.shards} shards at {part.place}")
+        say(f"{dataset_kind}: {part.rows} rows in {part.shards} shards at {part.place}")
     return made
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
+from fewstep.orchestrator.families.class_conditional import ClassConditional
 from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe

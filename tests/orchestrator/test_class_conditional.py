@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from fewstep.orchestrator.families.class_conditional import ClassConditional
 from fewstep.orchestrator.pipelines import class_conditional
 from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 
