@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
@@ -15,6 +12,7 @@ from torch import Tensor
 from fewstep.orchestrator.families.class_conditional import ClassConditional
 from fewstep.orchestrator.pipelines import class_conditional
 from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
+from tests.support.strangers import run_elsewhere
 
 SIZE, CLASSES = 8, 3
 LABELS = [0, 1, 2, 1]
@@ -85,14 +83,11 @@ from diffusers import DiffusionPipeline
 folder = sys.argv[1]
 pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 images = pipeline({LABELS}, 3, 2.0, generator=torch.Generator().manual_seed(5), output_type="pt").images
-assert "fewstep" not in sys.modules
 numpy.save("there.npy", images.numpy())
 pipeline.save_pretrained("again")
 """
-    command = [sys.executable, "-I", "-c", script, str(tmp_path / "model")]
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    run_elsewhere(script, tmp_path / "model", cwd=tmp_path, **environment)
     np.testing.assert_allclose(np.load(tmp_path / "there.npy"), np.load(tmp_path / "here.npy"), atol=1e-6)
     assert (tmp_path / "again" / "pipeline.py").read_text() == (tmp_path / "model" / "pipeline.py").read_text()
 

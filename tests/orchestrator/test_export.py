@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import untrained
+from tests.support.strangers import run_elsewhere
 
 STEPS = (1, 2, 4, 8)
 
@@ -43,18 +42,23 @@ def config(zero_snr: bool, prediction: str) -> Mapping[str, object]:
     return {**tiny.scheduler().config, "rescale_betas_zero_snr": zero_snr, "prediction_type": prediction}
 
 
-def test_a_fresh_process_without_our_code_samples_the_student(student: Path) -> None:
+@pytest.mark.parametrize("ours", ["fewstep.methods", "ray"])
+def test_code_of_ours_that_comes_to_be_loaded_is_seen(ours: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="came to be loaded"):
+        run_elsewhere(f"import {ours}", cwd=tmp_path)
+
+
+def test_a_fresh_process_without_our_code_samples_the_student(student: Path, tmp_path: Path) -> None:
     code = f"""
-import sys, torch
+import torch
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained({str(student)!r})
 image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
 assert type(pipeline.scheduler).__name__ == "LCMScheduler", pipeline.scheduler
 assert pipeline.scheduler.timesteps.tolist() == [999, 759, 499, 259], pipeline.scheduler.timesteps
 assert image.shape == (1, 3, 32, 32) and torch.isfinite(image).all()
-assert not {"fewstep", "ray"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
+    run_elsewhere(code, cwd=tmp_path)
 
 
 def test_an_untrained_student_answers_as_the_teacher_at_every_guidance(recipe: Recipe, student: Path) -> None:
@@ -177,15 +181,14 @@ def test_a_student_whose_scheduler_diffusers_lacks_brings_it(tmp_path: Path) -> 
     recipe, folder = parse({**told, "method": {"name": "guided", "stochastic": True}}), tmp_path / "student"
     write(recipe, untrained(recipe, tmp_path), folder)
     code = f"""
-import sys, torch
+import torch
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=True)
 image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
 assert type(pipeline.scheduler).__name__ == "OvershootingScheduler", pipeline.scheduler
 assert torch.isfinite(image).all()
-assert not {"fewstep", "ray"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
+    run_elsewhere(code, cwd=tmp_path)
     (folder / "scheduler" / "overshooting.py").write_text("raise AssertionError('a folder is data')\n")
     assert type(load(recipe.teacher.at(folder)).pipeline.scheduler) is OvershootingScheduler
 
