@@ -16,26 +16,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.methods.base import (
-    Batch,
-    Choice,
     Critic,
     Frozen,
-    LogUniform,
     LoRA,
     Losses,
     Nets,
-    Range,
     Round,
-    Rows,
     Sampler,
     Source,
     Trained,
     Update,
     callable_network,
 )
-from fewstep.methods.checks import require, require_at_least, require_positive
+from fewstep.methods.batch import Batch, Rows
 from fewstep.methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
 from fewstep.methods.losses import l2
+from fewstep.methods.search_space import Choice, LogUniform, Range
+from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -15,13 +15,10 @@ from torch import Tensor
 
 from fewstep.methods.base import (
     Averaged,
-    Batch,
-    Choice,
     Frozen,
     Losses,
     Net,
     Nets,
-    Range,
     Round,
     Sampler,
     Source,
@@ -29,10 +26,13 @@ from fewstep.methods.base import (
     Update,
     perceptual,
 )
-from fewstep.methods.checks import require, require_at_least, require_decay, require_positive
-from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
+from fewstep.methods.batch import Batch
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, step
 from fewstep.methods.losses import l1, l2, pseudo_huber
-from fewstep.methods.neighbors import stored_points
+from fewstep.methods.schedules import Schedule
+from fewstep.methods.search_space import Choice, Range
+from fewstep.methods.solution_points import stored_points
+from fewstep.methods.validation import require, require_at_least, require_decay, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.methods.base import Draw, Nets, Rows, callable_network
+from fewstep.methods.base import Nets, callable_network
+from fewstep.methods.batch import Draw, Rows
 from fewstep.methods.diffusion import Cond, diffuse
 
 if TYPE_CHECKING:

@@ -17,30 +17,25 @@ from torch.nn import functional as F
 
 from fewstep.methods.adversarial import FINE_GRID
 from fewstep.methods.base import (
-    Batch,
-    Choice,
     Critic,
-    Draw,
     Frozen,
-    LogUniform,
     LoRA,
     Losses,
     Net,
     Nets,
-    Range,
     Round,
-    Rows,
     Sampler,
     Source,
     Trained,
-    Uniform,
     Update,
     perceptual,
 )
-from fewstep.methods.checks import require, require_at_least, require_positive
+from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
 from fewstep.methods.discriminator import bottleneck_head, classification, logits
 from fewstep.methods.losses import l1, l2
+from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
+from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float

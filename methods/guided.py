@@ -13,24 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Batch,
-    Choice,
-    LoRA,
-    Losses,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Uniform,
-    Update,
-)
-from fewstep.methods.checks import require_at_least, require_guidance_range, require_halvings, require_positive
+from fewstep.methods.base import LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Estimate, diffuse, guided, with_guidance
 from fewstep.methods.losses import l2
 from fewstep.methods.progressive import Weighting, halving, halvings, weight
+from fewstep.methods.search_space import Choice, Range, Uniform
+from fewstep.methods.validation import require_at_least, require_guidance_range, require_halvings, require_positive
 
 
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:

@@ -13,26 +13,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Averaged,
-    Batch,
-    Choice,
-    LogUniform,
-    LoRA,
-    Losses,
-    Net,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Update,
-)
-from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from fewstep.methods.base import Averaged, LoRA, Losses, Net, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.search_space import Choice, LogUniform, Range
+from fewstep.methods.solution_points import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.validation import (
+    require,
+    require_at_least,
+    require_decay,
+    require_guidance_range,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float

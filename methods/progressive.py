@@ -13,23 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Batch,
-    Choice,
-    Draw,
-    Losses,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Uniform,
-    Update,
-)
-from fewstep.methods.checks import require_at_least, require_halvings, require_positive
-from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, snr, step
+from fewstep.methods.base import Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch, Draw
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, snr, step
 from fewstep.methods.losses import l2
+from fewstep.methods.schedules import Schedule
+from fewstep.methods.search_space import Choice, Range, Uniform
+from fewstep.methods.validation import require_at_least, require_halvings, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -21,8 +21,10 @@ from fewstep.methods.adversarial import (
     pooled,
     student_loss,
 )
-from fewstep.methods.base import Batch, Critic, Draw, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.base import Critic
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser
+from fewstep.methods.schedules import DiscreteVP
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR, the student's

@@ -10,15 +10,10 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from fewstep.methods.diffusion import (
-    EDM,
     Cond,
-    CosineVP,
     Denoiser,
-    DiscreteVP,
     Estimate,
     Prediction,
-    RectifiedFlow,
-    Schedule,
     diffuse,
     guided,
     renoise,
@@ -26,6 +21,8 @@ from fewstep.methods.diffusion import (
     step,
     target,
 )
+from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
+from tests.support.cosine_schedule import CosineVP
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIM = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fewstep.methods.base import Draw
+from fewstep.methods.batch import Draw
 
 LIKE = torch.zeros(8, 3, 2)
 

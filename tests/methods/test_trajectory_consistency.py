@@ -12,11 +12,13 @@ import torch
 from diffusers import DDIMScheduler, TCDScheduler
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Draw, Losses, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.base import Losses
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser
 from fewstep.methods.lcm import consistency_function, lcm_loss
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import SolutionPoints
+from fewstep.methods.schedules import DiscreteVP
+from fewstep.methods.solution_points import SolutionPoints
 from fewstep.methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
 from tests.methods import mixture
 
