@@ -1,11 +1,11 @@
-"""What a distillation method is: hyperparameters, rounds of training, and a sampler. Torch only."""
+"""Describe what a distillation method is: hyperparameters, rounds of training, and a sampler. Torch only."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -136,26 +136,22 @@ class Sampler:
     grid: int = 50  # points of the training grid that inference times are chosen from
 
 
-class NetworksByName(Protocol):
-    """The networks of a round by name; denoisers answer with an Estimate."""
+class Nets(Protocol):
+    """Look up the networks of a round by name; denoisers answer with an Estimate."""
 
     def __getitem__(self, name: str, /) -> Denoiser: ...
     def __contains__(self, name: object, /) -> bool: ...
 
 
-Nets = NetworksByName
-
-
 def callable_network(nets: Nets, name: str) -> Callable[..., Any]:
     """A network of the round that is no denoiser: a critic, or a frozen one."""
-    return cast(Callable[..., Any], nets[name])
+    return nets[name]
 
 
 def perceptual(nets: Nets, a: Float[Tensor, "b *latent"], b: Float[Tensor, "b *latent"]) -> Float[Tensor, "b"]:
     """The distance of the images that two latents decode to, by the round's `perceptual` network."""
-    return callable_network(nets, "perceptual")(
-        callable_network(nets, "decoder")(a), callable_network(nets, "decoder")(b)
-    )
+    distance, decode = callable_network(nets, "perceptual"), callable_network(nets, "decoder")
+    return distance(decode(a), decode(b))
 
 
 class Method(Protocol):

@@ -17,13 +17,30 @@ if TYPE_CHECKING:
 
 
 def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device, behind all that it still has to do; a plain copy would wait for that."""
+    """Copy a tensor to a device, behind all that it still has to do; a plain copy would wait for that."""
     is_leaving = tensor.device.type == "cpu" and torch.device(device).type == "cuda"
     return (tensor.pin_memory() if is_leaving else tensor).to(device, non_blocking=True)
 
 
+MASK = (1 << 64) - 1
+
+
+def mix(*ints: int) -> int:
+    """Mix integers, in this order, into one number of 64 bits by SplitMix64.
+
+    It is the same on every machine and interpreter, which Python does not promise of a tuple's `hash`.
+    """
+    key = 0
+    for number in ints:
+        key = (key + number + 0x9E3779B97F4A7C15) & MASK
+        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        key = (key ^ (key >> 27)) * 0x94D049BB133111EB & MASK
+        key ^= key >> 31
+    return key
+
+
 class Draw:
-    """The random numbers of one update.
+    """Draw the random numbers of one update.
 
     A draw is a function of (seed, update, step), of how many draws came before it, and of the sample's
     place in the global batch; never of the rank that asks. So any number of ranks sees the same numbers,
@@ -38,38 +55,31 @@ class Draw:
         """Seed torch's own generators, which dropout draws from: its masks alone depend on how a batch is cut up."""
         torch.manual_seed(self._key(self.rows.start))
 
-    def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        self._calls += 1
-        generator = torch.Generator()
-        drawn = [draw(generator.manual_seed(self._key(row))) for row in self.rows]
-        return to_device_async(torch.stack(drawn), self.device)
-
-    def _key(self, row: int) -> int:
-        """SplitMix64 over all that a draw depends on."""
-        key = 0
-        for part in (self.seed, self.step, self.update, self._calls, row):
-            key = (key + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-            key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-            key = (key ^ (key >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-            key ^= key >> 31
-        return key
-
     def normal(self, like: Float[Tensor, "b *latent"]) -> Float[Tensor, "b *latent"]:
         """Unit Gaussian noise of that shape, in float32."""
-        return self._each(lambda g: torch.randn(like.shape[1:], generator=g))
+        return self._per_row(lambda g: torch.randn(like.shape[1:], generator=g))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Float[Tensor, "b"]:
         """One number per sample in [low, high)."""
-        return low + (high - low) * self._each(lambda g: torch.rand((), generator=g))
+        return low + (high - low) * self._per_row(lambda g: torch.rand((), generator=g))
 
     def integers(self, low: int, high: int) -> Int[Tensor, "b"]:
         """One integer per sample in [low, high)."""
-        return self._each(lambda g: torch.randint(low, high, (), generator=g))
+        return self._per_row(lambda g: torch.randint(low, high, (), generator=g))
+
+    def _per_row(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        self._calls += 1
+        generator = torch.Generator()
+        values = [draw(generator.manual_seed(self._key(row))) for row in self.rows]
+        return to_device_async(torch.stack(values), self.device)
+
+    def _key(self, row: int) -> int:
+        return mix(self.seed, self.step, self.update, self._calls, row)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one source, on the device. A column that the source does not have is an error, never None."""
+    """Hold rows of one source, on the device. A column that the source does not have is an error, never None."""
 
     columns: Mapping[str, Tensor]
     cond: Cond = dataclasses.field(default_factory=dict)  # what the rows are conditioned on, each entry [b, ...]
@@ -114,14 +124,17 @@ class Rows:
         return len(next(iter((self.columns or self.cond).values())))
 
     def take(self, rows: slice) -> Rows:
-        """Some of the rows."""
-        parts = ({name: value[rows] for name, value in part.items()} for part in (self.columns, self.cond, self.uncond))
-        return Rows(*parts)
+        """Cut out some of the rows."""
+        return Rows(_slice(self.columns, rows), _slice(self.cond, rows), _slice(self.uncond, rows))
+
+
+def _slice(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees: rows by source, and where its random numbers come from."""
+    """Bring a loss all that it sees: rows by source, and where its random numbers come from."""
 
     sources: Mapping[str, Rows]
     draw: Draw

@@ -1,4 +1,4 @@
-"""The diffusion algebra every method shares. Torch only.
+"""Do the algebra of diffusion that every method shares. Torch only.
 
 One line defines it all:  x_t = alpha(t) x_0 + sigma(t) eps.
 """
@@ -134,14 +134,14 @@ def guided(
 ) -> Estimate:
     """Classifier-free guidance (arXiv:2207.12598) of x_0 and eps alike; a scale of 1 is none.
 
-    Both evaluations go through the network as one batch. A teacher that is told its guidance is asked once.
+    Both evaluations go through the network as one batch. A teacher with a guidance input is called once.
     """
     if teacher.has_guidance_input:
         return teacher(x_t, t, with_guidance(cond, scale))
-    both = {name: torch.cat([value, uncond[name]]) for name, value in cond.items()}
-    estimate = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+    conditions = {name: torch.cat([value, uncond[name]]) for name, value in cond.items()}
+    estimate = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), conditions)
     w = expand(scale, x_t)
-    return Estimate(*(u + w * (c - u) for c, u in (part.chunk(2) for part in estimate)))
+    return Estimate(*(u + w * (c - u) for c, u in (both.chunk(2) for both in estimate)))
 
 
 def step(schedule: Schedule, estimate: Estimate, s: Float[Tensor, "b"]) -> Float[Tensor, "b *latent"]:
@@ -151,20 +151,6 @@ def step(schedule: Schedule, estimate: Estimate, s: Float[Tensor, "b"]) -> Float
     is x_s = alpha(s) x_0 + sigma(s) eps.
     """
     return diffuse(schedule, estimate.x0, estimate.eps, s)
-
-
-def renoise(
-    schedule: Schedule,
-    x_s: Float[Tensor, "b *latent"],
-    s: Float[Tensor, "b"],
-    t: Float[Tensor, "b"],
-    noise: Float[Tensor, "b *latent"],
-) -> Float[Tensor, "b *latent"]:
-    """A sample of q(x_t | x_s) for s < t, made with the given unit noise."""
-    alpha_s, sigma_s = coefficients(schedule, s, x_s)
-    alpha_t, sigma_t = coefficients(schedule, t, x_s)
-    ratio = alpha_t / alpha_s
-    return ratio * x_s + (sigma_t**2 - (ratio * sigma_s) ** 2).clamp_min(0).sqrt() * noise
 
 
 def snr(schedule: Schedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Schedule(Protocol):
-    """A noise schedule, and how densely to visit it: u = 0 is data, u = 1 is noise."""
+    """Say how much signal and noise there is at a time t, and which times to visit: u = 0 is data, u = 1 is noise."""
 
     def alpha(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """How much of the clean sample is left."""
@@ -33,13 +33,13 @@ class Schedule(Protocol):
         ...
 
     def network_time(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """What the network is told."""
+        """The time as the network takes it."""
         ...
 
 
 @dataclass(frozen=True)
 class DiscreteVP:
-    """Variance preserving by a table, as diffusers' schedulers hold it: `alphas_cumprod[t]` is alpha(t)^2.
+    """Preserve variance by a table, as diffusers' schedulers have it: `alphas_cumprod[t]` is alpha(t)^2.
 
     t runs from -1, clean data, to the last index; between indices alpha^2 is linear. `at` is the trailing
     grid (arXiv:2305.08891, section 3.3): N steps visit T i / N - 1.
@@ -54,9 +54,9 @@ class DiscreteVP:
 
     def _alpha_squared(self, t: Tensor) -> Tensor:
         table = self._table.to(t.device, non_blocking=True)
-        place = (t.double() + 1).clamp(0, len(table) - 1)
-        low = place.floor().long().clamp(max=len(table) - 2)
-        return torch.lerp(table[low], table[low + 1], place - low)
+        position = (t.double() + 1).clamp(0, len(table) - 1)
+        low = position.floor().long().clamp(max=len(table) - 2)
+        return torch.lerp(table[low], table[low + 1], position - low)
 
     def alpha(self, t: Tensor) -> Tensor:
         """sqrt(alphas_cumprod), 1 on clean data."""
@@ -72,11 +72,11 @@ class DiscreteVP:
 
     def time_of(self, ratio: Tensor) -> Tensor:
         """By interpolation, the inverse of alpha and sigma; the last time is as noisy as it gets."""
-        noise = 1 - self._table.to(ratio.device, non_blocking=True)
-        wanted = ratio.double() ** 2 / (1 + ratio.double() ** 2)
-        high = torch.searchsorted(noise, wanted).clamp(1, len(noise) - 1)
-        part = (wanted - noise[high - 1]) / (noise[high] - noise[high - 1])
-        return (high - 2 + part.clamp(0, 1)).float()
+        table = 1 - self._table.to(ratio.device, non_blocking=True)
+        sigma_squared = ratio.double() ** 2 / (1 + ratio.double() ** 2)
+        high = torch.searchsorted(table, sigma_squared).clamp(1, len(table) - 1)
+        fraction = (sigma_squared - table[high - 1]) / (table[high] - table[high - 1])
+        return (high - 2 + fraction.clamp(0, 1)).float()
 
     def network_time(self, t: Tensor) -> Tensor:
         """t itself; clean data is shown as time 0, the cleanest that the network was trained on."""
@@ -85,7 +85,7 @@ class DiscreteVP:
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance exploding with t = sigma, visited as in arXiv:2206.00364, Eq. 5."""
+    """Let variance explode with t = sigma, visited as in arXiv:2206.00364, Eq. 5."""
 
     sigma_min: float = 2e-3
     sigma_max: float = 80.0
@@ -115,7 +115,10 @@ class EDM:
 
 @dataclass(frozen=True)
 class RectifiedFlow:
-    """Straight paths, x_t = (1 - t) x_0 + t eps (arXiv:2209.03003), visited with a shift (arXiv:2403.03206, Eq. 23)."""
+    """Lead along straight paths, x_t = (1 - t) x_0 + t eps (arXiv:2209.03003).
+
+    They are visited with a shift (arXiv:2403.03206, Eq. 23).
+    """
 
     shift: float = 1.0
 

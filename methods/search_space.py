@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Uniform:
-    """Evenly between two numbers."""
+    """Try numbers spread evenly between two."""
 
     low: float
     high: float
@@ -15,7 +15,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Evenly between two numbers' logarithms."""
+    """Try numbers whose logarithms are spread evenly between those of two."""
 
     low: float
     high: float
@@ -23,7 +23,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several."""
+    """Try each of several."""
 
     options: tuple[object, ...]
 

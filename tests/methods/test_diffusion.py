@@ -16,13 +16,13 @@ from fewstep.methods.diffusion import (
     Prediction,
     diffuse,
     guided,
-    renoise,
     solve,
     step,
     target,
 )
 from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
 from tests.support.cosine_schedule import CosineVP
+from tests.support.renoise import renoise
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIM = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction")
