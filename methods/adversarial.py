@@ -72,9 +72,9 @@ def student_loss(
         t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))
         with torch.no_grad():
             x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
-            wanted = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
+            target = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
         decode = callable_network(nets, "decoder")  # the distance is one of pixels, even for a latent model
-        distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(wanted))
+        distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(target))
         losses["distillation"] = distill_weight * distance.mean()
     return losses
 
@@ -91,10 +91,10 @@ def teachers_view(
     """
     if weighting != "nfsd":
         return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale)).x0
-    alone, told = teacher(x_t, t, rows.uncond).eps, teacher(x_t, t, rows.cond).eps
+    unconditional, conditional = teacher(x_t, t, rows.uncond).eps, teacher(x_t, t, rows.cond).eps
     is_clean = expand((t < teacher.schedule.at(torch.full_like(t, 0.2))).float(), x0)
     alpha, sigma = coefficients(teacher.schedule, t, x0)
-    return x0 - sigma / alpha * (is_clean * alone + guidance_scale * (told - alone))
+    return x0 - sigma / alpha * (is_clean * unconditional + guidance_scale * (conditional - unconditional))
 
 
 def distill_scale(teacher: Denoiser, t: Float[Tensor, "b"], weighting: Weighting) -> Float[Tensor, "b"]:
@@ -146,15 +146,15 @@ class Adversarial:
             "decoder": Frozen("decoder"),
             "features": Frozen("features"),
         }
-        judged = partial(discriminator_loss, student_steps=self.student_steps, r1_weight=self.r1_weight)
-        taught = partial(
+        loss_of_discriminator = partial(discriminator_loss, student_steps=self.student_steps, r1_weight=self.r1_weight)
+        loss_of_student = partial(
             student_loss,
             student_steps=self.student_steps,
             distill_weight=self.distill_weight,
             guidance_scale=self.guidance_scale,
             weighting=self.weighting,
         )
-        updates = (Update("discriminator", judged), Update("student", taught))
+        updates = (Update("discriminator", loss_of_discriminator), Update("student", loss_of_student))
         online = self.distill_weight > 0
         is_guided = online and (self.weighting == "nfsd" or self.guidance_scale != 1)
         return (Round("adversarial", updates, nets, {"data": Source("data")}, online=online, is_guided=is_guided),)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,21 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64
 
 
+@runtime_checkable
 class FeatureMaps(Protocol):
-    """A frozen feature network: images [b, 3, h, w] in -1..1 to one map [b, channels, h, w] per layer."""
+    """Map images [b, 3, h, w] in -1..1 to one map [b, channels, h, w] per layer, by a frozen network."""
 
     channels: Sequence[int]
     cond_width: int  # of `pooled` conditions
 
-    def __call__(self, images: Tensor, /) -> list[Tensor]:
-        """The maps."""
-        ...
+    def __call__(self, images: Tensor, /) -> list[Tensor]: ...  # noqa: D102 - the class says it
 
 
 class Head(nn.Module):
-    """Logits at every place of one map, and their inner product with the projected condition (arXiv:1802.05637)."""
+    """Judge every position of one map by a logit and its inner product with the projected condition.
+
+    The projection is that of arXiv:1802.05637.
+    """
 
     def __init__(self, channels: int, cond_width: int, image_width: int) -> None:
         super().__init__()
@@ -51,14 +53,14 @@ class Head(nn.Module):
         self.image = nn.Linear(image_width, HEAD_WIDTH)
 
     def forward(self, features: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """[b, places]."""
+        """Logits [b, positions]."""
         hidden = self.body(features)
         projected = (self.text(text) + self.image(image))[..., None, None]
         return (self.logit(hidden) + (hidden * projected).sum(1, keepdim=True) / math.sqrt(HEAD_WIDTH)).flatten(1)
 
 
 class Discriminator(nn.Module):
-    """One light head per layer of the feature network (section 3.1)."""
+    """Put one light head on each layer of the feature network."""
 
     def __init__(self, features: FeatureMaps) -> None:
         super().__init__()
@@ -71,31 +73,33 @@ class Discriminator(nn.Module):
 
 
 def discriminator_heads(features: nn.Module) -> nn.Module:
-    """The discriminator on top of a feature network."""
-    return Discriminator(cast(FeatureMaps, features))
+    """Build the discriminator on top of a feature network."""
+    if not isinstance(features, FeatureMaps):
+        raise TypeError(f"a {type(features).__name__} does not say the channels of its maps, and the conditions' width")
+    return Discriminator(features)
 
 
 def pooled(cond: Cond) -> Float[Tensor, "b width"]:
-    """A condition as one vector per sample: each entry's mean over its tokens."""
+    """Join a condition's entries, each averaged over its tokens, to one vector per sample."""
     entries = (cond[name].float() for name in sorted(cond))
     return torch.cat([entry.mean(1) if entry.ndim > 2 else entry for entry in entries], 1)
 
 
-def look(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
-    """The feature maps of what latents decode to; gradients pass to the latents."""
+def image_features(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
+    """Map what latents decode to; gradients pass to the latents."""
     return callable_network(nets, "features")(callable_network(nets, "decoder")(x0))
 
 
 def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0) -> Tensor:
     """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs of the real ones."""
     with torch.no_grad():
-        maps, fakes = look(nets, real.x0), look(nets, generated)
+        maps, fakes = image_features(nets, real.x0), image_features(nets, generated)
         image = maps[-1].mean((2, 3))
-    judge, text = callable_network(nets, "discriminator"), pooled(real.cond)
+    discriminator, text = callable_network(nets, "discriminator"), pooled(real.cond)
     maps = [layer.requires_grad_(r1_weight > 0) for layer in maps]
-    reals = judge(maps, text, image)
+    reals = discriminator(maps, text, image)
     losses = [F.relu(1 - logits).mean() for logits in reals]
-    losses += [F.relu(1 + logits).mean() for logits in judge(fakes, text, image)]
+    losses += [F.relu(1 + logits).mean() for logits in discriminator(fakes, text, image)]
     if r1_weight:
         slopes = torch.autograd.grad([logits.mean(1).sum() for logits in reals], maps, create_graph=True)
         losses += [r1_weight * (slope**2).flatten(1).sum(1).mean() for slope in slopes]
@@ -105,6 +109,6 @@ def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0
 def fooling_loss(nets: Nets, generated: Float[Tensor, "b *latent"], real: Rows) -> Tensor:
     """Equation 2: the sum of the heads' mean logits on generated samples, negated."""
     with torch.no_grad():
-        image = look(nets, real.x0)[-1].mean((2, 3))
-    logits = callable_network(nets, "discriminator")(look(nets, generated), pooled(real.cond), image)
+        image = image_features(nets, real.x0)[-1].mean((2, 3))
+    logits = callable_network(nets, "discriminator")(image_features(nets, generated), pooled(real.cond), image)
     return -torch.stack([layer.mean() for layer in logits]).sum()

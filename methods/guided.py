@@ -29,9 +29,9 @@ def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, floa
     w = draw.uniform(*guidance_scale)
     x_t = diffuse(student.schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
-        wanted = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0
-    apart = l2(student(x_t, t, with_guidance(rows.cond, w)).x0, wanted)
-    return {"x0": (weight(weighting, student.schedule, t) * apart).mean()}
+        x0 = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0
+    distance = l2(student(x_t, t, with_guidance(rows.cond, w)).x0, x0)
+    return {"x0": (weight(weighting, student.schedule, t) * distance).mean()}
 
 
 def guided_progressive_loss(
@@ -87,16 +87,16 @@ class Guided:
 
     def rounds(self) -> tuple[Round, ...]:
         """Matching, whose student is the teacher of the first halving."""
-        drawn = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
+        common = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
         student = Trained(LoRA(self.lora_rank, self.lora_alpha, self.lora_targets), guidance_input=True)
         matching = Round(
             name="matching",
-            updates=(Update("student", partial(matching_loss, **drawn)),),
+            updates=(Update("student", partial(matching_loss, **common)),),
             nets={"student": student},
             sources={"data": Source("data")},
             is_guided=True,
         )
-        loss = partial(guided_progressive_loss, **drawn, stochastic=self.stochastic)
+        loss = partial(guided_progressive_loss, **common, stochastic=self.stochastic)
         rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)
         return (matching, *(replace(halved, start="previous", teacher="previous") for halved in rest))
 

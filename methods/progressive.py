@@ -88,8 +88,8 @@ def following(
 ) -> Tensor:
     """w(t) || x_0(z_t) - x ||^2, where x is what leads from z_t to z_s in one DDIM step."""
     schedule = student.schedule
-    wanted = implied_x0(schedule, z_t, t, z_s, s)
-    return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, wanted)).mean()
+    x0 = implied_x0(schedule, z_t, t, z_s, s)
+    return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, x0)).mean()
 
 
 def implied_x0(
@@ -179,9 +179,8 @@ class Progressive:
         """log2(teacher_steps / student_steps) halvings."""
         student = Trained(prediction=self.prediction)
         if self.teacher_step == "stored":
-            stored = partial(stored_progressive_loss, weighting=self.weighting)
-            told = (self.teacher_steps, self.student_steps, student, stored, self.last_rounds_length)
-            return halvings(*told, self._path)
+            loss = partial(stored_progressive_loss, weighting=self.weighting)
+            return halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length, self._path)
         loss = partial(progressive_loss, weighting=self.weighting)
         unguided = partial(loss, guidance_scale=1.0)
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
