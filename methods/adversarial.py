@@ -5,131 +5,39 @@ Sauer et al., "Adversarial Diffusion Distillation", arXiv:2311.17042.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from fewstep.methods.base import (
-    Batch,
-    Choice,
     Critic,
     Frozen,
-    LogUniform,
     LoRA,
     Losses,
     Nets,
-    Range,
     Round,
-    Rows,
     Sampler,
     Source,
     Trained,
     Update,
     callable_network,
 )
-from fewstep.methods.checks import require, require_at_least, require_positive
-from fewstep.methods.diffusion import Cond, Denoiser, coefficients, diffuse, expand, guided
+from fewstep.methods.batch import Batch, Rows
+from fewstep.methods.diffusion import Denoiser, coefficients, diffuse, expand, guided
+from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss
 from fewstep.methods.losses import l2
+from fewstep.methods.search_space import Choice, LogUniform, Range
+from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 FINE_GRID = 100  # four even steps on it are timesteps 999, 749, 499 and 249
-HEAD_WIDTH = 64
 Weighting = Literal["exponential", "sds", "nfsd"]
-
-
-class FeatureMaps(Protocol):
-    """A frozen feature network: images [b, 3, h, w] in -1..1 to one map [b, channels, h, w] per layer."""
-
-    channels: Sequence[int]
-    cond_width: int  # of `pooled` conditions
-
-    def __call__(self, images: Tensor, /) -> list[Tensor]:
-        """The maps."""
-        ...
-
-
-class Head(nn.Module):
-    """Logits at every place of one map, and their inner product with the projected condition (arXiv:1802.05637)."""
-
-    def __init__(self, channels: int, cond_width: int, image_width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, HEAD_WIDTH, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1),
-            nn.GroupNorm(8, HEAD_WIDTH),
-            nn.LeakyReLU(0.2),
-        )
-        self.logit = nn.Conv2d(HEAD_WIDTH, 1, 1)
-        self.text = nn.Linear(cond_width, HEAD_WIDTH)
-        self.image = nn.Linear(image_width, HEAD_WIDTH)
-
-    def forward(self, features: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """[b, places]."""
-        hidden = self.body(features)
-        projected = (self.text(text) + self.image(image))[..., None, None]
-        return (self.logit(hidden) + (hidden * projected).sum(1, keepdim=True) / math.sqrt(HEAD_WIDTH)).flatten(1)
-
-
-class Discriminator(nn.Module):
-    """One light head per layer of the feature network (section 3.1)."""
-
-    def __init__(self, features: FeatureMaps) -> None:
-        super().__init__()
-        width = features.channels[-1]
-        self.heads = nn.ModuleList(Head(channels, features.cond_width, width) for channels in features.channels)
-
-    def forward(self, maps: Sequence[Tensor], text: Tensor, image: Tensor) -> list[Tensor]:
-        """The logits of each head."""
-        return [head(layer, text, image) for head, layer in zip(self.heads, maps, strict=True)]
-
-
-def discriminator_heads(features: nn.Module) -> nn.Module:
-    """The discriminator on top of a feature network."""
-    return Discriminator(cast(FeatureMaps, features))
-
-
-def pooled(cond: Cond) -> Float[Tensor, "b width"]:
-    """A condition as one vector per sample: each entry's mean over its tokens."""
-    entries = (cond[name].float() for name in sorted(cond))
-    return torch.cat([entry.mean(1) if entry.ndim > 2 else entry for entry in entries], 1)
-
-
-def look(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
-    """The feature maps of what latents decode to; gradients pass to the latents."""
-    return callable_network(nets, "features")(callable_network(nets, "decoder")(x0))
-
-
-def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0) -> Tensor:
-    """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs of the real ones."""
-    with torch.no_grad():
-        maps, fakes = look(nets, real.x0), look(nets, generated)
-        image = maps[-1].mean((2, 3))
-    judge, text = callable_network(nets, "discriminator"), pooled(real.cond)
-    maps = [layer.requires_grad_(r1_weight > 0) for layer in maps]
-    reals = judge(maps, text, image)
-    losses = [F.relu(1 - logits).mean() for logits in reals]
-    losses += [F.relu(1 + logits).mean() for logits in judge(fakes, text, image)]
-    if r1_weight:
-        slopes = torch.autograd.grad([logits.mean(1).sum() for logits in reals], maps, create_graph=True)
-        losses += [r1_weight * (slope**2).flatten(1).sum(1).mean() for slope in slopes]
-    return torch.stack(losses).sum()
-
-
-def fooling_loss(nets: Nets, generated: Float[Tensor, "b *latent"], real: Rows) -> Tensor:
-    """Equation 2: the sum of the heads' mean logits on generated samples, negated."""
-    with torch.no_grad():
-        image = look(nets, real.x0)[-1].mean((2, 3))
-    logits = callable_network(nets, "discriminator")(look(nets, generated), pooled(real.cond), image)
-    return -torch.stack([layer.mean() for layer in logits]).sum()
 
 
 def sample(nets: Nets, batch: Batch, student_steps: int) -> Float[Tensor, "b *latent"]:
@@ -164,9 +72,9 @@ def student_loss(
         t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))
         with torch.no_grad():
             x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
-            wanted = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
+            target = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)
         decode = callable_network(nets, "decoder")  # the distance is one of pixels, even for a latent model
-        distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(wanted))
+        distance = distill_scale(teacher, t, weighting) * l2(decode(x0), decode(target))
         losses["distillation"] = distill_weight * distance.mean()
     return losses
 
@@ -183,10 +91,10 @@ def teachers_view(
     """
     if weighting != "nfsd":
         return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale)).x0
-    alone, told = teacher(x_t, t, rows.uncond).eps, teacher(x_t, t, rows.cond).eps
+    unconditional, conditional = teacher(x_t, t, rows.uncond).eps, teacher(x_t, t, rows.cond).eps
     is_clean = expand((t < teacher.schedule.at(torch.full_like(t, 0.2))).float(), x0)
     alpha, sigma = coefficients(teacher.schedule, t, x0)
-    return x0 - sigma / alpha * (is_clean * alone + guidance_scale * (told - alone))
+    return x0 - sigma / alpha * (is_clean * unconditional + guidance_scale * (conditional - unconditional))
 
 
 def distill_scale(teacher: Denoiser, t: Float[Tensor, "b"], weighting: Weighting) -> Float[Tensor, "b"]:
@@ -238,15 +146,15 @@ class Adversarial:
             "decoder": Frozen("decoder"),
             "features": Frozen("features"),
         }
-        judged = partial(discriminator_loss, student_steps=self.student_steps, r1_weight=self.r1_weight)
-        taught = partial(
+        loss_of_discriminator = partial(discriminator_loss, student_steps=self.student_steps, r1_weight=self.r1_weight)
+        loss_of_student = partial(
             student_loss,
             student_steps=self.student_steps,
             distill_weight=self.distill_weight,
             guidance_scale=self.guidance_scale,
             weighting=self.weighting,
         )
-        updates = (Update("discriminator", judged), Update("student", taught))
+        updates = (Update("discriminator", loss_of_discriminator), Update("student", loss_of_student))
         online = self.distill_weight > 0
         is_guided = online and (self.weighting == "nfsd" or self.guidance_scale != 1)
         return (Round("adversarial", updates, nets, {"data": Source("data")}, online=online, is_guided=is_guided),)

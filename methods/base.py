@@ -1,136 +1,23 @@
-"""What a distillation method is: hyperparameters, rounds of training, and a sampler. Torch only."""
+"""Describe what a distillation method is: hyperparameters, rounds of training, and a sampler. Torch only."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from fewstep.methods.diffusion import Cond, Denoiser, Prediction
+from fewstep.methods.batch import Batch
+from fewstep.methods.diffusion import Denoiser, Prediction
+from fewstep.methods.search_space import Range
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 Losses = dict[str, Tensor]  # weighted scalar terms; the runtime minimises their sum
 Start = Literal["base", "previous", "previous_average"]  # the teacher, or the previous round's student or result
-
-
-def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device, behind all that it still has to do; a plain copy would wait for that."""
-    is_leaving = tensor.device.type == "cpu" and torch.device(device).type == "cuda"
-    return (tensor.pin_memory() if is_leaving else tensor).to(device, non_blocking=True)
-
-
-class Draw:
-    """The random numbers of one update.
-
-    A draw is a function of (seed, update, step), of how many draws came before it, and of the sample's
-    place in the global batch; never of the rank that asks. So any number of ranks sees the same numbers,
-    and a resumed run needs no generator state.
-    """
-
-    def __init__(self, seed: int, step: int, update: int, rows: range, device: torch.device | str = "cpu") -> None:
-        self.seed, self.step, self.update, self.rows, self.device = seed, step, update, rows, device
-        self._calls = 0
-
-    def seed_layers(self) -> None:
-        """Seed torch's own generators, which dropout draws from: its masks alone depend on how a batch is cut up."""
-        torch.manual_seed(self._key(self.rows.start))
-
-    def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        self._calls += 1
-        generator = torch.Generator()
-        drawn = [draw(generator.manual_seed(self._key(row))) for row in self.rows]
-        return to_device_async(torch.stack(drawn), self.device)
-
-    def _key(self, row: int) -> int:
-        """SplitMix64 over all that a draw depends on."""
-        key = 0
-        for part in (self.seed, self.step, self.update, self._calls, row):
-            key = (key + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-            key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-            key = (key ^ (key >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-            key ^= key >> 31
-        return key
-
-    def normal(self, like: Float[Tensor, "b *latent"]) -> Float[Tensor, "b *latent"]:
-        """Unit Gaussian noise of that shape, in float32."""
-        return self._each(lambda g: torch.randn(like.shape[1:], generator=g))
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Float[Tensor, "b"]:
-        """One number per sample in [low, high)."""
-        return low + (high - low) * self._each(lambda g: torch.rand((), generator=g))
-
-    def integers(self, low: int, high: int) -> Int[Tensor, "b"]:
-        """One integer per sample in [low, high)."""
-        return self._each(lambda g: torch.randint(low, high, (), generator=g))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one source, on the device. A column that the source does not have is an error, never None."""
-
-    columns: Mapping[str, Tensor]
-    cond: Cond = dataclasses.field(default_factory=dict)  # what the rows are conditioned on, each entry [b, ...]
-    uncond: Cond = dataclasses.field(default_factory=dict)  # the null condition, same entries
-
-    def _column(self, name: str) -> Tensor:
-        if name not in self.columns:
-            raise KeyError(f"this source has no column {name!r}, only {', '.join(sorted(self.columns))}")
-        return self.columns[name]
-
-    @property
-    def x0(self) -> Float[Tensor, "b *latent"]:
-        """The clean latent: real data, or the end of a teacher's trajectory."""
-        return self._column("x0")
-
-    @property
-    def blank(self) -> Float[Tensor, "b *latent"]:
-        """Zeros of the latents' shape, for rows that are conditions alone."""
-        return self._column("blank")
-
-    @property
-    def noise(self) -> Float[Tensor, "b *latent"]:
-        """The unit noise that `x0` was generated from."""
-        return self._column("noise")
-
-    @property
-    def path(self) -> Float[Tensor, "b points *latent"]:
-        """The stored points of the ODE, noise first."""
-        return self._column("path")
-
-    @property
-    def times(self) -> Float[Tensor, "b points"]:
-        """The schedule's time of each point of `path`."""
-        return self._column("times")
-
-    @property
-    def guidance_scale(self) -> Float[Tensor, "b"]:
-        """The guidance scale that the row was generated with; 1 is none."""
-        return self._column("guidance_scale")
-
-    def __len__(self) -> int:
-        return len(next(iter((self.columns or self.cond).values())))
-
-    def take(self, rows: slice) -> Rows:
-        """Some of the rows."""
-        parts = ({name: value[rows] for name, value in part.items()} for part in (self.columns, self.cond, self.uncond))
-        return Rows(*parts)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a loss sees: rows by source, and where its random numbers come from."""
-
-    sources: Mapping[str, Rows]
-    draw: Draw
-
-    def __getitem__(self, source: str) -> Rows:
-        return self.sources[source]
 
 
 @dataclass(frozen=True)
@@ -249,53 +136,22 @@ class Sampler:
     grid: int = 50  # points of the training grid that inference times are chosen from
 
 
-class NetworksByName(Protocol):
-    """The networks of a round by name; denoisers answer with an Estimate."""
+class Nets(Protocol):
+    """Look up the networks of a round by name; denoisers answer with an Estimate."""
 
     def __getitem__(self, name: str, /) -> Denoiser: ...
     def __contains__(self, name: object, /) -> bool: ...
 
 
-Nets = NetworksByName
-
-
 def callable_network(nets: Nets, name: str) -> Callable[..., Any]:
     """A network of the round that is no denoiser: a critic, or a frozen one."""
-    return cast(Callable[..., Any], nets[name])
+    return nets[name]
 
 
 def perceptual(nets: Nets, a: Float[Tensor, "b *latent"], b: Float[Tensor, "b *latent"]) -> Float[Tensor, "b"]:
     """The distance of the images that two latents decode to, by the round's `perceptual` network."""
-    return callable_network(nets, "perceptual")(
-        callable_network(nets, "decoder")(a), callable_network(nets, "decoder")(b)
-    )
-
-
-# What a search may vary. The orchestrator translates these for its searcher.
-@dataclass(frozen=True)
-class Uniform:
-    """Evenly between two numbers."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """Evenly between two numbers' logarithms."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several."""
-
-    options: tuple[object, ...]
-
-
-Range = Uniform | LogUniform | Choice
+    distance, decode = callable_network(nets, "perceptual"), callable_network(nets, "decoder")
+    return distance(decode(a), decode(b))
 
 
 class Method(Protocol):

@@ -15,13 +15,10 @@ from torch import Tensor
 
 from fewstep.methods.base import (
     Averaged,
-    Batch,
-    Choice,
     Frozen,
     Losses,
     Net,
     Nets,
-    Range,
     Round,
     Sampler,
     Source,
@@ -29,10 +26,13 @@ from fewstep.methods.base import (
     Update,
     perceptual,
 )
-from fewstep.methods.checks import require, require_at_least, require_decay, require_positive
-from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, step
+from fewstep.methods.batch import Batch
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, step
 from fewstep.methods.losses import l1, l2, pseudo_huber
-from fewstep.methods.neighbors import stored_points
+from fewstep.methods.schedules import Schedule
+from fewstep.methods.search_space import Choice, Range
+from fewstep.methods.solution_points import SolutionPoints, stored_points
+from fewstep.methods.validation import require, require_at_least, require_decay, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -60,7 +60,7 @@ def consistency_function(
 
 
 def karras_times(
-    schedule: Schedule, place: Int[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
+    schedule: Schedule, point: Int[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
 ) -> Float[Tensor, "b"]:
     """The times of points 0 (most noise) to grid - 1 of the Karras grid, which ends at sigma_max or with the schedule.
 
@@ -70,7 +70,7 @@ def karras_times(
     last = schedule.at(torch.ones(1))
     largest = (schedule.sigma(last) / schedule.alpha(last)).item()  # infinite, where nothing but noise is left
     low, high = sigma_min ** (1 / RHO), min(sigma_max, largest) ** (1 / RHO)
-    return schedule.time_of(((high + place.double() / (grid - 1) * (low - high)) ** RHO).float())
+    return schedule.time_of(((high + point.double() / (grid - 1) * (low - high)) ** RHO).float())
 
 
 def heun_step(
@@ -104,46 +104,38 @@ def consistency_loss(
     """Algorithm 2: x_s is one Heun step of the teacher from x_t."""
     rows, draw, teacher = batch["data"], batch.draw, nets["teacher"]
     schedule = nets["student"].schedule
-    place = draw.integers(0, grid - 1)
-    t, s = (karras_times(schedule, n, grid, sigma_min, sigma_max) for n in (place, place + 1))
+    n = draw.integers(0, grid - 1)
+    t, s = (karras_times(schedule, point, grid, sigma_min, sigma_max) for point in (n, n + 1))
+
+    w = torch.full_like(t, guidance_scale)
 
     def believe(x: Tensor, time: Tensor) -> Estimate:
         if guidance_scale == 1:
             return teacher(x, time, rows.cond)
-        return guided(teacher, x, time, rows.cond, rows.uncond, torch.full_like(time, guidance_scale))
+        return guided(teacher, x, time, rows.cond, rows.uncond, w)
 
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
         x_s = heun_step(believe, schedule, x_t, t, s)
-    return agreement(nets, x_t, t, x_s, s, rows.cond, metric, huber_c, sigma_min)
+    return agreement(nets, SolutionPoints(x_t, t, x_s, s, rows.cond, w), metric, huber_c, sigma_min)
 
 
 def stored_consistency_loss(nets: Nets, batch: Batch, *, metric: Metric, huber_c: float, sigma_min: float) -> Losses:
-    """The same with a step that the teacher made when the row was generated; see `stored_neighbors`."""
-    x_t, t, x_s, s, cond, _ = stored_points(nets, batch)
-    return agreement(nets, x_t, t, x_s, s, cond, metric, huber_c, sigma_min)
+    """The same with a step that the teacher made when the row was generated; see `stored_points`."""
+    return agreement(nets, stored_points(nets, batch), metric, huber_c, sigma_min)
 
 
-def agreement(
-    nets: Nets,
-    x_t: Float[Tensor, "b *latent"],
-    t: Float[Tensor, "b"],
-    x_s: Float[Tensor, "b *latent"],
-    s: Float[Tensor, "b"],
-    cond: Cond,
-    metric: Metric,
-    huber_c: float,
-    sigma_min: float,
-) -> Losses:
+def agreement(nets: Nets, points: SolutionPoints, metric: Metric, huber_c: float, sigma_min: float) -> Losses:
     """d(f(x_t, t), f_target(x_s, s)) of two points of one solution, s < t."""
+    x_t, t, x_s, s, cond, _ = points
     with torch.no_grad():
         end = consistency_function(nets["target"], x_s, s, cond, sigma_min)
-    found = consistency_function(nets["student"], x_t, t, cond, sigma_min)
+    x0 = consistency_function(nets["student"], x_t, t, cond, sigma_min)
     distances = {
-        "lpips": lambda: perceptual(nets, found, end),
-        "l1": lambda: l1(found, end),
-        "l2": lambda: l2(found, end),
-        "huber": lambda: pseudo_huber(found, end, huber_c),
+        "lpips": lambda: perceptual(nets, x0, end),
+        "l1": lambda: l1(x0, end),
+        "l2": lambda: l2(x0, end),
+        "huber": lambda: pseudo_huber(x0, end, huber_c),
     }
     return {"consistency": distances[metric]().mean()}
 
@@ -172,16 +164,12 @@ class Consistency:
     }
 
     def __post_init__(self) -> None:
-        require_at_least(1, student_steps=self.student_steps)
-        require_at_least(2, grid=self.grid)
-        require(
-            self.student_steps < self.grid, f"student_steps must be below grid={self.grid}, got {self.student_steps}"
-        )
-        require_positive(huber_c=self.huber_c, sigma_min=self.sigma_min)
-        require(
-            self.sigma_max > self.sigma_min,
-            f"sigma_max must be above sigma_min={self.sigma_min:g}, got {self.sigma_max:g}",
-        )
+        steps, grid, low, high = self.student_steps, self.grid, self.sigma_min, self.sigma_max
+        require_at_least(1, student_steps=steps)
+        require_at_least(2, grid=grid)
+        require(steps < grid, f"student_steps must be below grid={grid}, got {steps}")
+        require_positive(huber_c=self.huber_c, sigma_min=low)
+        require(high > low, f"sigma_max must be above sigma_min={low:g}, got {high:g}")
         require_at_least(1, guidance_scale=self.guidance_scale)
         require_decay(ema_decay=self.ema_decay, sampling_ema_decay=self.sampling_ema_decay)
 
@@ -194,15 +182,14 @@ class Consistency:
         }
         if self.metric == "lpips":
             nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
-        told = {"metric": self.metric, "huber_c": self.huber_c, "sigma_min": self.sigma_min}
+        common = {"metric": self.metric, "huber_c": self.huber_c, "sigma_min": self.sigma_min}
         scale, online = self.guidance_scale, self.teacher_step == "online"
         if online:
             source = Source("data")
-            grid = {"grid": self.grid, "sigma_max": self.sigma_max}
-            loss = partial(consistency_loss, **told, **grid, guidance_scale=scale)
+            loss = partial(consistency_loss, **common, grid=self.grid, sigma_max=self.sigma_max, guidance_scale=scale)
         else:  # on the solver's own Karras grid, which goes on to clean data
             source = Source("path", self.grid, "heun-karras", (scale, scale))
-            loss = partial(stored_consistency_loss, **told)
+            loss = partial(stored_consistency_loss, **common)
         update, is_guided = Update("student", loss), online and scale != 1
         sources = {source.kind: source}
         return (Round("consistency", (update,), nets, sources, result="average", online=online, is_guided=is_guided),)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.methods.base import Draw, Nets, Rows, callable_network
-from fewstep.methods.diffusion import Cond, diffuse
+from fewstep.methods.base import Nets, callable_network
+from fewstep.methods.batch import Draw, Rows
+from fewstep.methods.diffusion import Cond, Network, diffuse
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,7 +21,7 @@ HEAD_WIDTH = 64
 
 
 class Bottleneck(Protocol):
-    """A denoiser's network that also shows what it sees in its middle, where its features are coarsest."""
+    """Show what a denoiser's network sees in its middle, where its features are coarsest."""
 
     @property
     def middle_channels(self) -> int:
@@ -33,13 +34,17 @@ class Bottleneck(Protocol):
 
 
 def bottleneck_head(network: nn.Module) -> nn.Module:
-    """A logit at every place of a denoiser's middle."""
+    """Put a logit on every position of a denoiser's middle."""
     return nn.Sequential(
-        nn.Conv2d(cast(Bottleneck, network).middle_channels, HEAD_WIDTH, 3, padding=1),
+        nn.Conv2d(_bottleneck(network).middle_channels, HEAD_WIDTH, 3, padding=1),
         nn.GroupNorm(8, HEAD_WIDTH),
         nn.SiLU(),
         nn.Conv2d(HEAD_WIDTH, 1, 1),
     )
+
+
+def _bottleneck(network: Network | nn.Module) -> Bottleneck:
+    return cast(Bottleneck, network)  # an engine around a network hands on its attributes, which no check can see
 
 
 def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -> Tensor:
@@ -47,9 +52,8 @@ def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -
     fake = nets["fake_score"]
     t = fake.schedule.at(draw.uniform())
     x_t = diffuse(fake.schedule, x0, draw.normal(x0), t)
-    return callable_network(nets, "discriminator")(
-        cast(Bottleneck, fake.net).middle(x_t, fake.schedule.network_time(t), cond)
-    )
+    features = _bottleneck(fake.net).middle(x_t, fake.schedule.network_time(t), cond)
+    return callable_network(nets, "discriminator")(features)
 
 
 def classification(nets: Nets, generated: Float[Tensor, "b *latent"], prompts: Rows, data: Rows, draw: Draw) -> Tensor:

@@ -17,34 +17,28 @@ from torch.nn import functional as F
 
 from fewstep.methods.adversarial import FINE_GRID
 from fewstep.methods.base import (
-    Batch,
-    Choice,
     Critic,
-    Draw,
     Frozen,
-    LogUniform,
     LoRA,
     Losses,
     Net,
     Nets,
-    Range,
     Round,
-    Rows,
     Sampler,
     Source,
     Trained,
-    Uniform,
     Update,
     perceptual,
 )
-from fewstep.methods.checks import require, require_at_least, require_positive
+from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
 from fewstep.methods.discriminator import bottleneck_head, classification, logits
 from fewstep.methods.losses import l1, l2
+from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
+from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
 
 CLASSIFICATION_WEIGHT = 1e-2  # of the fake score's part in the discriminator, as the authors' code has it
 
@@ -76,8 +70,8 @@ def fake_score_loss(nets: Nets, batch: Batch, *, student_steps: int, is_adversar
     with torch.no_grad():
         x0 = generate(nets["student"], prompts, draw, student_steps)
     t, eps = fake.schedule.at(draw.uniform()), draw.normal(x0)
-    found = fake(diffuse(fake.schedule, x0, eps, t), t, prompts.cond)
-    answers = (target(fake.prediction, fake.schedule, estimate, t) for estimate in (found, Estimate(x0, eps)))
+    belief = fake(diffuse(fake.schedule, x0, eps, t), t, prompts.cond)
+    answers = (target(fake.prediction, fake.schedule, estimate, t) for estimate in (belief, Estimate(x0, eps)))
     losses = {"denoising": l2(*answers).mean()}
     if is_adversarial:
         losses["classification"] = CLASSIFICATION_WEIGHT * classification(nets, x0, prompts, batch["data"], draw)
@@ -127,8 +121,9 @@ def student_loss(
     losses = {"matching": l2(x0, moved).mean() / 2}
     if regression_weight:
         pairs = batch["pairs"]
-        found = student(pairs.noise, student.schedule.at(torch.ones_like(pairs.noise.flatten(1)[:, 0])), pairs.cond).x0
-        losses["regression"] = regression_weight * perceptual(nets, found, pairs.x0).mean()
+        t = student.schedule.at(torch.ones_like(pairs.noise.flatten(1)[:, 0]))
+        regression = perceptual(nets, student(pairs.noise, t, pairs.cond).x0, pairs.x0).mean()
+        losses["regression"] = regression_weight * regression
     if adversarial_weight:
         losses["adversarial"] = adversarial_weight * F.softplus(-logits(nets, x0, prompts.cond, draw)).mean()
     return losses
@@ -176,32 +171,28 @@ class DistributionMatching:
     def rounds(self) -> tuple[Round, ...]:
         """One round of two or three networks; terms without weight need neither nets nor sources."""
         is_adversarial = self.adversarial_weight > 0
-        drawn = {"student_steps": self.student_steps}
+        steps = {"student_steps": self.student_steps}
         lora = LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
-        nets: dict[str, Net] = {
-            "student": Trained(lora),
-            "fake_score": Trained(lora, init="teacher", lr_scale=self.fake_lr_scale),
-        }
+        fake_score = Trained(lora, init="teacher", lr_scale=self.fake_lr_scale)
+        nets: dict[str, Net] = {"student": Trained(lora), "fake_score": fake_score}
         sources = {"prompts": Source("prompts")}
-        updates = [Update("fake_score", partial(fake_score_loss, is_adversarial=is_adversarial, **drawn))]
+        updates = [Update("fake_score", partial(fake_score_loss, is_adversarial=is_adversarial, **steps))]
         if self.regression_weight:
             nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
             sources["pairs"] = Source("pairs")
         if is_adversarial:
             nets["discriminator"] = Critic(bottleneck_head, on="fake_score")
             sources["data"] = Source("data")
-            updates.append(Update("discriminator", partial(discriminator_loss, **drawn)))
-        updates.append(Update("student", self._student_loss(), every=self.student_every))
-        return (Round("distribution-matching", tuple(updates), nets, sources, is_guided=self.guidance_scale != 1),)
-
-    def _student_loss(self) -> partial[Losses]:
-        return partial(
+            updates.append(Update("discriminator", partial(discriminator_loss, **steps)))
+        loss = partial(
             student_loss,
-            student_steps=self.student_steps,
             guidance_scale=self.guidance_scale,
             regression_weight=self.regression_weight,
             adversarial_weight=self.adversarial_weight,
+            **steps,
         )
+        updates.append(Update("student", loss, every=self.student_every))
+        return (Round("distribution-matching", tuple(updates), nets, sources, is_guided=self.guidance_scale != 1),)
 
     def sampler(self) -> Sampler:
         """Noised again between steps, as in training; guidance is already inside."""

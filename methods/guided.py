@@ -13,24 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Batch,
-    Choice,
-    LoRA,
-    Losses,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Uniform,
-    Update,
-)
-from fewstep.methods.checks import require_at_least, require_guidance_range, require_halvings, require_positive
+from fewstep.methods.base import LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Estimate, diffuse, guided, with_guidance
 from fewstep.methods.losses import l2
 from fewstep.methods.progressive import Weighting, halving, halvings, weight
+from fewstep.methods.search_space import Choice, Range, Uniform
+from fewstep.methods.validation import require_at_least, require_guidance_range, require_halvings, require_positive
 
 
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:
@@ -40,9 +29,9 @@ def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, floa
     w = draw.uniform(*guidance_scale)
     x_t = diffuse(student.schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
-        wanted = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0
-    apart = l2(student(x_t, t, with_guidance(rows.cond, w)).x0, wanted)
-    return {"x0": (weight(weighting, student.schedule, t) * apart).mean()}
+        x0 = guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, w).x0
+    distance = l2(student(x_t, t, with_guidance(rows.cond, w)).x0, x0)
+    return {"x0": (weight(weighting, student.schedule, t) * distance).mean()}
 
 
 def guided_progressive_loss(
@@ -98,16 +87,16 @@ class Guided:
 
     def rounds(self) -> tuple[Round, ...]:
         """Matching, whose student is the teacher of the first halving."""
-        drawn = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
+        common = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
         student = Trained(LoRA(self.lora_rank, self.lora_alpha, self.lora_targets), guidance_input=True)
         matching = Round(
             name="matching",
-            updates=(Update("student", partial(matching_loss, **drawn)),),
+            updates=(Update("student", partial(matching_loss, **common)),),
             nets={"student": student},
             sources={"data": Source("data")},
             is_guided=True,
         )
-        loss = partial(guided_progressive_loss, **drawn, stochastic=self.stochastic)
+        loss = partial(guided_progressive_loss, **common, stochastic=self.stochastic)
         rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)
         return (matching, *(replace(halved, start="previous", teacher="previous") for halved in rest))
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fewstep.methods.base import Choice, Range, Round, Sampler, Source, Uniform
-from fewstep.methods.checks import require, require_at_least, require_decay
+from fewstep.methods.base import Round, Sampler, Source
 from fewstep.methods.reflow import distillation, reflows
+from fewstep.methods.search_space import Choice, Range, Uniform
+from fewstep.methods.validation import require, require_at_least, require_decay
 
 
 @dataclass(frozen=True)

@@ -13,26 +13,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Averaged,
-    Batch,
-    Choice,
-    LogUniform,
-    LoRA,
-    Losses,
-    Net,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Update,
-)
-from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from fewstep.methods.base import Averaged, LoRA, Losses, Net, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.search_space import Choice, LogUniform, Range
+from fewstep.methods.solution_points import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.validation import (
+    require,
+    require_at_least,
+    require_decay,
+    require_guidance_range,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,14 +53,14 @@ def lcm_loss(
     nets: Nets,
     batch: Batch,
     *,
-    neighbors: Callable[[Nets, Batch], SolutionPoints],
+    points: Callable[[Nets, Batch], SolutionPoints],
     metric: Callable[[Tensor, Tensor], Tensor],
     target: str,
     guidance_input: bool,
 ) -> Losses:
     """d(f(x_t, w, c, t), f_target(x_s, w, c, s)), Algorithm 1 of arXiv:2310.04378."""
     with torch.no_grad():
-        x_t, t, x_s, s, cond, w = neighbors(nets, batch)
+        x_t, t, x_s, s, cond, w = points(nets, batch)
         cond = with_guidance(cond, w) if guidance_input else cond
         end = consistency_function(nets[target], x_s, s, cond)
     return {"consistency": metric(consistency_function(nets["student"], x_t, t, cond), end).mean()}
@@ -91,7 +84,7 @@ class LCM:
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     ema_decay: float = 0.95  # of the target
-    sampling_ema_decay: float = 0.999  # of the student that is kept
+    sampling_ema_decay: float = 0.999  # of the student that is the result
 
     paper: ClassVar[str] = "2310.04378"
     space: ClassVar[Mapping[str, Range]] = {
@@ -185,14 +178,14 @@ def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, 
 
 
 def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:
-    found = {
+    points = {
         "online": partial(online_points, grid=method.grid, skip=method.skip, guidance_scale=method.guidance_scale),
         "stored": partial(stored_points, skip=method.skip),
     }
     metrics = {"huber": partial(pseudo_huber, c=method.huber_c), "l2": l2}
     return partial(
         lcm_loss,
-        neighbors=found[method.teacher_step],
+        points=points[method.teacher_step],
         metric=metrics[method.loss],
         target=target,
         guidance_input=guidance_input,

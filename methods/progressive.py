@@ -13,23 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Batch,
-    Choice,
-    Draw,
-    Losses,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Uniform,
-    Update,
-)
-from fewstep.methods.checks import require_at_least, require_halvings, require_positive
-from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Schedule, coefficients, diffuse, guided, snr, step
+from fewstep.methods.base import Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch, Draw
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, snr, step
 from fewstep.methods.losses import l2
+from fewstep.methods.schedules import Schedule
+from fewstep.methods.search_space import Choice, Range, Uniform
+from fewstep.methods.validation import require_at_least, require_halvings, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -98,8 +88,8 @@ def following(
 ) -> Tensor:
     """w(t) || x_0(z_t) - x ||^2, where x is what leads from z_t to z_s in one DDIM step."""
     schedule = student.schedule
-    wanted = implied_x0(schedule, z_t, t, z_s, s)
-    return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, wanted)).mean()
+    x0 = implied_x0(schedule, z_t, t, z_s, s)
+    return (weight(weighting, schedule, t) * l2(student(z_t, t, cond).x0, x0)).mean()
 
 
 def implied_x0(
@@ -189,9 +179,8 @@ class Progressive:
         """log2(teacher_steps / student_steps) halvings."""
         student = Trained(prediction=self.prediction)
         if self.teacher_step == "stored":
-            stored = partial(stored_progressive_loss, weighting=self.weighting)
-            told = (self.teacher_steps, self.student_steps, student, stored, self.last_rounds_length)
-            return halvings(*told, self._path)
+            loss = partial(stored_progressive_loss, weighting=self.weighting)
+            return halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length, self._path)
         loss = partial(progressive_loss, weighting=self.weighting)
         unguided = partial(loss, guidance_scale=1.0)
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)

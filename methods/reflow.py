@@ -14,13 +14,10 @@ import torch
 
 from fewstep.methods.base import (
     Averaged,
-    Batch,
-    Choice,
     Frozen,
     Losses,
     Net,
     Nets,
-    Range,
     Round,
     Sampler,
     Source,
@@ -28,9 +25,11 @@ from fewstep.methods.base import (
     Update,
     perceptual,
 )
-from fewstep.methods.checks import require, require_at_least, require_decay
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import diffuse
 from fewstep.methods.losses import l2
+from fewstep.methods.search_space import Choice, Range
+from fewstep.methods.validation import require, require_at_least, require_decay
 
 
 def reflow_loss(nets: Nets, batch: Batch, *, time_min: float) -> Losses:

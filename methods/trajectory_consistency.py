@@ -13,26 +13,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import (
-    Averaged,
-    Batch,
-    Choice,
-    LogUniform,
-    LoRA,
-    Losses,
-    Nets,
-    Range,
-    Round,
-    Sampler,
-    Source,
-    Trained,
-    Uniform,
-    Update,
-)
-from fewstep.methods.checks import require, require_at_least, require_decay, require_guidance_range, require_positive
+from fewstep.methods.base import Averaged, LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, step
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
+from fewstep.methods.solution_points import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
+from fewstep.methods.validation import (
+    require,
+    require_at_least,
+    require_decay,
+    require_guidance_range,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,16 +42,16 @@ def trajectory_loss(
     nets: Nets,
     batch: Batch,
     *,
-    neighbors: Callable[[Nets, Batch], SolutionPoints],
+    points: Callable[[Nets, Batch], SolutionPoints],
     metric: Callable[[Tensor, Tensor], Tensor],
 ) -> Losses:
     """d(f(x_t, t -> s), f_target(x_u, u -> s)) with s <= u < t, u one guided teacher step from t (Algorithm 1)."""
     with torch.no_grad():
-        x_t, t, x_u, u, cond, _ = neighbors(nets, batch)
+        x_t, t, x_u, u, cond, _ = points(nets, batch)
         clean = nets["student"].schedule.at(torch.zeros_like(u))
         s = clean + (u - clean) * batch.draw.uniform()
-        there = trajectory_function(nets["target"], x_u, u, s, cond)
-    return {"trajectory": metric(trajectory_function(nets["student"], x_t, t, s, cond), there).mean()}
+        x_s = trajectory_function(nets["target"], x_u, u, s, cond)
+    return {"trajectory": metric(trajectory_function(nets["student"], x_t, t, s, cond), x_s).mean()}
 
 
 @dataclass(frozen=True)
@@ -105,14 +98,14 @@ class TrajectoryConsistency:
         student = Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))
         nets = {"student": student, "target": Averaged(decay=self.ema_decay, is_target=True)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
-        found = {
+        points = {
             "online": partial(online_points, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
             "stored": partial(stored_points, skip=self.skip),
         }[self.teacher_step]
         sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=self.skip)}}[
             self.teacher_step
         ]
-        update = Update("student", partial(trajectory_loss, neighbors=found, metric=metric))
+        update = Update("student", partial(trajectory_loss, points=points, metric=metric))
         online = self.teacher_step == "online"
         is_guided = online and self.guidance_scale != (1.0, 1.0)
         return (Round("trajectory-consistency", (update,), nets, sources, online=online, is_guided=is_guided),)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import to_device_async
+from fewstep.methods.batch import to_device_async
 from fewstep.orchestrator.datasets.captioned_plans import ImportPlan
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.shard_file import Columns

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Rows, to_device_async
+from fewstep.methods.batch import Rows, to_device_async
 from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.dataloader.order import Order, ShuffleBlock, Turns
 from fewstep.orchestrator.datasets.shard_file import Columns, as_bytes

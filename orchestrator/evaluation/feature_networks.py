@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.methods.base import to_device_async
+from fewstep.methods.batch import to_device_async
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 

@@ -9,8 +9,8 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
 from fewstep.methods.base import Critic, Frozen, Round, Trained
-from fewstep.methods.diffusion import Schedule
-from fewstep.methods.neighbors import points_in
+from fewstep.methods.schedules import Schedule
+from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import feature_network, features_label

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import Estimate, Schedule, coefficients, diffuse
+from fewstep.methods.diffusion import Estimate, coefficients, diffuse
+from fewstep.methods.schedules import Schedule
 from fewstep.orchestrator.sampling.runge_kutta import trailing
 
 GRID = 40  # even steps of the way from data to noise, between which the variance is interpolated

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import Schedule
+from fewstep.methods.schedules import Schedule
 from fewstep.orchestrator.sampling import analytic_dpm, runge_kutta
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.schedules import schedule_of

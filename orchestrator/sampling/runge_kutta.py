@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import EDM, DiscreteVP, Estimate, Schedule, coefficients, expand
+from fewstep.methods.diffusion import Estimate, coefficients, expand
+from fewstep.methods.schedules import EDM, DiscreteVP, Schedule
 
 # Dormand and Prince, A family of embedded Runge-Kutta formulae, 1980, table 2: where slopes are taken, the slopes
 # that lead there, and the difference between fifth and fourth order. The last slope is the next step's first.

@@ -7,7 +7,8 @@ from typing import cast
 
 from diffusers import DDIMScheduler
 
-from fewstep.methods.diffusion import DiscreteVP, Prediction, RectifiedFlow, Schedule
+from fewstep.methods.diffusion import Prediction
+from fewstep.methods.schedules import DiscreteVP, RectifiedFlow, Schedule
 
 
 def is_flow_matching(config: Mapping[str, object]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fewstep.methods.base import Choice, LogUniform, Range
+from fewstep.methods.search_space import Choice, LogUniform, Range
 from fewstep.orchestrator.observability.line_chart import INCHES, INKS, LINE, STYLE, inline
 from fewstep.orchestrator.search.space import Space
 from fewstep.orchestrator.search.study import TrialRecord

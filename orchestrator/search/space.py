@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fewstep.methods.base import Choice, LogUniform, Range, Uniform
+from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.recipe.parsing import vary
 from fewstep.orchestrator.recipe.recipe import Recipe

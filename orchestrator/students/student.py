@@ -11,7 +11,8 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import nn
 
 from fewstep.methods.base import Averaged, LoRA, Round, Trained
-from fewstep.methods.diffusion import EDM, Denoiser, DiscreteVP, RectifiedFlow, Schedule
+from fewstep.methods.diffusion import Denoiser
+from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
 
 
 class Distillable(Protocol):

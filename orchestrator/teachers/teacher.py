@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import Denoiser, Prediction, Schedule
+from fewstep.methods.diffusion import Denoiser, Prediction
+from fewstep.methods.schedules import Schedule
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.recipe.section import Json

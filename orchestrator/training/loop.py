@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Critic, Draw, Round, Rows, Trained
+from fewstep.methods.base import Critic, Round, Trained
+from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.observability.stopwatch import Stopwatch
 from fewstep.orchestrator.recipe.training import Training

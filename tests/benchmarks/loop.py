@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Losses, Nets, Round, Source, Trained, Update
+from fewstep.methods.base import Losses, Nets, Round, Source, Trained, Update
+from fewstep.methods.batch import Batch
 from fewstep.methods.losses import l2
 from fewstep.orchestrator.dataloader.loader import Loader
 from fewstep.orchestrator.engines.engine import EngineSpec

@@ -23,7 +23,8 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from fewstep.methods.base import Batch, Losses, Nets, Round, Rows, Source, Trained, Update
+from fewstep.methods.base import Losses, Nets, Round, Source, Trained, Update
+from fewstep.methods.batch import Batch, Rows
 from fewstep.methods.losses import l2
 from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
 from fewstep.orchestrator.engines.engine import EngineSpec

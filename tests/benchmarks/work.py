@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from fewstep.methods.base import Round, Rows
+from fewstep.methods.base import Round
+from fewstep.methods.batch import Rows
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank

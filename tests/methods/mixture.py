@@ -10,8 +10,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fewstep.methods.base import Averaged, Batch, Critic, Draw, Round, Rows, Trained
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP, Estimate, coefficients, guided, step, target
+from fewstep.methods.base import Averaged, Critic, Round, Trained
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, guided, step, target
+from fewstep.methods.schedules import DiscreteVP
 
 MEANS = torch.tensor([[1.6, 0.0], [-0.8, 1.4], [-0.8, -1.4]])
 SPREAD = 0.5  # standard deviation of a mode

@@ -12,17 +12,12 @@ import torch
 from diffusers import LCMScheduler
 from torch import Tensor, nn
 
-from fewstep.methods.adversarial import (
-    Adversarial,
-    Weighting,
-    discriminator_heads,
-    fooling_loss,
-    hinge_loss,
-    pooled,
-    student_loss,
-)
-from fewstep.methods.base import Batch, Critic, Draw, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.adversarial import Adversarial, Weighting, student_loss
+from fewstep.methods.base import Critic
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser
+from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss, pooled
+from fewstep.methods.schedules import DiscreteVP
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR, the student's

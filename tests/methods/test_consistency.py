@@ -13,7 +13,8 @@ import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from fewstep.methods.base import Averaged, Batch, Draw, Frozen, Losses, Rows, Source, Trained
+from fewstep.methods.base import Averaged, Frozen, Losses, Source, Trained
+from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.consistency import (
     Consistency,
     Metric,
@@ -23,8 +24,10 @@ from fewstep.methods.consistency import (
     karras_times,
     stored_consistency_loss,
 )
-from fewstep.methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Estimate, RectifiedFlow, Schedule, step
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, step
+from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
 from tests.methods import mixture
+from tests.support.cosine_schedule import CosineVP
 
 LEVELS = mixture.schedule()  # zero terminal SNR
 SD = DiscreteVP(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)

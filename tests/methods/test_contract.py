@@ -9,9 +9,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from fewstep.methods import METHODS
-from fewstep.methods.base import Averaged, Choice, Critic, Frozen, LogUniform, Method, Range, Round, Trained
+from fewstep.methods.base import Averaged, Critic, Frozen, Method, Round, Trained
 from fewstep.methods.instaflow import InstaFlow
 from fewstep.methods.lcm import LCM
+from fewstep.methods.search_space import Choice, LogUniform, Range
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -10,22 +10,19 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from fewstep.methods.diffusion import (
-    EDM,
     Cond,
-    CosineVP,
     Denoiser,
-    DiscreteVP,
     Estimate,
     Prediction,
-    RectifiedFlow,
-    Schedule,
     diffuse,
     guided,
-    renoise,
     solve,
     step,
     target,
 )
+from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
+from tests.support.cosine_schedule import CosineVP
+from tests.support.renoise import renoise
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIM = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction")

@@ -11,8 +11,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fewstep.methods.base import Batch, Critic, Draw, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.base import Critic
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser
 from fewstep.methods.distribution_matching import (
     DistributionMatching,
     discriminator_loss,
@@ -21,6 +22,7 @@ from fewstep.methods.distribution_matching import (
     student_loss,
 )
 from fewstep.methods.losses import l2
+from fewstep.methods.schedules import DiscreteVP
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fewstep.methods.base import Draw
+from fewstep.methods.batch import Draw, mix
 
 LIKE = torch.zeros(8, 3, 2)
 
@@ -37,6 +37,21 @@ def test_draws_have_the_distribution_that_they_name() -> None:
     assert abs(normal.mean()) < 0.064 and abs(normal.std() - 1) < 0.045
     assert abs(uniform.mean() - 3) < 0.037 and uniform.min() >= 2 and uniform.max() <= 4
     assert integers.unique().tolist() == [1, 2, 3]
+
+
+def test_mixing_gives_the_numbers_that_draws_have_always_come_from() -> None:
+    assert mix(0, 0, 0, 0, 0) == 8695987549771912286
+    assert mix(1, 2, 3, 4, 5) == 1449779360749163299
+    assert mix(3, 5, 0, 2, 7) == 5033916301197506966
+    assert mix(-1, 0, 0, 0, 0) == 5389392687825388133
+    assert mix(2**61 - 1, 10, 1, 1, 2047) == 11997108999973144800
+
+
+def test_a_draw_is_seeded_by_all_that_it_depends_on() -> None:
+    second = Draw(3, 5, 0, range(7, 8))
+    second.uniform()
+    generator = torch.Generator().manual_seed(mix(3, 5, 0, 2, 7))
+    assert torch.equal(second.normal(torch.zeros(1, 3)), torch.randn(3, generator=generator)[None])
 
 
 def test_the_global_generator_is_left_alone() -> None:

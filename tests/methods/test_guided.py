@@ -13,10 +13,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Draw, Losses, Rows, Trained
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP, diffuse, guided, with_guidance
+from fewstep.methods.base import Losses, Trained
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, diffuse, guided, with_guidance
 from fewstep.methods.guided import Guided, guided_progressive_loss, matching_loss
 from fewstep.methods.progressive import Weighting, progressive_loss
+from fewstep.methods.schedules import DiscreteVP
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR

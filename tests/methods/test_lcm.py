@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
-from fewstep.methods.base import Averaged, Batch, Draw, Method, Round, Rows
-from fewstep.methods.diffusion import Denoiser, DiscreteVP, RectifiedFlow, guided, step, with_guidance
+from fewstep.methods.base import Averaged, Method, Round
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Denoiser, guided, step, with_guidance
 from fewstep.methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
-from fewstep.methods.neighbors import online_points, points_in, stored_points
+from fewstep.methods.schedules import DiscreteVP, RectifiedFlow
+from fewstep.methods.solution_points import online_points, points_in, stored_points
 from tests.methods import mixture
 
 LEVELS = mixture.schedule()

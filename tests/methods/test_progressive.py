@@ -12,8 +12,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Draw, Rows, Trained
-from fewstep.methods.diffusion import EDM, Cond, CosineVP, Denoiser, DiscreteVP, Prediction, RectifiedFlow, Schedule
+from fewstep.methods.base import Trained
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, Prediction
 from fewstep.methods.progressive import (
     Progressive,
     Weighting,
@@ -22,7 +23,9 @@ from fewstep.methods.progressive import (
     stored_progressive_loss,
     weight,
 )
+from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
 from tests.methods import mixture
+from tests.support.cosine_schedule import CosineVP
 
 LEVELS = mixture.schedule()  # zero terminal SNR
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

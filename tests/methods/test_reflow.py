@@ -11,11 +11,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from fewstep.methods.base import Batch, Draw, Frozen, Losses, Round, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, RectifiedFlow, guided, step
+from fewstep.methods.base import Frozen, Losses, Round
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser, guided, step
 from fewstep.methods.instaflow import InstaFlow
 from fewstep.methods.losses import l1
 from fewstep.methods.reflow import Reflow, distillation_loss, reflow_loss
+from fewstep.methods.schedules import RectifiedFlow
 from tests.methods import mixture
 
 FLOW = RectifiedFlow()

@@ -12,11 +12,13 @@ import torch
 from diffusers import DDIMScheduler, TCDScheduler
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Draw, Losses, Rows
-from fewstep.methods.diffusion import Cond, Denoiser, DiscreteVP
+from fewstep.methods.base import Losses
+from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.diffusion import Cond, Denoiser
 from fewstep.methods.lcm import consistency_function, lcm_loss
 from fewstep.methods.losses import l2, pseudo_huber
-from fewstep.methods.neighbors import SolutionPoints
+from fewstep.methods.schedules import DiscreteVP
+from fewstep.methods.solution_points import SolutionPoints
 from fewstep.methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
 from tests.methods import mixture
 
@@ -133,7 +135,7 @@ def jumps(t: Tensor, u: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     trajectory_loss(
         {"student": nothing, "target": nothing},
         Batch({}, draw),
-        neighbors=lambda nets, batch: SolutionPoints(x_t, t, x_u, u, {}, torch.ones_like(t)),
+        points=lambda nets, batch: SolutionPoints(x_t, t, x_u, u, {}, torch.ones_like(t)),
         metric=metric,
     )
     student, target = (LEVELS.time_of(sigma / (1 - sigma**2).sqrt()) for sigma in found)
@@ -197,10 +199,10 @@ def two_networks() -> dict[str, Denoiser]:
 def test_the_loss_is_that_of_the_paper(metric: str) -> None:
     u = LEVELS.at(torch.linspace(0, 49, 64).round() / 50)
     cond, _ = mixture.conditions(torch.arange(64) % 3)
-    neighbors, x_t, x_u = chosen(u, cond)
+    points, x_t, x_u = chosen(u, cond)
     distance = {"l2": l2, "huber": partial(pseudo_huber, c=0.05)}[metric]
     batch = Batch({}, Draw(0, 0, 0, range(64)))
-    found = trajectory_loss(two_networks(), batch, neighbors=neighbors, metric=distance)["trajectory"]
+    found = trajectory_loss(two_networks(), batch, points=points, metric=distance)["trajectory"]
 
     s = (u + 1).double() * Draw(0, 0, 0, range(64)).uniform().double() - 1
 
@@ -219,10 +221,10 @@ def test_the_loss_is_that_of_the_paper(metric: str) -> None:
 def test_next_to_clean_data_the_loss_is_that_of_consistency_models() -> None:
     u = torch.full((64,), -1.0)
     cond, _ = mixture.conditions(torch.arange(64) % 3)
-    neighbors, x_t, x_u = chosen(u, cond)
+    points, x_t, x_u = chosen(u, cond)
     nets, batch = two_networks(), Batch({}, Draw(0, 0, 0, range(64)))
-    found = trajectory_loss(nets, batch, neighbors=neighbors, metric=l2)["trajectory"]
-    lcm = lcm_loss(nets, batch, neighbors=neighbors, metric=l2, target="target", guidance_input=False)["consistency"]
+    found = trajectory_loss(nets, batch, points=points, metric=l2)["trajectory"]
+    lcm = lcm_loss(nets, batch, points=points, metric=l2, target="target", guidance_input=False)["consistency"]
     torch.testing.assert_close(found, lcm, rtol=1e-3, atol=0)  # c_skip is not quite 0
     torch.testing.assert_close(found, l2(nets["student"](x_t, u + 20, cond).x0, x_u).mean())
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline
 
 from fewstep.methods.base import Sampler
-from fewstep.methods.diffusion import renoise, solve, step
+from fewstep.methods.diffusion import solve, step
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
@@ -21,6 +21,7 @@ from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.orchestrator.students import untrained
+from tests.support.renoise import renoise
 from tests.support.strangers import run_elsewhere
 
 STEPS = (1, 2, 4, 8)

@@ -16,7 +16,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from fewstep.methods.base import LoRA
-from fewstep.methods.diffusion import RectifiedFlow, expand
+from fewstep.methods.diffusion import expand
+from fewstep.methods.schedules import RectifiedFlow
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.system import System
 from fewstep.orchestrator.planning.preflight import preflight

@@ -14,17 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import (
-    Cond,
-    Denoiser,
-    Estimate,
-    Prediction,
-    RectifiedFlow,
-    Schedule,
-    coefficients,
-    expand,
-    target,
-)
+from fewstep.methods.diffusion import Cond, Denoiser, Estimate, Prediction, coefficients, expand, target
+from fewstep.methods.schedules import RectifiedFlow, Schedule
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path, unsupported_reason

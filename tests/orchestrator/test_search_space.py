@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from typer.testing import CliRunner
 
 from fewstep.methods import METHODS
-from fewstep.methods.base import Choice, LogUniform
+from fewstep.methods.search_space import Choice, LogUniform
 from fewstep.orchestrator.cli.app import BAD_INPUT
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.errors import BadInput

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from fewstep.methods import METHODS
 from fewstep.methods.adversarial import Adversarial
-from fewstep.methods.base import Frozen, Round, Rows, Trained, to_device_async
+from fewstep.methods.base import Frozen, Round, Trained
+from fewstep.methods.batch import Rows, to_device_async
 from fewstep.methods.consistency import Consistency
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.distribution_matching import DistributionMatching

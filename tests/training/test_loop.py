@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewstep.methods.base import Rows
+from fewstep.methods.batch import Rows
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine

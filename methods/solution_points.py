@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Batch, Choice, Nets
-from fewstep.methods.checks import require
-from fewstep.methods.diffusion import Cond, DiscreteVP, Schedule, diffuse, guided, step
+from fewstep.methods.base import Nets
+from fewstep.methods.batch import Batch
+from fewstep.methods.diffusion import Cond, diffuse, guided, step
+from fewstep.methods.schedules import DiscreteVP, Schedule
+from fewstep.methods.search_space import Choice
+from fewstep.methods.validation import require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
