@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import (
     Critic,
     Frozen,
@@ -29,12 +26,14 @@ from fewstep.methods.base import (
 from fewstep.methods.batch import Batch, Rows
 from fewstep.methods.diffusion import Denoiser, coefficients, diffuse, expand, guided
 from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2
 from fewstep.methods.search_space import Choice, LogUniform, Range
 from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 FINE_GRID = 100  # four even steps on it are timesteps 999, 749, 499 and 249
 Weighting = Literal["exponential", "sds", "nfsd"]

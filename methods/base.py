@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from torch import Tensor, nn
-
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Denoiser, Prediction
 from fewstep.methods.search_space import Range
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor, nn
 
-Losses = dict[str, Tensor]  # weighted scalar terms; the runtime minimises their sum
+Losses = dict[str, "Tensor"]  # weighted scalar terms; the runtime minimises their sum
 Start = Literal["base", "previous", "previous_average"]  # the teacher, or the previous round's student or result
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.diffusion import Cond
+from fewstep.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from torch import Tensor
 
 
 def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:

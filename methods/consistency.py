@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import (
     Averaged,
     Frozen,
@@ -28,6 +25,7 @@ from fewstep.methods.base import (
 )
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, step
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l1, l2, pseudo_huber
 from fewstep.methods.schedules import Schedule
 from fewstep.methods.search_space import Choice, Range
@@ -36,6 +34,7 @@ from fewstep.methods.validation import require, require_at_least, require_decay,
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from torch import Tensor
 
 Metric = Literal["lpips", "l1", "l2", "huber"]
 SIGMA_DATA = 0.5

@@ -9,18 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.schedules import Schedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 # What a network answers with; "both" is x_0 and eps, one half of the channels each.
 Prediction = Literal["epsilon", "sample", "v_prediction", "flow", "both"]
-Cond = Mapping[str, Tensor]  # what a network is conditioned on, each entry [b, ...]
-Network = Callable[[Tensor, Tensor, Cond], Tensor]
+Cond = Mapping[str, "Tensor"]  # what a network is conditioned on, each entry [b, ...]
+Network = Callable[["Tensor", "Tensor", Cond], "Tensor"]
 
 
 def coefficients(

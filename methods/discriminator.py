@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from fewstep.methods.base import Nets, callable_network
 from fewstep.methods.batch import Draw, Rows
 from fewstep.methods.diffusion import Cond, Network, diffuse
+from fewstep.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor, nn
 
 HEAD_WIDTH = 64
 
@@ -35,11 +34,11 @@ class Bottleneck(Protocol):
 
 def bottleneck_head(network: nn.Module) -> nn.Module:
     """Put a logit on every position of a denoiser's middle."""
-    return nn.Sequential(
-        nn.Conv2d(_bottleneck(network).middle_channels, HEAD_WIDTH, 3, padding=1),
-        nn.GroupNorm(8, HEAD_WIDTH),
-        nn.SiLU(),
-        nn.Conv2d(HEAD_WIDTH, 1, 1),
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(_bottleneck(network).middle_channels, HEAD_WIDTH, 3, padding=1),
+        torch.nn.GroupNorm(8, HEAD_WIDTH),
+        torch.nn.SiLU(),
+        torch.nn.Conv2d(HEAD_WIDTH, 1, 1),
     )
 
 
@@ -59,4 +58,4 @@ def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -
 def classification(nets: Nets, generated: Float[Tensor, "b *latent"], prompts: Rows, data: Rows, draw: Draw) -> Tensor:
     """-log D of real samples, and -log(1 - D) of generated ones."""
     fake, real = logits(nets, generated, prompts.cond, draw), logits(nets, data.x0, data.cond, draw)
-    return F.softplus(fake).mean() + F.softplus(-real).mean()
+    return torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from fewstep.methods.adversarial import FINE_GRID
 from fewstep.methods.base import (
     Critic,
@@ -33,12 +29,14 @@ from fewstep.methods.base import (
 from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
 from fewstep.methods.discriminator import bottleneck_head, classification, logits
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l1, l2
 from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
 from fewstep.methods.validation import require, require_at_least, require_positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 CLASSIFICATION_WEIGHT = 1e-2  # of the fake score's part in the discriminator, as the authors' code has it
 
@@ -125,7 +123,9 @@ def student_loss(
         regression = perceptual(nets, student(pairs.noise, t, pairs.cond).x0, pairs.x0).mean()
         losses["regression"] = regression_weight * regression
     if adversarial_weight:
-        losses["adversarial"] = adversarial_weight * F.softplus(-logits(nets, x0, prompts.cond, draw)).mean()
+        losses["adversarial"] = (
+            adversarial_weight * torch.nn.functional.softplus(-logits(nets, x0, prompts.cond, draw)).mean()
+        )
     return losses
 
 

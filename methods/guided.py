@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fewstep.methods.base import LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Estimate, diffuse, guided, with_guidance
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2
 from fewstep.methods.progressive import Weighting, halving, halvings, weight
 from fewstep.methods.search_space import Choice, Range, Uniform
 from fewstep.methods.validation import require_at_least, require_guidance_range, require_halvings, require_positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def matching_loss(nets: Nets, batch: Batch, *, guidance_scale: tuple[float, float], weighting: Weighting) -> Losses:

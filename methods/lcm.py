@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import Averaged, LoRA, Losses, Net, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2, pseudo_huber
 from fewstep.methods.search_space import Choice, LogUniform, Range
 from fewstep.methods.solution_points import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
@@ -29,6 +27,7 @@ from fewstep.methods.validation import (
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 TIMESTEP_SCALING = 10.0  # these two are fixed by the scheduler that students are sampled with
 SIGMA_DATA = 0.5

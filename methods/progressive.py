@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import Losses, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch, Draw
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, snr, step
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2
 from fewstep.methods.schedules import Schedule
 from fewstep.methods.search_space import Choice, Range, Uniform
@@ -23,6 +21,7 @@ from fewstep.methods.validation import require_at_least, require_halvings, requi
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 Weighting = Literal["truncated_snr", "snr_plus_one", "snr", "constant"]
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-import torch
-
 from fewstep.methods.base import (
     Averaged,
     Frozen,
@@ -27,6 +25,7 @@ from fewstep.methods.base import (
 )
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import diffuse
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2
 from fewstep.methods.search_space import Choice, Range
 from fewstep.methods.validation import require, require_at_least, require_decay

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import Nets
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, diffuse, guided, step
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.schedules import DiscreteVP, Schedule
 from fewstep.methods.search_space import Choice
 from fewstep.methods.validation import require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 GUIDANCE_RANGES = Choice(((1.0, 4.0), (1.0, 8.0), (3.0, 15.0)))  # that a search may draw w from
 

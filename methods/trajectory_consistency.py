@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from fewstep.methods.base import Averaged, LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, step
+from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2, pseudo_huber
 from fewstep.methods.search_space import Choice, LogUniform, Range, Uniform
 from fewstep.methods.solution_points import GUIDANCE_RANGES, SolutionPoints, online_points, stored_points
@@ -29,6 +27,7 @@ from fewstep.methods.validation import (
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 
 def trajectory_function(
