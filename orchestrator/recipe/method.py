@@ -20,7 +20,7 @@ class MethodSpec(Section):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = Field(
-        description="The method; its other keys are the method's own hyperparameters, at the paper's values by default."
+        description="The method; its other keys are the method's own hyperparameters, whose defaults follow its paper."
     )
 
     def build(self) -> Method:
