@@ -37,7 +37,9 @@ class Evaluation(Section):
     )
     solvers: tuple[str, ...] = Field(
         default=("ddim", "dpm++", "unipc"),
-        description="Solvers among which the teacher's best at few steps is chosen; the first makes its reference.",
+        description="Solvers among which the teacher's best at few steps is chosen: any of "
+        "`trajectories.solver` but rk45, and the stochastic analytic-dpm; the first makes its "
+        "reference.",
     )
     guidance_scales: tuple[float, ...] = Field(
         default=(1.0, 1.5, 2.0, 3.0, 5.0),

@@ -45,8 +45,9 @@ class Recipe(Section):
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=("tensorboard",),
-        description="Where training is logged besides the run's own files; wandb and mlflow read keys and "
-        "servers from their own environment variables.",
+        description="Where training is logged besides the run's own files: tensorboard (`tensorboard --logdir "
+        "OUTPUT`), or wandb and mlflow, which need `pip install fewstep[trackers]` and read keys "
+        "and servers from their own environment variables.",
     )
 
     @model_validator(mode="after")

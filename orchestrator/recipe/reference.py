@@ -32,9 +32,35 @@ fewstep run emoji-lcm output=elsewhere training.steps=100 'evaluation.steps=[1, 
 - A value is written as in YAML. A key that does not exist is refused, and the nearest one that does is named.
 - Paths of inputs are relative to the recipe's folder, `output` and `trajectories.store` to the folder where you are.
 - A guidance scale of 1 is no guidance, everywhere.
+- Downloads from a hub go through hf-xet, with `HF_XET_HIGH_PERFORMANCE=1` unless you have set it. `hf-transfer`
+  does nothing any more: huggingface_hub has stopped using it.
 - `fewstep recipe --fields training` shows what is below in a terminal, and `fewstep recipe --schema` prints a JSON
   schema: an editor with a YAML language server checks and completes a recipe that begins with
   `# yaml-language-server: $schema=FILE`. Both take `--cluster` for cluster files.
+"""
+IMPORTS = """\
+### What `fewstep import` reads
+
+`fewstep import RECIPE SOURCE STORE` makes a data set for `data.imported` of pictures, or of pairs of noise and sample,
+that were made elsewhere. SOURCE is what WebDataset writes, packed in tars or not: files that share a name for each
+sample.
+
+| file | what it holds |
+|---|---|
+| `NAME.png`, or another format of pictures | a picture |
+| `NAME.latent.npy` | in place of a picture, its latent, scaled as diffusers scales latents |
+| `NAME.txt` or `NAME.cls` | its prompt, or the number of its class |
+| `NAME.noise.npy` | the unit noise that the sample was made from, for pairs |
+
+A `.pth` file of plain tensors does in place of `.npy`.
+"""
+REAL = """\
+The recipes in `real/` are for published models, with the papers' settings where they are known; each says how many GPUs
+and how much memory it needs, and what is known of the hours. None has been run on a GPU yet. This checks one anywhere:
+
+```sh
+fewstep plan sd15-dmd --offline trajectories.prompts=$PWD/mine.txt evaluation.prompts=$PWD/theirs.txt
+```
 """
 
 
@@ -119,6 +145,7 @@ def markdown(recipe: Sequence[SectionEntry], clusters: Sequence[SectionEntry], f
         if section not in methods:
             title = f"`{section.name}`" if section.name else "At the top level"
             pages.append(f"## {title}\n\n{section.description}\n\n{_markdown_table(section)}")
+            pages += [IMPORTS] if section.name == "data" else []
         elif section is methods[0]:
             pages.append(
                 "## `method`\n\n`name` is one of these; all other keys are the method's own, whose defaults follow its "
@@ -217,7 +244,7 @@ def _cell(text: str) -> str:
 
 def _shipped(folder: Path) -> str:
     """The recipes in a folder, each with the first line of the comment that it begins with."""
-    rows = ["## Recipes that come with fewstep\n", "| recipe | |", "|---|---|"]
+    rows = ["## Recipes that come with fewstep\n", REAL, "| recipe | what it is |", "|---|---|"]
     for inner in ("", "real", "search", "compare/emoji", "compare/fashion"):
         for file in sorted((folder / inner).glob("*.yaml")):
             path = file.relative_to(folder).as_posix()
