@@ -116,7 +116,9 @@ def test_the_command_lists_every_field_of_a_section_and_one_alone() -> None:
 
 def test_the_command_lists_the_fields_of_methods_and_of_clusters() -> None:
     (section,) = json.loads(command("lcm", "--json"))["sections"]
-    assert [field["name"] for field in section["fields"]] == [field.name for field in dataclasses.fields(METHODS["lcm"])]
+    assert [field["name"] for field in section["fields"]] == [
+        field.name for field in dataclasses.fields(METHODS["lcm"])
+    ]
     assert len(json.loads(command("method", "--json"))["sections"]) == len(METHODS)
     assert "gpus_per_node" in command("--cluster", "slurm")
     assert json.loads(command("--schema", "--cluster")) == CLUSTER.schema
