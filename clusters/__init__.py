@@ -1,4 +1,4 @@
-"""Where a run can go: cluster files and the schema that reads them."""
+"""Send a run elsewhere: cluster files, and one class per kind of cluster that reads them."""
 
 from __future__ import annotations
 

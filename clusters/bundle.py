@@ -1,4 +1,4 @@
-"""What travels to a cluster: files by name, and nothing else."""
+"""Hold the files that travel to a cluster, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in an archive, so that the same f
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files by their place in the bundle: one on this machine, or its text."""
+    """Files by their path in the bundle: each a file on this machine, or its text."""
 
     files: Mapping[str, Path | str]
 
@@ -26,15 +26,15 @@ class Bundle:
     def write(self, folder: Path) -> None:
         """Lay the files out in a folder."""
         for name, content in self.files.items():
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, str):
-                place.write_text(content)
+                file.write_text(content)
             else:
-                shutil.copyfile(content, place)
+                shutil.copyfile(content, file)
 
     def archive(self) -> bytes:
-        """A zip of them."""
+        """A zip of all files; equal bundles make equal bytes."""
         stream = BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in sorted(self.files.items()):

@@ -1,4 +1,4 @@
-"""Clusters whose Ray dashboard takes jobs (the Ray Jobs API)."""
+"""Submit jobs through a Ray dashboard, by the Ray Jobs API."""
 
 from __future__ import annotations
 
@@ -18,33 +18,38 @@ from urllib.parse import urlsplit
 
 import ray
 import requests
+from pydantic import Field
 from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.schema import Cluster, ClusterError, Job, JobState
 
-ANSWERS_S = 4.0  # a dashboard that says nothing for so long is not there
-READY_S = 60.0  # for a head that answers to take a job, too
+ANSWERS_S = 4.0  # a dashboard that has not answered by then is not there
+READY_S = 60.0  # for a head that already answers to accept a job
 CARRIES = 100 * 1024**2  # bytes that a dashboard takes for one job
-RAY_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray lets them win over an address that it is told
+RAY_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray prefers them to an address that it gets as an argument
 
 
 class JobsCluster(Cluster):
-    """A cluster that is reached through its dashboard."""
+    """A cluster that takes jobs through its Ray dashboard."""
 
-    install: bool = True  # the packages that fewstep runs with here, at these versions; False: the nodes have them
+    install: bool = Field(
+        default=True,
+        description="Install the packages of this machine, at their versions, for each job; false if the "
+        "nodes have them.",
+    )
 
     @abstractmethod
     def client(self) -> AbstractContextManager[JobSubmissionClient]:
         """A connection to the dashboard."""
 
-    def request(self, job: Job) -> dict[str, object]:
-        """What the Jobs API is told."""
+    def request(self, job: Job, working_dir: str | list[str]) -> dict[str, object]:
+        """The body of the request to the Jobs API, without the bundle."""
         packages = {"pip": {"packages": list(job.pins)}} if self.install else {}
         return {
             "submission_id": job.id,
             "entrypoint": shlex.join(job.command(self.python)),
             "metadata": {"fewstep_digest": job.digest},
-            "runtime_env": {"env_vars": dict(self.env_vars), **packages},
+            "runtime_env": {"env_vars": dict(self.env_vars), **packages, "working_dir": working_dir},
         }
 
     @property
@@ -52,12 +57,9 @@ class JobsCluster(Cluster):
         """The interpreter that runs a job."""
         return "python"
 
-    def shown(self, job: Job) -> str:
-        """The request; `working_dir` is the bundle."""
-        told = self.request(job)
-        env = told["runtime_env"]
-        assert isinstance(env, dict)
-        return json.dumps(told | {"runtime_env": env | {"working_dir": list(job.bundle.files)}}, indent=1)
+    def preview(self, job: Job) -> str:
+        """The request, with the names of the bundle's files for `working_dir`."""
+        return json.dumps(self.request(job, list(job.bundle.files)), indent=1)
 
     def prepare(self, job: Job) -> None:
         """Raises ClusterError for files that Ray would not carry."""
@@ -69,23 +71,20 @@ class JobsCluster(Cluster):
 
     def submit(self, job: Job) -> None:
         """Hand over the bundle and the request."""
-        told = self.request(job)
         with tempfile.TemporaryDirectory() as folder, self.client() as client:
             job.bundle.write(Path(folder))
-            env = told.pop("runtime_env")
-            assert isinstance(env, dict)
-            _send(client, job, told | {"runtime_env": env | {"working_dir": folder}})
+            _send(client, job, self.request(job, folder))
 
     def find(self, job: Job) -> JobState | None:
         """Ask the dashboard."""
         with self.client() as client:
-            return _found(client, job)
+            return _state(client, job)
 
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
-        """What the job's driver printed."""
+        """What the job's driver printed, from the dashboard."""
         with self.client() as client:
             if follow:
-                yield from _now(client.tail_job_logs(job.id))
+                yield from _blocking(client.tail_job_logs(job.id))
             else:
                 yield client.get_job_logs(job.id)
 
@@ -123,7 +122,7 @@ def connect(
     for name in RAY_OVERRIDES:
         os.environ.pop(name, None)
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # what a person should know is said by fewstep
+        handler.setLevel(logging.ERROR)  # fewstep says itself what a person should know
     return JobSubmissionClient(address, headers=headers)
 
 
@@ -135,7 +134,7 @@ def _send(client: JobSubmissionClient, job: Job, request: dict) -> None:
             client.submit_job(**request)
             return
         except RuntimeError as error:
-            if _found(client, job):  # another command was faster with the same job
+            if _state(client, job):  # another command was faster with the same job
                 return
             if "No available agent" not in str(error) or time.monotonic() > ends:
                 raise ClusterError(f"Ray refused the job: {error}") from None
@@ -160,15 +159,15 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def _found(client: JobSubmissionClient, job: Job) -> JobState | None:
-    for known in client.list_jobs():
-        if known.submission_id == job.id:
-            return JobState(known.status.value, (known.metadata or {}).get("fewstep_digest", ""))
+def _state(client: JobSubmissionClient, job: Job) -> JobState | None:
+    for details in client.list_jobs():
+        if details.submission_id == job.id:
+            return JobState(details.status.value, (details.metadata or {}).get("fewstep_digest", ""))
     return None
 
 
-def _now(pieces: AsyncIterator[str]) -> Iterator[str]:
-    """An asynchronous iterator, waited for."""
+def _blocking(pieces: AsyncIterator[str]) -> Iterator[str]:
+    """The pieces of an asynchronous iterator, each waited for."""
     loop = asyncio.new_event_loop()
     try:
         while True:

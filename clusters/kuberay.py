@@ -1,4 +1,4 @@
-"""Kubernetes with the KubeRay operator: a RayJob, which brings its own Ray cluster and takes it away again."""
+"""Run a job on Kubernetes as a RayJob, for which the KubeRay operator starts a Ray cluster and removes it again."""
 
 from __future__ import annotations
 
@@ -25,43 +25,62 @@ ENDS: dict[str, Status] = {"Suspending": "STOPPED", "Suspended": "STOPPED", "Fai
 
 
 class Pod(ClusterSection):
-    """What a node of the Ray cluster is given."""
+    """What a node of the Ray cluster has."""
 
-    cpus: int = Field(gt=0)
-    memory: str = Field(pattern=r"^\d+(Mi|Gi)$")
-    node_selector: Mapping[str, str] = {}
-    tolerations: tuple[Mapping[str, str], ...] = ()  # of the taints of spot nodes, for one
+    cpus: int = Field(gt=0, description="CPUs of a node.")
+    memory: str = Field(pattern=r"^\d+(Mi|Gi)$", description="Memory of a node, like 64Gi.")
+    node_selector: Mapping[str, str] = Field(
+        default={}, description="Labels that a Kubernetes node must have, such as those of spot nodes."
+    )
+    tolerations: tuple[Mapping[str, str], ...] = Field(
+        default=(), description="Taints of Kubernetes nodes that are tolerated, such as those of spot nodes."
+    )
 
 
 class Workers(Pod):
-    """A group of equal workers, as many as are needed."""
+    """A group of equal workers, added and removed as the job needs them."""
 
-    name: str
-    gpus: int = Field(default=0, ge=0)
-    min: int = Field(default=0, ge=0)
-    max: int = Field(gt=0)
+    name: str = Field(description="The group's name.")
+    gpus: int = Field(default=0, ge=0, description="GPUs of a worker.")
+    min: int = Field(default=0, ge=0, description="The fewest workers, there from the start.")
+    max: int = Field(gt=0, description="The most workers.")
 
 
 class SecretKey(ClusterSection):
     """Where Kubernetes keeps a secret."""
 
-    secret: str
-    key: str
+    secret: str = Field(description="The name of a Kubernetes Secret in the namespace.")
+    key: str = Field(description="The key in that Secret.")
 
 
 class KubeRay(Cluster):
-    """A namespace of a Kubernetes cluster where KubeRay's operator is at work."""
+    """Kubernetes with the KubeRay operator; each job brings its own Ray cluster."""
 
-    kind: Literal["kuberay"]
-    namespace: str
-    image: str = f"rayproject/ray:{ray.__version__}-py311-gpu"
-    head: Pod
-    workers: tuple[Workers, ...]
-    idle_timeout_s: int = Field(default=300, gt=0)  # before a worker that does nothing goes
-    volume_claim: str  # a ReadWriteMany claim, mounted at `outputs` on every node
-    secrets: Mapping[str, SecretKey] = {}  # variables whose values Kubernetes puts in, by reference
-    install: bool = True  # the pinned packages; False: the image has them
-    upload: str = ""  # s3://bucket/folder for code and inputs that are more than a ConfigMap holds
+    kind: Literal["kuberay"] = Field(description="The kind of cluster.")
+    namespace: str = Field(description="The Kubernetes namespace.")
+    image: str = Field(
+        default_factory=lambda: f"rayproject/ray:{ray.__version__}-py311-gpu",
+        description="The container image of all nodes; by default Ray's own, of the version that is installed here.",
+    )
+    head: Pod = Field(description="The node that the driver runs on; best not a spot node.")
+    workers: tuple[Workers, ...] = Field(description="Groups of worker nodes.")
+    idle_timeout_s: int = Field(default=300, gt=0, description="Seconds until an idle worker is removed.")
+    volume_claim: str = Field(description="A ReadWriteMany volume claim, mounted at `outputs` on every node.")
+    secrets: Mapping[str, SecretKey] = Field(
+        default={},
+        description="Environment variables that Kubernetes fills from its Secrets, as {secret, key}; fewstep "
+        "never sees a value.",
+    )
+    install: bool = Field(
+        default=True,
+        description="Install the packages of this machine, at their versions, for each job; false if the "
+        "image has them.",
+    )
+    upload: str = Field(
+        default="",
+        description="A folder like s3://bucket/folder for code and inputs of more than 700 KiB, which a "
+        'ConfigMap cannot hold; "" refuses them.',
+    )
 
     @field_validator("workers")
     @classmethod
@@ -71,8 +90,8 @@ class KubeRay(Cluster):
                 raise ValueError(f"{group.name} has min={group.min} above max={group.max}")
         return value
 
-    def shown(self, job: Job) -> str:
-        """The manifest for kubectl."""
+    def preview(self, job: Job) -> str:
+        """The manifest for kubectl, as YAML."""
         archive = job.bundle.archive()
         fits = len(archive) <= CONFIG_MAP_HOLDS
         if not fits and not self.upload:
@@ -108,7 +127,7 @@ class KubeRay(Cluster):
         """Write the manifest, and look for kubectl."""
         file = self._manifest(job)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self.shown(job))
+        file.write_text(self.preview(job))
         program("kubectl", f"nothing was applied; the manifest is {file}: kubectl apply --filename {file}")
 
     def submit(self, job: Job) -> None:
@@ -121,32 +140,31 @@ class KubeRay(Cluster):
         self._kubectl("apply", "--filename", str(self._manifest(job)))
 
     def find(self, job: Job) -> JobState | None:
-        """What the operator says of the RayJob."""
-        told = self._kubectl("get", "rayjob", job.id, "--ignore-not-found", "--output=json")
-        if not told:
+        """The state that the operator reports for the RayJob."""
+        text = self._kubectl("get", "rayjob", job.id, "--ignore-not-found", "--output=json")
+        if not text:
             return None
-        known = json.loads(told)
-        status = known.get("status", {})
-        ended = ENDS.get(status.get("jobDeploymentStatus", ""))
-        return JobState(
-            ended or status.get("jobStatus") or "PENDING", known["metadata"]["annotations"].get("fewstep/digest", "")
-        )
+        rayjob = json.loads(text)
+        status = rayjob.get("status", {})
+        end = ENDS.get(status.get("jobDeploymentStatus", ""))
+        digest = rayjob["metadata"]["annotations"].get("fewstep/digest", "")
+        return JobState(end or status.get("jobStatus") or "PENDING", digest)
 
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
         """What the submitter's pod prints, which follows the driver."""
-        told = 0
+        position = 0
         while True:
-            found = self.find(job)
-            started = found and found.status != "PENDING"
-            text = self._kubectl("logs", f"--selector=job-name={job.id}", "--tail=-1") if started else ""
-            yield text[told:]
-            told = len(text)
-            if not follow or not found or found.status in ENDED:
+            state = self.find(job)
+            has_started = state and state.status != "PENDING"
+            text = self._kubectl("logs", f"--selector=job-name={job.id}", "--tail=-1") if has_started else ""
+            yield text[position:]
+            position = len(text)
+            if not follow or not state or state.status in ENDED:
                 return
             time.sleep(LOOKS_S)
 
     def stop(self, job: Job) -> None:
-        """Suspend it: the operator ends the job and deletes its cluster; the RayJob stays to be asked."""
+        """Suspend it: the operator ends the job and deletes its cluster; the RayJob itself stays, for `find`."""
         self._kubectl("patch", "rayjob", job.id, "--type=merge", "--patch", json.dumps({"spec": {"suspend": True}}))
 
     def _kubectl(self, *arguments: str) -> str:
@@ -160,10 +178,10 @@ class KubeRay(Cluster):
         return f"{self.upload}/{job.id}.zip"
 
     def _runtime_env(self, job: Job, fits: bool) -> dict[str, object]:
-        """The submitter uploads what it finds under CODE; nodes fetch what lies on S3 themselves."""
+        """Where the code comes from: the submitter uploads what is under CODE, nodes fetch what is on S3 themselves."""
         packages = {"pip": list(job.pins)} if self.install else {}
-        place = f"{CODE}/code.zip" if fits else self._archive(job)
-        return {"working_dir": place, "env_vars": dict(self.env_vars), **packages}
+        archive = f"{CODE}/code.zip" if fits else self._archive(job)
+        return {"working_dir": archive, "env_vars": dict(self.env_vars), **packages}
 
     def _submitter(self, job: Job, fits: bool) -> dict[str, object]:
         """The pod that hands the job to the cluster; KubeRay gives it the command and the token."""
@@ -200,15 +218,15 @@ class KubeRay(Cluster):
         }
 
     def _pod(self, pod: Pod, name: str, gpus: int) -> dict[str, object]:
-        held = {"cpu": str(pod.cpus), "memory": pod.memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
+        resources = {"cpu": str(pod.cpus), "memory": pod.memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
         secrets = [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": place.secret, "key": place.key}}}
-            for name, place in self.secrets.items()
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": entry.secret, "key": entry.key}}}
+            for name, entry in self.secrets.items()
         ]
         container = {
             "name": name,
             "image": self.image,
-            "resources": {"requests": held, "limits": held},
+            "resources": {"requests": resources, "limits": resources},
             "env": secrets,
             "volumeMounts": [{"name": "outputs", "mountPath": self.outputs}],
         }

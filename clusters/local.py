@@ -1,4 +1,4 @@
-"""This machine: a Ray head of our own, its dashboard on loopback, which outlives the command that started it."""
+"""Run jobs on this machine: start a Ray head that outlives the command, and end it when no job needs it."""
 
 from __future__ import annotations
 
@@ -26,28 +26,35 @@ ENDS_S = 20.0
 
 
 class Local(JobsCluster):
-    """A head that is started when a job needs it, and ended once no job is left."""
+    """This machine; a Ray head starts when a job needs it and ends once no job is left."""
 
-    kind: Literal["local"]
-    outputs: str = Field(default_factory=os.getcwd)
-    install: Literal[False] = False  # it runs in this very environment
-    port: int = Field(default=8265, gt=0, lt=65536)  # of the dashboard
-    num_cpus: int = Field(default=0, ge=0)  # 0 is all
-    num_gpus: int = Field(default=0, ge=0)  # 0 is all
-    temp_dir: str = "/tmp/fewstep-ray"  # Ray's logs; a short path, sockets lie under it
+    kind: Literal["local"] = Field(description="The kind of cluster.")
+    outputs: str = Field(
+        default_factory=os.getcwd,
+        description="An absolute folder that a recipe's relative `output` is put under; by default the current folder.",
+    )
+    install: Literal[False] = Field(
+        default=False, description="Always false: jobs run in the environment that `fewstep` itself runs in."
+    )
+    port: int = Field(default=8265, gt=0, lt=65536, description="The port of the dashboard, on loopback alone.")
+    num_cpus: int = Field(default=0, ge=0, description="CPUs that jobs may use; 0 is all.")
+    num_gpus: int = Field(default=0, ge=0, description="GPUs that jobs may use; 0 is all.")
+    temp_dir: str = Field(
+        default="/tmp/fewstep-ray", description="A folder for Ray's logs and sockets; keep its path short."
+    )
 
     @property
     def python(self) -> str:
-        """This interpreter."""
+        """The interpreter that fewstep itself runs in."""
         return sys.executable
 
     @property
     def address(self) -> str:
-        """Of the dashboard."""
+        """The URL of the dashboard."""
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """Of the head; its workers inherit it, and so what the submitting shell has set."""
+        """Variables that the head is started with, besides those of the submitting shell; its workers inherit both."""
         return {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file("local")),
@@ -55,20 +62,20 @@ class Local(JobsCluster):
         }
 
     def command(self) -> list[str]:
-        """What starts the head."""
+        """The command that starts the head."""
         sizes = [f"--{name.replace('_', '-')}={n}" for name in ("num_cpus", "num_gpus") if (n := getattr(self, name))]
         loopback = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.port}"]
         free_ports = [
             f"--{name}=0" for name in ("port", "dashboard-agent-listen-port", "min-worker-port", "max-worker-port")
         ]
-        kept = [f"--temp-dir={self.temp_dir}", f"--object-store-memory={200 * 1024**2}"]
+        storage = [f"--temp-dir={self.temp_dir}", f"--object-store-memory={200 * 1024**2}"]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-        return [*ray, *loopback, *free_ports, *kept, *sizes]
+        return [*ray, *loopback, *free_ports, *storage, *sizes]
 
-    def shown(self, job: Job) -> str:
-        """The head's command, then the request."""
+    def preview(self, job: Job) -> str:
+        """The command that starts the head, then the request."""
         variables = [f"{name}={value}" for name, value in self.environment().items()]
-        return f"{shlex.join([*variables, *self.command()])}\n{super().shown(job)}"
+        return f"{shlex.join([*variables, *self.command()])}\n{super().preview(job)}"
 
     def prepare(self, job: Job) -> None:
         """Start the head, unless it runs."""
@@ -83,7 +90,7 @@ class Local(JobsCluster):
         yield connect(self.address, token_file("local").read_text())
 
     def find(self, job: Job) -> JobState | None:
-        """Nothing is known once the head has ended."""
+        """The state that the dashboard reports, or None once the head has ended."""
         return super().find(job) if self._head() else None
 
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
@@ -106,7 +113,7 @@ class Local(JobsCluster):
             return ""
         try:
             with self.client() as client:
-                left = [known.submission_id for known in client.list_jobs() if known.status.value not in ENDED]
+                left = [details.submission_id for details in client.list_jobs() if details.status.value not in ENDED]
         except ClusterError:  # it never came up
             left = []
         if left:
@@ -159,7 +166,7 @@ class Local(JobsCluster):
         raise ClusterError(f"local: the Ray head did not start on port {self.port}; {log} says why")
 
     def _check_port(self) -> None:
-        """Or the job might go to the Ray of somebody else, who has the port already."""
+        """Refuse a port that is in use, where the job might go to somebody else's Ray."""
         try:
             socket.create_server(("127.0.0.1", self.port)).close()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A Ray cluster that somebody runs: its address, and how to be let in."""
+"""Submit to a Ray cluster that is running already, by its dashboard's address and token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
@@ -16,12 +16,18 @@ from fewstep.clusters.schema import ClusterError
 
 
 class Ray(JobsCluster):
-    """A running cluster."""
+    """A Ray cluster that is running already."""
 
-    kind: Literal["ray"]
-    address: str  # of its dashboard
-    token_file: str = "~/.ray/auth_token"  # "" for a cluster without tokens
-    allow_unauthenticated: bool = False  # a dashboard that others can reach and that asks for no token
+    kind: Literal["ray"] = Field(description="The kind of cluster.")
+    address: str = Field(description="The URL of the cluster's dashboard, like http://127.0.0.1:8265.")
+    token_file: str = Field(
+        default="~/.ray/auth_token",
+        description='The file with the cluster\'s token; "" is for a cluster without tokens.',
+    )
+    allow_unauthenticated: bool = Field(
+        default=False,
+        description="Send jobs even to a dashboard that others can reach and that asks for no token.",
+    )
 
     @field_validator("address")
     @classmethod
@@ -34,7 +40,7 @@ class Ray(JobsCluster):
 
     @contextmanager
     def client(self) -> Iterator[JobSubmissionClient]:
-        """With the token in `token_file`."""
+        """A client that sends the token in `token_file`."""
         file = Path(self.token_file).expanduser()
         if self.token_file and not file.is_file():
             raise ClusterError(f'token_file: there is no file {file}; "" is for a cluster without tokens')

@@ -1,4 +1,4 @@
-"""What every kind of cluster has: a strict schema, and what can be done with a job there."""
+"""Define what every kind of cluster has: a strict schema, and the ways to submit, find, follow and stop a job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fewstep.clusters.bundle import Bundle
 
@@ -24,39 +24,44 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One `fewstep` command, as a cluster is given it."""
+    """One `fewstep` command, as it is handed to a cluster."""
 
     id: str  # no two jobs of a cluster share one
-    digest: str  # of what was asked: verb, recipe and inputs
+    digest: str  # of verb, recipe and inputs
     folder: Path  # on this machine, for what a kind of cluster writes for itself
     arguments: tuple[str, ...] = ()  # where outputs go, then a verb and the recipe in the bundle
     bundle: Bundle = Bundle({})
     pins: tuple[str, ...] = ()  # packages, as name==version
 
     def command(self, python: str = "python") -> tuple[str, ...]:
-        """What runs where the bundle lies."""
+        """The command to run in the folder that holds the bundle."""
         return (python, "-m", "fewstep.orchestrator.cli.cluster_job", *self.arguments)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job that a cluster knows."""
+    """What a cluster reports of a job."""
 
     status: Status
     digest: str
 
 
 class ClusterSection(BaseModel):
-    """A part of a cluster file. Unknown keys are refused."""
+    """A section of a cluster file or the file itself; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Cluster(ClusterSection, ABC):
-    """A place where jobs run. What it does raises ClusterError where it cannot."""
+    """A place where jobs run. Every method raises ClusterError for what cannot be done there."""
 
-    outputs: str  # the folder, the same on every node, that a recipe's relative output is put under
-    env_vars: Mapping[str, str] = {}  # of the job, stored in the clear
+    outputs: str = Field(
+        description="An absolute folder, the same on every node, that a recipe's relative `output` is put under."
+    )
+    env_vars: Mapping[str, str] = Field(
+        default={},
+        description="Environment variables of the job; they are stored in the clear, so secrets are refused.",
+    )
 
     @field_validator("outputs")
     @classmethod
@@ -79,12 +84,12 @@ class Cluster(ClusterSection, ABC):
         return value
 
     @abstractmethod
-    def shown(self, job: Job) -> str:
-        """Exactly what would be sent or applied."""
+    def preview(self, job: Job) -> str:
+        """Exactly what would be sent or applied, as text."""
 
     @abstractmethod
     def prepare(self, job: Job) -> None:
-        """Start, write or look for what is needed before the cluster can be asked for this job or given it."""
+        """Start, write or look for what is needed before the cluster can be asked about this job or handed it."""
 
     @abstractmethod
     def submit(self, job: Job) -> None:
@@ -92,16 +97,16 @@ class Cluster(ClusterSection, ABC):
 
     @abstractmethod
     def find(self, job: Job) -> JobState | None:
-        """What has become of the job with this id, or None where there is none."""
+        """The state of the job with this id, or None where there is none."""
 
     @abstractmethod
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
-        """What it printed, in pieces; all that is still to come too, until it ends, if followed."""
+        """What the job has printed, in pieces, and with `follow` what it prints until it ends."""
 
     @abstractmethod
     def stop(self, job: Job) -> None:
-        """End it."""
+        """End the job."""
 
     def release(self) -> str:
-        """End what nobody needs any more. Says what is left running, or nothing."""
+        """End what no job needs any more; return a sentence on what is left running, or ""."""
         return ""

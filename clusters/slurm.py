@@ -1,4 +1,4 @@
-"""A SLURM cluster: a batch script that makes its nodes one Ray cluster with `ray symmetric-run`."""
+"""Write a batch script for SLURM that makes its nodes one Ray cluster with `ray symmetric-run`, and queue it."""
 
 from __future__ import annotations
 
@@ -67,17 +67,28 @@ fi
 class Slurm(Cluster):
     """A SLURM cluster with a file system that all nodes share."""
 
-    kind: Literal["slurm"]
-    folder: str  # on the shared file system: the code, the log and the token of each job
-    partition: str = ""
-    account: str = ""
-    nodes: int = Field(default=1, gt=0)
-    gpus_per_node: int = Field(default=0, ge=0)
-    time: str = ""  # at most, like 1-12:00:00; "" is the partition's
-    python: str = "python3.11"  # that makes the environment
-    environment: str = ""  # a virtual environment that has everything; "" makes one under `folder`
-    secrets: tuple[str, ...] = ()  # variables of the submitting shell that the job sees
-    port: int = Field(default=6379, gt=0, lt=65536)  # of Ray, on the first node
+    kind: Literal["slurm"] = Field(description="The kind of cluster.")
+    folder: str = Field(
+        description="A folder on the file system that all nodes share, for the code, the log and the token of each job."
+    )
+    partition: str = Field(default="", description='The partition, as in sbatch --partition; "" is SLURM\'s default.')
+    account: str = Field(default="", description='The account, as in sbatch --account; "" is your default.')
+    nodes: int = Field(default=1, gt=0, description="Whole nodes that become one Ray cluster.")
+    gpus_per_node: int = Field(default=0, ge=0, description="GPUs of each node, as in sbatch --gpus-per-node.")
+    time: str = Field(
+        default="", description='The time limit, as in sbatch --time, like 1-12:00:00; "" is the partition\'s.'
+    )
+    python: str = Field(default="python3.11", description="The interpreter that makes the virtual environment.")
+    environment: str = Field(
+        default="",
+        description='A virtual environment that has all that fewstep needs; "" makes one under `folder`, once '
+        "for each set of versions.",
+    )
+    secrets: tuple[str, ...] = Field(
+        default=(),
+        description="Names of variables of the submitting shell that the job sees; values are written nowhere.",
+    )
+    port: int = Field(default=6379, gt=0, lt=65536, description="The port of Ray on the first node.")
 
     @field_validator("folder", "partition", "account", "time", "environment")
     @classmethod
@@ -94,9 +105,10 @@ class Slurm(Cluster):
                 raise ValueError(f"{name!r} must be the name of a variable, not its value")
         return value
 
-    def shown(self, job: Job) -> str:
+    def preview(self, job: Job) -> str:
         """The script for sbatch."""
-        told = {
+        folder = self._folder(job)
+        options = {
             "job-name": job.id,
             "partition": self.partition,
             "account": self.account,
@@ -105,17 +117,17 @@ class Slurm(Cluster):
             "gpus-per-node": self.gpus_per_node,
             "mem": "0",  # all of a node's
             "time": self.time,
-            "output": self._place(job) / "log.txt",
+            "output": folder / "log.txt",
             "export": ",".join(("PATH", "HOME", "USER", "LANG", *self.secrets)),
         }
         # `ray symmetric-run` ends with a stop of all Ray on the node, hence exclusive.
-        directives = [f"#SBATCH --{name}={value}" for name, value in told.items() if value] + ["#SBATCH --exclusive"]
-        run = f'{shlex.join(job.command())} resources.address="$1" && touch {self._place(job)}/succeeded'
+        directives = [f"#SBATCH --{name}={value}" for name, value in options.items() if value] + ["#SBATCH --exclusive"]
+        run = f'{shlex.join(job.command())} resources.address="$1" && touch {folder}/succeeded'
         pinned = Path(self.folder) / "environments" / _hash(job.pins)
         return SCRIPT.format(
             directives="\n".join(directives),
-            code=self._place(job) / "code",
-            folder=self._place(job),
+            code=folder / "code",
+            folder=folder,
             environment=self.environment or pinned,
             install="" if self.environment else INSTALL.format(python=self.python),
             exports="".join(f"export {name}={shlex.quote(text)}\n" for name, text in self.env_vars.items()),
@@ -124,48 +136,48 @@ class Slurm(Cluster):
         )
 
     def prepare(self, job: Job) -> None:
-        """Look for SLURM's own command."""
+        """Check that `sbatch` is there."""
         program("sbatch", MEND)
 
     def submit(self, job: Job) -> None:
         """Lay out the code on the shared file system and queue the script."""
-        place = self._place(job)
-        job.bundle.write(place / "code")
-        (place / "digest").write_text(job.digest)
-        (place / "job.sh").write_text(self.shown(job))
-        call("sbatch", str(place / "job.sh"))
+        folder = self._folder(job)
+        job.bundle.write(folder / "code")
+        (folder / "digest").write_text(job.digest)
+        (folder / "job.sh").write_text(self.preview(job))
+        call("sbatch", str(folder / "job.sh"))
 
     def find(self, job: Job) -> JobState | None:
         """The state that SLURM's accounting has for the newest job of this name."""
-        told = call(program("sacct", MEND), "--noheader", "--parsable2", "--allocations", f"--name={job.id}",
-                    "--format=State", "--starttime=now-365days")  # fmt: skip
-        if not told.strip():
+        states = call(program("sacct", MEND), "--noheader", "--parsable2", "--allocations", f"--name={job.id}",
+                      "--format=State", "--starttime=now-365days").strip()  # fmt: skip
+        if not states:
             return None
-        state = told.strip().splitlines()[-1].split()[0]  # of "CANCELLED by 1000" the first word
+        state = states.splitlines()[-1].split()[0]  # of "CANCELLED by 1000" the first word
         status = STATES.get(state, "RUNNING" if state in GOING else "FAILED")
-        digest = self._place(job) / "digest"
+        digest = self._folder(job) / "digest"
         return JobState(status, digest.read_text() if digest.exists() else "")
 
     def logs(self, job: Job, follow: bool) -> Iterator[str]:
         """The script's output, read from the shared file system."""
-        log = self._place(job) / "log.txt"
-        read = 0
+        log = self._folder(job) / "log.txt"
+        position = 0
         while True:
-            found = self.find(job) if follow else None
+            state = self.find(job) if follow else None
             if log.exists():
                 with log.open() as stream:
-                    stream.seek(read)
+                    stream.seek(position)
                     yield stream.read()
-                    read = stream.tell()
-            if not found or found.status in ENDED:
+                    position = stream.tell()
+            if not state or state.status in ENDED:
                 return
             time.sleep(LOOKS_S)
 
     def stop(self, job: Job) -> None:
-        """Cancel it."""
+        """Cancel the job by its name."""
         call(program("scancel", MEND), f"--name={job.id}")
 
-    def _place(self, job: Job) -> Path:
+    def _folder(self, job: Job) -> Path:
         return Path(self.folder) / job.id
 
 

@@ -1,4 +1,4 @@
-"""What is kept on this machine between commands: a folder, tokens, and other programs called by name."""
+"""Keep state on this machine between commands: a folder, tokens and locks; and call other programs by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fewstep.clusters.schema import ClusterError
 
 
 def state_folder() -> Path:
-    """Where fewstep keeps what it knows of submitted jobs."""
+    """The folder of what fewstep knows about submitted jobs."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "fewstep"
 
 
 def token_file(name: str) -> Path:
-    """The token of a cluster that fewstep starts, made where there is none, for its owner's eyes only."""
+    """The token of a cluster that fewstep starts, created if it is missing, readable by its owner alone."""
     file = state_folder() / "tokens" / name
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -33,7 +33,7 @@ def token_file(name: str) -> Path:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Only one process of this machine is in here with the same file."""
+    """Hold a lock on a file, so that one process of this machine at a time is inside."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -41,16 +41,16 @@ def alone(file: Path) -> Iterator[None]:
 
 
 def program(name: str, mend: str) -> str:
-    """Where a program is. Raises ClusterError with the mend where it is not on PATH."""
-    found = shutil.which(name)
-    if not found:
+    """The path of a program. Raises ClusterError, which ends with `mend`, if it is not on PATH."""
+    path = shutil.which(name)
+    if not path:
         raise ClusterError(f"{name} is not on PATH; {mend}")
-    return found
+    return path
 
 
-def call(*command: str, given: str | None = None) -> str:
+def call(*command: str) -> str:
     """What a program prints. Raises ClusterError with the last line of its complaint."""
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         complaint = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         raise ClusterError(f"`{' '.join(command[:3])} ...` failed: {complaint[-1]}")

@@ -1,4 +1,4 @@
-"""Machines of a cloud, started by `ray up`: its own configuration, with token and start commands filled in."""
+"""Start machines of a cloud with `ray up`, adding a token and start commands to its own configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Literal
 import jsonschema
 import ray
 import yaml
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
@@ -38,10 +38,12 @@ TUNNEL_S = 60.0
 
 
 class Vm(JobsCluster):
-    """A cluster that `ray up` starts, shared by all jobs with this file."""
+    """Machines of a cloud that `ray up` starts, shared by all jobs with this file."""
 
-    kind: Literal["vm"]
-    ray_up: Mapping[str, object]  # what `ray up` takes
+    kind: Literal["vm"] = Field(description="The kind of cluster.")
+    ray_up: Mapping[str, object] = Field(
+        description="The configuration for `ray up`, as Ray documents it, without the commands that start Ray."
+    )
 
     @field_validator("ray_up")
     @classmethod
@@ -59,19 +61,19 @@ class Vm(JobsCluster):
 
     @property
     def name(self) -> str:
-        """Of the cluster."""
+        """The name of the cluster, by which `ray up` finds it again."""
         return str(self.ray_up["cluster_name"])
 
     def config(self) -> dict[str, object]:
-        """What `ray up` is given: the file's, the token's path on this machine, and how Ray is started."""
+        """The configuration for `ray up`: the file's own, the token's path on this machine, and how Ray starts."""
         mounts = self.ray_up.get("file_mounts", {})
         assert isinstance(mounts, dict)
         return {**self.ray_up, "file_mounts": {**mounts, "~/.ray/auth_token": str(token_file(self.name))}, **START}
 
-    def shown(self, job: Job) -> str:
+    def preview(self, job: Job) -> str:
         """The configuration, the command, then the request that goes through a tunnel."""
         config = yaml.safe_dump(self.config(), sort_keys=False)
-        return f"{config}---\n# {shlex.join(['ray', *self._up()])}\n{super().shown(job)}"
+        return f"{config}---\n# {shlex.join(['ray', *self._up()])}\n{super().preview(job)}"
 
     def prepare(self, job: Job) -> None:
         """Start the head, or bring a running one to this configuration."""
@@ -82,7 +84,7 @@ class Vm(JobsCluster):
 
     @contextmanager
     def client(self) -> Iterator[JobSubmissionClient]:
-        """Through an SSH tunnel that lives as long as it is needed."""
+        """A client through an SSH tunnel, which is closed with it."""
         if not self._file.exists():
             raise ClusterError(f"vm: {self.name} was not started from this machine; `fewstep submit` starts it")
         port = _free_port()
@@ -109,7 +111,7 @@ class Vm(JobsCluster):
             tunnel.wait()
 
     def release(self) -> str:
-        """The head stays, and costs."""
+        """A sentence on the head, which stays and costs until somebody ends it."""
         return f"the head of {self.name} stays, and costs, until `ray down --yes {self._file}`"
 
     @property

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 
-from fewstep.orchestrator.cli import datasets, jobs, runs
+from fewstep.orchestrator.cli import datasets, jobs, recipe, runs
 from fewstep.orchestrator.cli.app import app
 
-COMMANDS = (runs, datasets, jobs)  # importing them registers their commands
+COMMANDS = (runs, datasets, jobs, recipe)  # importing them registers their commands
 
 
 def main() -> None:

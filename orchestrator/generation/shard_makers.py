@@ -40,7 +40,7 @@ def teacher_of(commit_log: CommitLog, device: str) -> Teacher:
     teacher = Teacher(commit_log.teacher, device)
     if teacher.card.dump() != commit_log.plan.teacher:
         raise BadInput(
-            f"teacher: {commit_log.teacher.place} is not the teacher that made {commit_log.url}; put that one back"
+            f"teacher: {commit_log.teacher.origin} is not the teacher that made {commit_log.url}; put that one back"
         )
     return teacher
 

@@ -1,4 +1,4 @@
-"""recipe/evaluation.py."""
+"""Say how a student is measured, and refuse what a protocol of the literature does not allow."""
 
 from __future__ import annotations
 
@@ -10,29 +10,78 @@ from pydantic import Field, field_validator, model_validator
 from fewstep.orchestrator.recipe.section import Section
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 
-PROTOCOLS: Mapping[str, Mapping[str, int]] = {"coco-30k": {"samples": 30_000}}  # what each fixes
+PROTOCOLS: Mapping[str, Mapping[str, int]] = {"coco-30k": {"samples": 30_000}}  # fields that each fixes
 
 
 class Evaluation(Section):
-    """How the student is judged: against the teacher at the same few steps, and at many."""
+    """How the student is compared with its teacher: at the same few steps, and with the teacher at many."""
 
-    prompts: str = ""  # as trajectories.prompts; none that the teacher was trained on, ideally
-    protocol: Literal["", "coco-30k"] = ""  # of the field: every line of `prompts` once, by real images
-    samples: int = Field(default=500, gt=1)
-    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the student; of the teacher as many evaluations of its network
-    reference_steps: int = Field(default=50, gt=0)  # of the teacher's reference
-    solvers: tuple[str, ...] = ("ddim", "dpm++", "unipc")  # for the teacher's best; the first makes its reference
-    guidance_scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)  # candidates; `guidance_scale` is added
-    guidance_scale: float = Field(default=3.0, ge=1)  # of the reference
-    student_guidance_scales: tuple[float, ...] = ()  # candidates where guidance is an input; () is the teacher's
-    selection_samples: int = Field(default=256, gt=1)  # for choosing, and while training, on seeds of their own
-    images: str = ""  # a Parquet file of real images (column `image`), in Hugging Face's format
-    statistics: str = ""  # .npz of real images: `mu` and `sigma` of their features, or a file of features of fewstep's
-    features: str = "mobilenetv2"
-    seed: int = 1_000_000
-    batch_size: int = Field(default=64, gt=0)
-    bootstraps: int = Field(default=1000, gt=0)
-    baselines: str = ""  # a folder of stored teacher features, reused where the plan's hash matches
+    prompts: str = Field(
+        default="",
+        description="The prompts to sample, in any form that `trajectories.prompts` has; best are ones that "
+        "nothing was trained on.",
+    )
+    protocol: Literal["", "coco-30k"] = Field(
+        default="",
+        description="A protocol of the literature: `coco-30k` samples each of 30,000 captions once and "
+        'compares with real images; "" is none.',
+    )
+    samples: int = Field(default=500, gt=1, description="How many samples of each system are compared.")
+    steps: tuple[int, ...] = Field(
+        default=(1, 2, 4, 8),
+        description="Numbers of steps that the student is sampled with; the teacher is sampled with as many "
+        "evaluations of its network.",
+    )
+    reference_steps: int = Field(
+        default=50, gt=0, description="Steps of the teacher's samples that all are compared with."
+    )
+    solvers: tuple[str, ...] = Field(
+        default=("ddim", "dpm++", "unipc"),
+        description="Solvers among which the teacher's best at few steps is chosen: any of "
+        "`trajectories.solver` but rk45, and the stochastic analytic-dpm; the first makes its "
+        "reference.",
+    )
+    guidance_scales: tuple[float, ...] = Field(
+        default=(1.0, 1.5, 2.0, 3.0, 5.0),
+        description="Guidance scales among which the teacher's best is chosen, besides `guidance_scale`; 1 is none.",
+    )
+    guidance_scale: float = Field(
+        default=3.0, ge=1, description="The guidance scale of the teacher's reference; 1 is none."
+    )
+    student_guidance_scales: tuple[float, ...] = Field(
+        default=(),
+        description="Guidance scales among which the student's best is chosen, if it takes one; [] is the "
+        "teacher's list.",
+    )
+    selection_samples: int = Field(
+        default=256,
+        gt=1,
+        description="Samples for each of these choices and for evaluations while training, on noise used for "
+        "nothing else.",
+    )
+    images: str = Field(
+        default="",
+        description="Real images to compare with too: Parquet in Hugging Face's format (column `image`) or a "
+        'folder of files; "" is none.',
+    )
+    statistics: str = Field(
+        default="",
+        description="Statistics of real images to compare with by Frechet distance: an .npz file with `mu` "
+        'and `sigma`, or features that fewstep wrote; "" is none.',
+    )
+    features: str = Field(
+        default="mobilenetv2",
+        description="The network whose features are compared: mobilenetv2, clip:PATH_OR_ID, dinov2:PATH_OR_ID "
+        "or inception:TORCHSCRIPT_FILE.",
+    )
+    seed: int = Field(default=1_000_000, description="The seed of the noise, the order of prompts and the bootstrap.")
+    batch_size: int = Field(default=64, gt=0, description="Images that are sampled and measured together.")
+    bootstraps: int = Field(default=1000, gt=0, description="Resamplings behind each confidence interval.")
+    baselines: str = Field(
+        default="",
+        description="A folder of teacher's features that an earlier evaluation stored, reused where they fit; "
+        '"" measures them again.',
+    )
 
     @field_validator("steps")
     @classmethod

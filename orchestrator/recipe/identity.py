@@ -1,4 +1,4 @@
-"""Which fields make two runs the same run."""
+"""Tell whether two recipes describe the same run, and list the fields that differ."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fewstep.orchestrator.recipe.section import Json
 
 
 def identity(resolved: Mapping[str, object]) -> Json:
-    """What makes a run what it is; it may continue on other resources, be followed elsewhere and exported otherwise."""
+    """The fields that results depend on; a run may continue on other resources and be exported or logged otherwise."""
     others = ("export", "resources", "search", "output", "trackers")
     return {key: value for key, value in resolved.items() if key not in others}
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of the recipe's identity."""
+    """SHA-256 of the recipe's identity, in hexadecimal."""
     return hashlib.sha256(json.dumps(identity(recipe.resolved()), sort_keys=True).encode()).hexdigest()
 
 
 def compare(there: Mapping[str, object], here: Mapping[str, object], prefix: str = "") -> list[tuple[str, str, str]]:
     """The fields that differ: (name, value there, value here)."""
-    found: list[tuple[str, str, str]] = []
+    differences: list[tuple[str, str, str]] = []
     for key in dict.fromkeys([*there, *here]):
         a, b = there.get(key, "absent"), here.get(key, "absent")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += compare(a, b, f"{prefix}{key}.")
+            differences += compare(a, b, f"{prefix}{key}.")
         elif json.loads(json.dumps(a)) != json.loads(json.dumps(b)):
-            found.append((f"{prefix}{key}", json.dumps(a), json.dumps(b)))
-    return found
+            differences.append((f"{prefix}{key}", json.dumps(a), json.dumps(b)))
+    return differences

@@ -1,39 +1,45 @@
-"""recipe/method.py."""
+"""Name a distillation method in a recipe, and build it from its own hyperparameters."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from fewstep.methods import METHODS
-from fewstep.methods.base import Method
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.recipe.section import Json, Section, sentence
 
+if TYPE_CHECKING:
+    from fewstep.methods.base import Method
+
 
 class MethodSpec(Section):
-    """A method by name, and its own hyperparameters (`fewstep methods` lists both)."""
+    """A distillation method by name, with the hyperparameters that are its own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: str = Field(
+        description="The method; its other keys are the method's own hyperparameters, whose defaults follow its paper."
+    )
 
     def build(self) -> Method:
-        """The method itself. Raises BadInput for an unknown name or field, or a value that the method refuses."""
+        """The method object. Raises BadInput for an unknown name or field, or a value that the method refuses."""
+        from fewstep.methods import METHODS  # which imports torch; the fields of a recipe can be listed without it
+
         if self.name not in METHODS:
             known = ", ".join(METHODS)
             raise BadInput(
                 f"method.name: no method is called {self.name!r}{nearest(self.name, METHODS)}; known: {known}"
             )
         cls = METHODS[self.name]
-        given = dict(self.model_extra or {})
+        hyperparameters = dict(self.model_extra or {})
         known_fields = [field.name for field in dataclasses.fields(cls)]
-        for key in given:
+        for key in hyperparameters:
             if key not in known_fields:
                 raise BadInput(f"method.{key} is not a field of {self.name}{nearest(key, known_fields)}")
         try:
-            return TypeAdapter(cls).validate_python(given)
+            return TypeAdapter(cls).validate_python(hyperparameters)
         except ValidationError as error:
             raise BadInput(sentence(error, type(self), "method")) from None
 

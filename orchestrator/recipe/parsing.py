@@ -1,4 +1,4 @@
-"""Find, read, override, vary."""
+"""Read recipes from files, apply overrides, and write them with other values or other paths."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def parse(data: Mapping[str, object]) -> Recipe:
 
 
 def _check_adapters(recipe: Recipe) -> None:
-    """Refuse to cut up or to move the weights that low-rank adapters share with the teacher."""
+    """Refuse to shard or to move the weights that low-rank adapters share with the teacher."""
     nets = [net for round in recipe.method.build().rounds() for net in round.nets.values() if isinstance(net, Trained)]
     has_adapters = any(net.lora.rank for net in nets)
     if not recipe.export.merged and (not has_adapters or any(net.guidance_input for net in nets)):
@@ -103,22 +103,22 @@ def _override(data: dict[str, object], override: str) -> None:
     if not key or not equals:
         raise BadInput(f"override {override!r} gives no field a value; write it as training.steps=100")
     try:
-        told = yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError):
         raise BadInput(f"override {override!r}: {value} is not valid YAML; write it as in a recipe") from None
-    _set(data, key, told)
+    _set(data, key, parsed)
 
 
 def _set(data: dict[str, object], key: str, value: object) -> None:
-    field = key.removeprefix("search.space.")  # the space is told by whole fields, whose names have dots
+    field = key.removeprefix("search.space.")  # the space has whole fields for keys, with dots in their names
     *parents, last = ("search", "space", field) if field != key else key.split(".")
-    place = data
+    section = data
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = section.setdefault(parent, {})
         if not isinstance(inner, dict):
             raise BadInput(f"{key}: {parent} is not a section")
-        place = inner
-    place[last] = value
+        section = inner
+    section[last] = value
 
 
 def vary(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
@@ -159,5 +159,5 @@ def _with_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def relative_to(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe as a file in this folder would say it."""
+    """The recipe with its input paths relative to a folder, for a file that is written there."""
     return relocate(recipe, lambda field, path: path if "://" in path else os.path.relpath(path, folder))

@@ -1,11 +1,11 @@
-"""The recipe: everything a run is told, checked before anything starts."""
+"""Put the sections of a recipe together and check what no section can check alone."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fewstep.orchestrator.recipe.data import Data, Trajectories
 from fewstep.orchestrator.recipe.evaluation import Evaluation
@@ -18,9 +18,13 @@ from fewstep.orchestrator.recipe.training import Training
 
 
 class Export(Section):
-    """What the student's folder holds."""
+    """What the exported student's folder holds."""
 
-    merged: bool = True  # a pipeline; else a LoRA's adapters alone, for the teacher's own pipeline
+    merged: bool = Field(
+        default=True,
+        description="Export a whole diffusers pipeline; false leaves out all but a LoRA's adapters, scheduler "
+        "and card, to load into the teacher's own pipeline.",
+    )
 
 
 class Recipe(Section):
@@ -35,8 +39,16 @@ class Recipe(Section):
     export: Export = Export()
     resources: Resources = Resources()
     search: Search = Search()
-    output: str
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # that training is followed at
+    output: str = Field(
+        description="The folder of the run, with its data, checkpoints, student and report; relative to where "
+        "the command runs."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=("tensorboard",),
+        description="Where training is logged besides the run's own files: tensorboard (`tensorboard --logdir "
+        "OUTPUT`), or wandb and mlflow, which need `pip install fewstep[trackers]` and read keys "
+        "and servers from their own environment variables.",
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> Recipe:
@@ -48,10 +60,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:
-        told, counts = self.resources, range(self.resources.first_workers, self.resources.workers + 1)
+        resources, counts = self.resources, range(self.resources.first_workers, self.resources.workers + 1)
         parts = math.lcm(*counts) * self.training.accumulation
         if self.training.batch_size % parts:
-            workers = "every number of workers that there may be" if told.min_workers else "resources.workers"
+            workers = "every number of workers that there may be" if resources.min_workers else "resources.workers"
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} must be a multiple of "
                 f"{workers} x training.accumulation = {parts}"

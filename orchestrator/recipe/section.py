@@ -1,4 +1,4 @@
-"""What every part of a recipe is."""
+"""Refuse unknown keys in every section of a recipe, and put what is wrong into one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fewstep.orchestrator.errors import nearest
 
 
 class Section(BaseModel):
-    """A part of the recipe. Unknown keys are refused, and numbers that are none."""
+    """A section of a recipe or a recipe itself; unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -26,7 +26,7 @@ KINDS = {  # what pydantic would say of a wrong kind of value in the words of Py
 def sentence(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
     """The first thing that is wrong with a `model`, as a person would say it."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+    where = ".".join(str(key) for key in (section, *first["loc"]) if key != "")
     if first["type"] == "extra_forbidden":
         return f"{where} is not a known key{nearest(str(first['loc'][-1]), _keys(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
@@ -37,12 +37,12 @@ def sentence(error: ValidationError, model: type[BaseModel], section: str = "") 
     return f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 
-def _keys(section: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """The keys that are known at a place in a model."""
-    for part in place:
-        if str(part) not in section.model_fields:
+def _keys(section: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys of the section that a path leads to inside a model; none where it leads elsewhere."""
+    for key in path:
+        if str(key) not in section.model_fields:
             return []
-        inner = section.model_fields[str(part)].annotation
+        inner = section.model_fields[str(key)].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         section = inner

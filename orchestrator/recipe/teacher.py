@@ -1,4 +1,4 @@
-"""recipe/teacher.py."""
+"""Say which model is distilled and how it is loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fewstep.orchestrator.recipe.section import Section
 
@@ -16,19 +16,31 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class TeacherSpec(Section):
     """The diffusion model to distill: a diffusers folder, a hub id with a pinned revision, or one of your own."""
 
-    folder: str = ""
-    hub: str = ""
-    revision: str = ""  # of the hub id: a commit
-    factory: str = ""  # package.module:function, which returns an `orchestrator.own_model.OwnModel`
-    dtype: Precision = "float32"
-    # Pixels along a side, or [height, width] of several sizes, which shards take in turn; the first is the one that is
-    # judged. 0 is the pipeline's own.
-    resolution: NonNegativeInt | tuple[tuple[PositiveInt, PositiveInt], ...] = 0
-    compile: bool = False  # with torch.compile, where the teacher samples and where it teaches
+    folder: str = Field(
+        default="", description="A diffusers pipeline on disk; one of `folder`, `hub` and `factory` is required."
+    )
+    hub: str = Field(default="", description="The id of a diffusers pipeline on the Hugging Face hub.")
+    revision: str = Field(
+        default="", description="The commit of the hub id, all 40 digits; a branch or a tag could move and is refused."
+    )
+    factory: str = Field(
+        default="",
+        description="A function that returns a `fewstep.OwnModel`, as package.module:function, for a model of "
+        "your own.",
+    )
+    dtype: Precision = Field(default="float32", description="The precision of the teacher's weights.")
+    resolution: NonNegativeInt | tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        default=0,
+        description="Pixels along a side, or a list of [height, width] that shards take in turn, of which the "
+        "first is evaluated; 0 is the pipeline's own.",
+    )
+    compile: bool = Field(
+        default=False, description="Compile the teacher with torch.compile, for sampling and for training."
+    )
 
     @model_validator(mode="after")
-    def _one_place(self) -> TeacherSpec:
-        if [bool(place) for place in (self.folder, self.hub, self.factory)].count(True) != 1:
+    def _one_origin(self) -> TeacherSpec:
+        if [bool(origin) for origin in (self.folder, self.hub, self.factory)].count(True) != 1:
             raise ValueError(
                 "needs one of `folder` (a diffusers pipeline on disk), `hub` (a model id) and `factory` (a function)"
             )
@@ -45,21 +57,21 @@ class TeacherSpec(Section):
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width in pixels of what is painted, none where that is the pipeline's own."""
+        """Height and width in pixels, (height, width) each; empty where the pipeline's own size is meant."""
         if isinstance(self.resolution, tuple):
             return self.resolution
         return ((self.resolution, self.resolution),) if self.resolution else ()
 
     @property
-    def place(self) -> str:
-        """Where it comes from."""
+    def origin(self) -> str:
+        """The folder, the hub id or the function that it comes from."""
         return self.folder or self.hub or self.factory
 
     def at(self, folder: str | Path) -> TeacherSpec:
-        """Another pipeline of its kind, loaded as this one is."""
+        """A pipeline in another folder, loaded with this one's precision, sizes and compilation."""
         return self.model_copy(update={"folder": str(folder), "hub": "", "revision": "", "factory": ""})
 
 
 def teacher_name(teacher: TeacherSpec) -> str:
-    """What to call the teacher."""
-    return Path(teacher.folder).name if teacher.folder else teacher.place
+    """A short name for messages and titles: the folder's own name, the hub id or the function."""
+    return Path(teacher.folder).name if teacher.folder else teacher.origin

@@ -1,4 +1,4 @@
-"""recipe/training.py."""
+"""Say how a student is trained, and refuse precisions and placements that do not go together."""
 
 from __future__ import annotations
 
@@ -14,29 +14,78 @@ from fewstep.orchestrator.recipe.teacher import Precision
 class Training(Section):
     """How the student is trained. Sizes are global: over all workers and accumulation steps."""
 
-    steps: int = Field(gt=0)
-    init_from: str = ""  # a student's folder, or a LoRA's, that the first round goes on from; the teacher by default
-    batch_size: int = Field(default=64, gt=0)
-    accumulation: int = Field(default=1, gt=0)
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    decay_steps: int = Field(default=0, ge=0)  # the last ones of a round, in which the rate falls linearly to zero
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    precision: Precision = "float32"
-    seed: int = 0
-    checkpoint_every: int = Field(default=500, gt=0)  # steps
-    keep_checkpoints: int = Field(default=2, gt=1)
-    log_every: int = Field(default=20, gt=0)  # steps
-    evaluate_every: int = Field(default=0, ge=0)  # steps of the last round, whose best becomes its result; 0 is never
-    evaluate_at: int = Field(default=0, ge=0)  # steps of the student; 0 is as many as the method is made for
-    patience: int = Field(default=0, ge=0)  # evaluations without a better one, then training stops; 0 goes on
-    features: str = "mobilenetv2"  # the feature network of perceptual and adversarial losses
-    gradient_checkpointing: bool = False  # compute activations again on the way back instead of keeping them
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer", "all"] = "none"  # to the host's memory; all is the weights too, at ZeRO-3
-    placement: Literal["auto", "replicate", "shard", "offload"] = "auto"  # of the teacher; auto is below
-    deepspeed: Json = {}  # merged over the configuration that fewstep writes
+    steps: int = Field(gt=0, description="Optimizer steps of a round; a method may make some rounds longer or shorter.")
+    init_from: str = Field(
+        default="",
+        description='The folder of an exported student or of a LoRA that the first round starts from; "" '
+        "starts from the teacher.",
+    )
+    batch_size: int = Field(default=64, gt=0, description="Samples per optimizer step, over all workers.")
+    accumulation: int = Field(
+        default=1, gt=0, description="Parts of a batch that each worker takes one after the other."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="AdamW's learning rate, after warmup.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    warmup_steps: int = Field(
+        default=0, ge=0, description="First steps of a round, in which the learning rate rises linearly."
+    )
+    decay_steps: int = Field(
+        default=0, ge=0, description="Last steps of a round, in which the learning rate falls linearly to zero."
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="The norm that longer gradients are clipped to.")
+    precision: Precision = Field(
+        default="float32",
+        description="The precision of the networks that are trained; less than float32 needs `zero_stage` 1, "
+        "2 or 3, which keep float32 weights besides.",
+    )
+    seed: int = Field(
+        default=0, description="The seed of all that is random in training: the order of samples, noise and times."
+    )
+    checkpoint_every: int = Field(default=500, gt=0, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(
+        default=2, gt=1, description="How many of the newest checkpoints are kept, besides the best."
+    )
+    log_every: int = Field(default=20, gt=0, description="Steps between reports of losses and rates.")
+    evaluate_every: int = Field(
+        default=0,
+        ge=0,
+        description="Steps between evaluations in the last round, whose best student becomes the result; 0 makes none.",
+    )
+    evaluate_at: int = Field(
+        default=0,
+        ge=0,
+        description="Steps that the student is sampled with in these evaluations; 0 is what the method is made for.",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Evaluations in a row without a better one after which training stops; 0 never stops.",
+    )
+    features: str = Field(
+        default="mobilenetv2",
+        description="The feature network of perceptual and adversarial losses, named as in `evaluation.features`.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass instead of keeping them in memory."
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="DeepSpeed's ZeRO stage: workers share out nothing (0), optimizer states (1), gradients "
+        "too (2), weights too (3).",
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        default="none",
+        description="What moves to the host's memory: the `optimizer` state, or at `zero_stage` 3 `all`, "
+        "weights included.",
+    )
+    placement: Literal["auto", "replicate", "shard", "offload"] = Field(
+        default="auto",
+        description="Where the teacher is: whole on each worker, sharded over them, or on the host; `auto` "
+        "shards it at `zero_stage` 3 unless `evaluate_every` needs it whole.",
+    )
+    deepspeed: Json = Field(
+        default={}, description="Entries of DeepSpeed's own configuration, merged over the one that fewstep writes."
+    )
 
     @model_validator(mode="after")
     def _evaluated(self) -> Training:
@@ -70,7 +119,7 @@ class Training(Section):
 
     @property
     def teacher_placement(self) -> Literal["replicate", "shard", "offload"]:
-        """Where the teacher is kept. By itself it is cut up where the student is, unless exams need it whole."""
+        """Where the teacher is; `auto` shards it where the student is sharded, unless evaluations need it whole."""
         if self.placement == "auto":
             return "shard" if self.zero_stage == 3 and not self.evaluate_every else "replicate"
         return self.placement

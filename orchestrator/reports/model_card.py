@@ -56,7 +56,7 @@ def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
             "",
-            f"pipeline = DiffusionPipeline.from_pretrained({teacher.place!r}{pinned})",
+            f"pipeline = DiffusionPipeline.from_pretrained({teacher.origin!r}{pinned})",
             f"pipeline.load_lora_weights({place!r}, subfolder='lora')",
             f"pipeline.scheduler = {scheduler}.from_pretrained({place!r}, subfolder='scheduler')",
             f"image = pipeline({arguments}).images[0]",

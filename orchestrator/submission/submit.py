@@ -43,7 +43,7 @@ def submit(
     loaded = {"arguments": (cluster.outputs, verb, RECIPE), "bundle": bundle, "pins": pins()}
     with _told():
         if dry_run:
-            shown = cluster.shown(dataclasses.replace(record.job, **loaded))
+            shown = cluster.preview(dataclasses.replace(record.job, **loaded))
             return {"id": id, "shown": shown, "files": list(bundle.files)}
         record = _earlier(record)
         if record.status != "SUCCEEDED":

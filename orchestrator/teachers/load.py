@@ -52,7 +52,7 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
         own = model_from(spec.factory)
         nn.Module.to(own.network, device, TORCH_DTYPES[spec.dtype])
         return Custom(own, spec.sizes)
-    place, arguments = spec.place, cast(dict, {"revision": spec.revision} if spec.revision else {})
+    place, arguments = spec.origin, cast(dict, {"revision": spec.revision} if spec.revision else {})
     use_fast_downloads()
     try:
         family = family_of(place, spec.revision)

@@ -36,7 +36,7 @@ def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
     """
     if not has_configuration(spec):
         raise BadInput(
-            f"teacher: {spec.place or spec.factory} is a model of your own, which no configuration tells of; "
+            f"teacher: {spec.origin or spec.factory} is a model of your own, which no configuration tells of; "
             "leave --offline out"
         )
     folder = Path(spec.folder) if spec.folder else MODELS / spec.hub.replace("/", "--")

@@ -31,7 +31,7 @@ def describe_dataset(path: str) -> Json:
     return {
         "path": commit_log.url,
         "plan_hash": plan.hash,
-        "teacher": commit_log.teacher.place,
+        "teacher": commit_log.teacher.origin,
         "teacher_revision": plan.teacher["revision"],
         **_describe(plan),
         "seed": plan.seed,

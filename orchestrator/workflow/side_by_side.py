@@ -62,7 +62,7 @@ def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float
     seen = [_checked(student, evaluator.teacher.family, evaluator.sample(system, samples)) for system in systems]
     rows = [(label(system.name, system.steps), images) for system, images in zip(systems, seen, strict=True)]
     grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
-    facts = {"picture": str(out), "student": str(student), "teacher": teacher.place}
+    facts = {"picture": str(out), "student": str(student), "teacher": teacher.origin}
     return {**facts, "steps": few, "guidance_scale": own, "seed": asked.seed}
 
 

@@ -25,7 +25,7 @@ FIELDS = Path(__file__).with_name("rayjob.yaml")
 
 
 def documents(name: str, folder: Path, **changes: object) -> list[dict]:
-    return list(yaml.safe_load_all(shipped(name, **changes).shown(job(folder))))
+    return list(yaml.safe_load_all(shipped(name, **changes).preview(job(folder))))
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_ray_up_takes_what_vm_writes_and_starts_ray_with_a_token(name: str, tmp_path: Path, state: Path) -> None:
-    config = next(yaml.safe_load_all(shipped(name).shown(job(tmp_path))))
+    config = next(yaml.safe_load_all(shipped(name).preview(job(tmp_path))))
     jsonschema.validate(config, json.loads(SCHEMA.read_text()))
     token = Path(config["file_mounts"]["~/.ray/auth_token"])
     assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
     starts = [line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line]
     assert len(starts) == 2 and all(line.startswith("RAY_AUTH_MODE=token ") for line in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
-    assert token.read_text() not in shipped(name).shown(job(tmp_path))
+    assert token.read_text() not in shipped(name).preview(job(tmp_path))
 
 
 def test_a_spot_worker_is_asked_for_on_each_cloud(tmp_path: Path, state: Path) -> None:
@@ -83,8 +83,8 @@ def test_what_a_config_map_cannot_hold_goes_through_s3(tmp_path: Path, s3_url: s
     big: dict[str, Path | str] = {"weights.safetensors": tmp_path / "weights"}
     (tmp_path / "weights").write_bytes(os.urandom(800 * 1024))
     with pytest.raises(ClusterError, match="upload"):
-        shipped("kuberay").shown(job(tmp_path, big))
-    (rayjob,) = yaml.safe_load_all(shipped("kuberay", upload=s3_url).shown(job(tmp_path, big)))
+        shipped("kuberay").preview(job(tmp_path, big))
+    (rayjob,) = yaml.safe_load_all(shipped("kuberay", upload=s3_url).preview(job(tmp_path, big)))
     place = yaml.safe_load(rayjob["spec"]["runtimeEnvYAML"])["working_dir"]
     assert place == f"{s3_url}/run-tiny-0.zip"
     assert fsspec.get_fs_token_paths(place)
@@ -119,7 +119,7 @@ def strict(schema: Mapping) -> dict:
 
 
 def test_the_batch_script_says_what_slurm_reads(tmp_path: Path) -> None:
-    script = shipped("slurm").shown(job(tmp_path))
+    script = shipped("slurm").preview(job(tmp_path))
     told = directives(script)
     assert told["job-name"] == "run-tiny-0" and told["nodes"] == "2" and told["gpus-per-node"] == "4"
     assert "exclusive" in told  # `ray symmetric-run` ends with a stop of all Ray on the node
@@ -131,7 +131,7 @@ def test_the_batch_script_says_what_slurm_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"nodes": 1, "environment": "/venv", "secrets": [], "env_vars": {}}])
 def test_bash_can_read_the_batch_script(tmp_path: Path, changes: dict[str, object]) -> None:
-    script = shipped("slurm", **changes).shown(job(tmp_path))
+    script = shipped("slurm", **changes).preview(job(tmp_path))
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 

@@ -68,7 +68,7 @@ def test_slurm_is_given_the_script_beside_the_code(tmp_path: Path, stand_in: Sta
     slurm.stop(job(tmp_path))
     assert asked.read_text().splitlines() == [f"sbatch {place / 'job.sh'}", "scancel --name=run-tiny-0"]
     assert {file.name: file.read_text() for file in (place / "code").iterdir()} == FILES
-    assert (place / "digest").read_text() == "d1" and (place / "job.sh").read_text() == slurm.shown(job(tmp_path))
+    assert (place / "digest").read_text() == "d1" and (place / "job.sh").read_text() == slurm.preview(job(tmp_path))
     (place / "log.txt").write_text("step 1\n")
     assert "".join(slurm.logs(job(tmp_path), follow=True)) == "step 1\n"
 
@@ -102,7 +102,7 @@ def test_kubectl_is_given_the_manifest_and_suspends_what_is_stopped(
     kuberay, manifest = shipped("kuberay"), tmp_path / "run-tiny-0.yaml"
     kuberay.submit(job(tmp_path))
     kuberay.stop(job(tmp_path))
-    assert manifest.read_text() == kuberay.shown(job(tmp_path))
+    assert manifest.read_text() == kuberay.preview(job(tmp_path))
     assert asked.read_text().splitlines() == [
         f"kubectl --namespace=fewstep apply --filename {manifest}",
         'kubectl --namespace=fewstep patch rayjob run-tiny-0 --type=merge --patch {"spec": {"suspend": true}}',

@@ -169,7 +169,7 @@ def test_the_script_for_slurm_does_the_job_on_one_node(place: Path) -> None:
     asked = dataclasses.replace(job(place, dict(bundle.files)), arguments=(slurm.outputs, "run", "recipe.yaml"))
     bundle.write(place / asked.id / "code")
     script = place / "job.sh"
-    script.write_text(slurm.shown(asked))
+    script.write_text(slurm.preview(asked))
     subprocess.run([*ALONE, "-", "bash", str(script)], check=True)
     assert (place / "shared/out/report.html").exists()
     assert json.loads((place / "shared/out/evaluation/metrics.json").read_text())
