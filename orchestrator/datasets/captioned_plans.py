@@ -68,7 +68,7 @@ class ImagePlan(CaptionedPlan):
         ]
 
     def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """Ids and a latent."""
+        """Bytes of the ids and the latent of a sample."""
         return 2 * 8 + math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 
@@ -83,7 +83,7 @@ class ImportPlan(CaptionedPlan):
     apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
 
     def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """As a path of its ends where there is noise, or a latent."""
+        """Bytes of a sample: a path of its two ends where there is noise, or a latent."""
         return SCALAR_BYTES + (1 + self.has_noise) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 

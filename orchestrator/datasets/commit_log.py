@@ -50,7 +50,7 @@ class CommitLog:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Where the data set is: a folder, or an s3:// URL."""
         return self.store.url
 
     def prompts(self) -> list[str]:

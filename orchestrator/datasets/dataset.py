@@ -40,7 +40,7 @@ class RowGroups:
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each."""
+        """Rows of each row group."""
         return [commit.file.row_groups[index].rows for commit, index in self._groups]
 
     @property
@@ -94,11 +94,11 @@ class Dataset:
                 self._commit_log.reader(commit).verify()
 
     def row_groups(self) -> RowGroups:
-        """The rows."""
+        """Open the rows of this version, which are read a group at a time."""
         return RowGroups(self._commit_log, self.manifest, self._cache)
 
     def conditions(self) -> Conditions:
-        """All conditions."""
+        """Read all conditions."""
         return read_conditions(self._commit_log, self.manifest.conditions)
 
     def times(self) -> Tensor:

@@ -39,7 +39,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """As keys and messages spell it: the first sample, and the one after the last."""
+        """How keys and messages spell it: the first sample, and the one after the last."""
         return f"{self.samples.start:08d}-{self.samples.stop:08d}"
 
     @classmethod
@@ -97,7 +97,7 @@ class DatasetPlan(BaseModel, ABC):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def sample_seed(self, i: int) -> int:
-        """Of the generator that draws sample i's noise."""
+        """Seed of the generator that draws sample i's noise."""
         return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
 
     @property

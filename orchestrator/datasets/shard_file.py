@@ -162,7 +162,7 @@ class ShardReader:
         return {name: _view(data, starts[name], block.rows, field) for name, field in self._fields.items()}
 
     def read(self) -> Columns:
-        """All rows."""
+        """Read all rows into memory of their own."""
         groups = [self.row_group(index) for index in range(self.num_row_groups)]
         return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 

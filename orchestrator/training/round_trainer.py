@@ -124,7 +124,7 @@ class RoundTrainer:
         )
 
     def train(self) -> None:
-        """From the newest checkpoint to the end of the round. Raises Diverged or Abandoned, on every rank."""
+        """Train from the newest checkpoint to the end of the round. Raises Diverged or Abandoned, on every rank."""
         start, seen = self._resume()
         if self.rank.index == 0:
             self._begin(start)
@@ -284,7 +284,7 @@ class RoundTrainer:
 
 
 def digest(total: int) -> str:
-    """Of all batches of a round, out of the sum over its ranks: the same for any number of them."""
+    """The digest of all batches of a round, out of the sum over its ranks: the same for any number of them."""
     return f"{total % 2**64:016x}"
 
 
