@@ -52,7 +52,7 @@ image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type
 assert type(pipeline.scheduler).__name__ == "LCMScheduler", pipeline.scheduler
 assert pipeline.scheduler.timesteps.tolist() == [999, 759, 499, 259], pipeline.scheduler.timesteps
 assert image.shape == (1, 3, 32, 32) and torch.isfinite(image).all()
-assert not {"fewstep", "ray"} & set(sys.modules)
+assert not {{"fewstep", "ray"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
 
@@ -183,7 +183,7 @@ pipeline = DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=
 image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
 assert type(pipeline.scheduler).__name__ == "OvershootingScheduler", pipeline.scheduler
 assert torch.isfinite(image).all()
-assert not {"fewstep", "ray"} & set(sys.modules)
+assert not {{"fewstep", "ray"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd="/")
     (folder / "scheduler" / "overshooting.py").write_text("raise AssertionError('a folder is data')\n")
