@@ -1,4 +1,4 @@
-"""Stored rows as the columns a source promises."""
+"""Turns stored rows into the columns that a source promises."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fewstep.orchestrator.datasets.shard_file import Columns
 from fewstep.orchestrator.datasets.sources import DatasetKind
 
 
-def drop_scalars(stored: Columns) -> Tensor:
-    """The clean latents [rows, *latent] of stored rows, whatever they are of."""
+def clean_latents(stored: Columns) -> Tensor:
+    """The clean latents [rows, *latent] of stored rows, in float32, whichever data set they are from."""
     return (stored["path"][:, -1] if "path" in stored else stored["x0"]).float()
 
 

@@ -1,4 +1,4 @@
-"""Rows from a data set to the training loop, in an order that any number of workers can continue exactly.
+"""Brings rows from a data set to the training loop, in an order that any number of workers can continue exactly.
 
 The order is a function of (seed, epoch) alone: row groups are permuted, then rows are permuted within blocks
 of row groups, so that a worker holds a few row groups at a time. Position p of the endless sequence of epochs
@@ -49,7 +49,7 @@ class RowGroupSource(Protocol):
 
     @property
     def shapes(self) -> Sequence[tuple[int, ...]]:
-        """Of the latents of each one's rows."""
+        """Shape of the latents of each one's rows."""
         ...
 
     def read(self, group: int) -> Columns:
@@ -66,10 +66,10 @@ class BufferPool:
     def lend(self, like: Tensor, rows: int) -> Tensor:
         """Room for so many rows like those of a column."""
         size = like[0].nbytes
-        held = self._free.pop() if self._free else np.empty(size * self._rows, np.uint8)
-        lent = np.frombuffer(held.data, np.uint8, size * rows)
-        weakref.finalize(lent, self._free.append, held)
-        return torch.from_numpy(lent).view(like.dtype).view(rows, *like.shape[1:])
+        buffer = self._free.pop() if self._free else np.empty(size * self._rows, np.uint8)
+        view = np.frombuffer(buffer.data, np.uint8, size * rows)
+        weakref.finalize(view, self._free.append, buffer)
+        return torch.from_numpy(view).view(like.dtype).view(rows, *like.shape[1:])
 
 
 @dataclass(eq=False)
@@ -78,16 +78,16 @@ class Bucket:
 
     groups: list[int]
     order: Order  # of their places in `groups`
-    told: Cond  # of the size, one row
+    size_conditioning: Cond  # what the network is shown of the size, one row
     memory: Mapping[str, BufferPool]  # for each column's rows of a block
-    held: dict[int, Future[Columns]] = field(default_factory=dict)  # the worker's rows of blocks, by where they start
+    blocks: dict[int, Future[Columns]] = field(default_factory=dict)  # the worker's rows, by where each block starts
 
 
 class Loader:
     """One worker's part of each global batch, prefetched by a thread.
 
-    `conditions` are looked up by the column `condition_id`; `uncond` is the null condition, one row; `told_sizes` is
-    what both hold of the size of pictures, one row for each shape of latents.
+    `conditions` are looked up by the column `condition_id`; `uncond` is the null condition, one row;
+    `size_conditioning` is what both hold of the size of pictures, one row for each shape of latents.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Loader:
         seed: int,
         conditions: Cond,
         uncond: Cond,
-        told_sizes: Mapping[tuple[int, ...], Cond],
+        size_conditioning: Mapping[tuple[int, ...], Cond],
         device: torch.device,
         columns: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     ) -> None:
@@ -111,7 +111,7 @@ class Loader:
             numbers = [number for number, other in enumerate(groups.shapes) if other == shape]
             order = Order(tuple(groups.sizes[number] for number in numbers), seed)
             memory = defaultdict(partial(BufferPool, self._before(order.longest + batch_size)))
-            self._buckets.append(Bucket(numbers, order, told_sizes[shape], memory))
+            self._buckets.append(Bucket(numbers, order, size_conditioning[shape], memory))
             lengths.append(max(1, round(sum(order.sizes) / batch_size)))
         self._turns = Turns(tuple(lengths), seed)
 
@@ -122,10 +122,10 @@ class Loader:
             def make(first: int) -> Future[list[Rows]]:
                 return maker.submit(lambda: [self.batch(step) for step in range(first, first + AHEAD)])
 
-            making = make(start)
+            upcoming = make(start)
             for first in itertools.count(start + AHEAD, AHEAD):
-                made, making = making.result(), make(first)
-                yield from made
+                batches, upcoming = upcoming.result(), make(first)
+                yield from batches
 
     def batch(self, step: int) -> Rows:
         """The worker's rows of one global batch, on the device but for their ids, which are read here."""
@@ -133,10 +133,13 @@ class Loader:
         bucket = self._buckets[turn]
         columns = self._shuffled(bucket, number)
         condition = columns.pop("condition_id").long()
-        null = {name: to_device_async(value, self._device) for name, value in {**self._uncond, **bucket.told}.items()}
-        uncond = {name: value.expand(len(condition), *value.shape[1:]) for name, value in null.items()}
+        null = {**self._uncond, **bucket.size_conditioning}
+        uncond = {
+            name: to_device_async(value, self._device).expand(len(condition), *value.shape[1:])
+            for name, value in null.items()
+        }
         cond = {name: to_device_async(table[condition], self._device) for name, table in self._conditions.items()}
-        cond |= {name: uncond[name] for name in bucket.told}
+        cond |= {name: uncond[name] for name in bucket.size_conditioning}
         moved = {
             name: value if name == "sample_id" else to_device_async(value, self._device)
             for name, value in columns.items()
@@ -149,16 +152,19 @@ class Loader:
         blocks = [bucket.order.block(start + self._rows.start)]
         while blocks[-1].stop < start + self._rows.stop:
             blocks.append(bucket.order.block(blocks[-1].stop))
-        held, wanted = bucket.held, [*blocks, bucket.order.block(blocks[-1].stop)]
-        bucket.held = {
-            block.start: held.get(block.start) or self._shuffler.submit(self._read, bucket, block) for block in wanted
+        before, after = bucket.blocks, bucket.order.block(blocks[-1].stop)
+        bucket.blocks = {
+            block.start: before.get(block.start) or self._shuffler.submit(self._read, bucket, block)
+            for block in (*blocks, after)
         }
-        parts = list[Columns]()
+        pieces = list[Columns]()
         for block in blocks:
             first = number * len(self._rows) - self._before(block.start)
             mine = slice(max(0, first), first + len(self._rows))
-            parts.append({name: column[mine] for name, column in bucket.held[block.start].result().items()})
-        return {name: torch.cat([part[name] for part in parts]) if parts[1:] else parts[0][name] for name in parts[0]}
+            pieces.append({name: column[mine] for name, column in bucket.blocks[block.start].result().items()})
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _read(self, bucket: Bucket, block: ShuffleBlock) -> Columns:
         """The worker's rows of a block in their order, each copied once from the bytes of its row group."""

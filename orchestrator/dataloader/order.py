@@ -1,4 +1,4 @@
-"""The endless shuffled order."""
+"""Orders a data set's rows: an endless shuffled sequence, and whose turn a batch is among several of them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Order:
 
     def block(self, position: int) -> ShuffleBlock:
         """The block that a position is in."""
-        epoch, place = divmod(position, self._epoch_rows)
-        return self._block(epoch, bisect.bisect_right(self._blocks(epoch)[1], place) - 1)
+        epoch, row = divmod(position, self._epoch_rows)
+        return self._block(epoch, bisect.bisect_right(self._blocks(epoch)[1], row) - 1)
 
     @cached_property
     def longest(self) -> int:
@@ -65,7 +65,7 @@ class Order:
         return blocks, list(itertools.accumulate(lengths, initial=0))[:-1]
 
     def _shuffle(self, epoch: int, number: int) -> ShuffleBlock:
-        """One of the epoch's blocks."""
+        """One of the epoch's blocks with its rows in random order."""
         blocks, starts = self._blocks(epoch)
         rows = np.array([(group, row) for group in blocks[number] for row in range(self.sizes[group])])
         shuffled = torch.randperm(len(rows), generator=self._generator(epoch, number + 1)).numpy()
@@ -86,9 +86,10 @@ class Turns:
         """The sequence of a global batch, and how many batches it had before."""
         if len(self.lengths) == 1:
             return 0, step
-        epoch, place = divmod(step, sum(self.lengths))
+        epoch, batch = divmod(step, sum(self.lengths))
         turns = self._turns(epoch)
-        return turns[place], epoch * self.lengths[turns[place]] + turns[:place].count(turns[place])
+        sequence = turns[batch]
+        return sequence, epoch * self.lengths[sequence] + turns[:batch].count(sequence)
 
     @cached_property
     def _turns(self) -> Callable[[int], list[int]]:

@@ -1,4 +1,4 @@
-"""datasets/captioned_plans.py."""
+"""Plans the data sets of samples that are there already: real images, and what was made elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fewstep.orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, _shared
+from fewstep.orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, shared_fields
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.recipe import Recipe
 
@@ -30,12 +30,12 @@ class CaptionedPlan(DatasetPlan, ABC):
         return self.num_captions
 
     def condition_prompt(self, condition: int) -> int:
-        """The caption's own place."""
+        """The same number: a caption's place is its condition."""
         return condition
 
     @property
     def evaluations_per_sample(self) -> int:
-        """The teacher's network has no part in it."""
+        """Never needed of the teacher's network."""
         return 0
 
 
@@ -55,7 +55,7 @@ class ImagePlan(CaptionedPlan):
         return list(itertools.accumulate(self.size_counts[:-1], initial=0))
 
     def sample_shape(self, i: int) -> tuple[int, ...]:
-        """Of the latents of image i, and of all in its shard."""
+        """Shape of the latents of image i, and of all in its shard."""
         return self.latent_shapes[bisect.bisect_right(self._starts, i) - 1]
 
     def shards(self) -> list[Shard]:
@@ -68,7 +68,7 @@ class ImagePlan(CaptionedPlan):
         ]
 
     def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """Ids and a latent."""
+        """Bytes of the ids and the latent of a sample."""
         return 2 * 8 + math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 
@@ -83,7 +83,7 @@ class ImportPlan(CaptionedPlan):
     apart: ClassVar[frozenset[str]] = frozenset({"samples", "imported_from"})
 
     def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
-        """As a path of its ends where there is noise, or a latent."""
+        """Bytes of a sample: a path of its two ends where there is noise, or a latent."""
         return SCALAR_BYTES + (1 + self.has_noise) * math.prod(latent_shape) * ITEM_BYTES[self.dtype]
 
 
@@ -91,11 +91,11 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
     """The plan of a recipe's real images, for a teacher."""
     sizes = recipe.teacher.sizes
     return ImagePlan(
-        **_shared(recipe, card, len(images), recipe.data.batch_size),
+        **shared_fields(recipe, card, len(images), recipe.data.batch_size),
         images=images.place,
         images_sha256=images.digest(),
         caption_column=recipe.data.caption_column,
-        size_counts=tuple(len(part) for part in images.arranged(sizes)) if len(sizes) > 1 else (),
+        size_counts=tuple(len(rows) for rows in images.arranged(sizes)) if len(sizes) > 1 else (),
         num_captions=len(set(captions)),
     )
 
@@ -103,13 +103,12 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
 def make_import_plan(
     recipe: Recipe, card: TeacherCard, samples: WebDatasetSamples, captions: Sequence[str]
 ) -> ImportPlan:
-    """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is not told."""
-    told = recipe.trajectories
-    low, high = told.guidance_scale
-    if samples.has_noise and (low < high or told.guidance_scales):
+    """The plan of samples that a recipe's teacher made elsewhere. Raises BadInput where their guidance is left open."""
+    low, high = recipe.trajectories.guidance_scale
+    if samples.has_noise and (low < high or recipe.trajectories.guidance_scales):
         raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
     return ImportPlan(
-        **_shared(recipe, card, len(samples), recipe.data.batch_size),
+        **shared_fields(recipe, card, len(samples), recipe.data.batch_size),
         imported_from=samples.place,
         imported_sha256=samples.digest(),
         num_captions=len(set(captions)),

@@ -1,4 +1,4 @@
-"""Who made what of a data set: a commit makes a shard exist, a manifest makes it readable, nothing is overwritten."""
+"""Keeps account of a data set: a commit makes a shard exist, a manifest makes it readable, nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CommitLog:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Where the data set is: a folder, or an s3:// URL."""
         return self.store.url
 
     def prompts(self) -> list[str]:
@@ -72,7 +72,7 @@ class CommitLog:
         return self.adopt(name, revision)
 
     def adopt(self, name: str, revision: int) -> Commit:
-        """Somebody else's commit, after a check of its file. Raises Damaged."""
+        """Take over somebody else's commit, after a check of its file. Raises Damaged."""
         commit = self._read_commit(commit_key(name, revision))
         self.reader(commit).verify()
         return commit
@@ -95,12 +95,12 @@ class CommitLog:
 
     def revisions(self) -> dict[str, int]:
         """The newest revision of each name that has a commit, readable or not."""
-        found = dict[str, int]()
+        newest = dict[str, int]()
         for key in self.store.keys("commits"):
             if match := _COMMIT.fullmatch(key):
                 name, revision = match[1], int(match[2] or 0)
-                found[name] = max(found.get(name, 0), revision)
-        return found
+                newest[name] = max(newest.get(name, 0), revision)
+        return newest
 
     def has(self, name: str, revision: int) -> bool:
         """Whether somebody committed it."""
@@ -122,14 +122,14 @@ class CommitLog:
         except FileNotFoundError:
             raise BadInput(f"{self.url} has no version {version}; finish it with `fewstep generate`") from None
         make_error = self._make_error(f"version {version}")
-        found = _MANIFESTS.validate_python(unseal(data, make_error))
-        if (found.version, found.plan) != (version, self.plan.hash):
-            raise make_error(f"is version {found.version} of {found.plan[:8]}, put in its place")
-        for commit in found.shards:
+        manifest = _MANIFESTS.validate_python(unseal(data, make_error))
+        if (manifest.version, manifest.plan) != (version, self.plan.hash):
+            raise make_error(f"is version {manifest.version} of {manifest.plan[:8]}, put in its place")
+        for commit in manifest.shards:
             shape = self.plan.sample_shape(Shard.named(commit.name).samples.start)
             if wrong := commit.file.wrong_rows(self.plan.row_bytes(shape)):
                 raise self._make_error(commit.what)(wrong)
-        return found
+        return manifest
 
     def as_published(self) -> CommitLog:
         """With as many samples as the last version that can be read has, if there is one."""
@@ -171,11 +171,11 @@ class CommitLog:
 
     def check_sizes(self, commits: Iterable[Commit]) -> None:
         """Every file is there and as long as it was, by one listing. Raises Damaged with the first that is not."""
-        found = {stored.key: stored.bytes for stored in self.store.files()}
+        sizes = {stored.key: stored.bytes for stored in self.store.files()}
         for commit in commits:
-            if commit.file_key not in found:
+            if commit.file_key not in sizes:
                 raise self._make_error(commit.what)("is gone")
-            if wrong := commit.file.wrong_size(found[commit.file_key]):
+            if wrong := commit.file.wrong_size(sizes[commit.file_key]):
                 raise self._make_error(commit.what)(wrong)
 
     def check(self, commit: Commit) -> str:
@@ -205,16 +205,16 @@ class CommitLog:
 
         Old revisions stay, because versions that readers pin name them.
         """
-        kept = set[str]()
+        named = set[str]()  # files of a commit or a version
         for key in self.store.keys("commits"):
             if _COMMIT.fullmatch(key):
-                kept.add(self._read_commit(key).file_key)
+                named.add(self._read_commit(key).file_key)
         for manifest in self._readable().values():  # a copy of a data set may lack its commits
-            kept |= {commit.file_key for commit in (manifest.conditions, *manifest.shards)}
+            named |= {commit.file_key for commit in (manifest.conditions, *manifest.shards)}
         garbage = [
             stored
             for stored in self.store.files()
-            if _GARBAGE.fullmatch(stored.key) and stored.key not in kept and stored.age_s > age_s
+            if _GARBAGE.fullmatch(stored.key) and stored.key not in named and stored.age_s > age_s
         ]
         for stored in garbage:
             self.store.delete(stored.key)
@@ -222,13 +222,13 @@ class CommitLog:
 
     def _readable(self) -> dict[int, Manifest]:
         """The versions that are not damaged, newest first."""
-        found = dict[int, Manifest]()
+        manifests = dict[int, Manifest]()
         for version in reversed(self.versions()):
             try:
-                found[version] = self.manifest(version)
+                manifests[version] = self.manifest(version)
             except Damaged:
                 continue
-        return found
+        return manifests
 
     def _read_commit(self, key: str) -> Commit:
         return self._unsealed(key, self.store.read(key))
@@ -251,13 +251,17 @@ def create_commit_log(
     store = open_store(f"{url.rstrip('/')}/{plan.hash}", single_writer=single_writer)
     probe(store, "commits")
     store.put_if_absent("prompts.json", seal({"prompts": list(prompts)}))
-    told = {"plan": plan.model_dump(mode="json"), "teacher": teacher.model_dump(mode="json")}
-    record = {"hash": plan.hash, "single_writer": single_writer, **told}
+    record = {
+        "hash": plan.hash,
+        "single_writer": single_writer,
+        "plan": plan.model_dump(mode="json"),
+        "teacher": teacher.model_dump(mode="json"),
+    }
     store.put_if_absent("plan.json", seal(record))
-    found = open_commit_log(store.url)
-    if differing := ", ".join(plan.differences(found.plan)):
+    commit_log = open_commit_log(store.url)
+    if differing := ", ".join(plan.differences(commit_log.plan)):
         raise BadInput(f"store: {store.url} holds another plan, which differs in {differing}; move it away")
-    return CommitLog(found.store, plan, found.teacher)
+    return CommitLog(commit_log.store, plan, commit_log.teacher)
 
 
 def open_commit_log(url: str) -> CommitLog:

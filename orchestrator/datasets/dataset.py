@@ -1,4 +1,4 @@
-"""A data set as its readers see it: one version, pinned, of rows and of what they are conditioned on."""
+"""Reads a data set: one version, pinned, of rows and of what they are conditioned on."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class RowGroups:
 
     def __init__(self, commit_log: CommitLog, manifest: Manifest, cache: Cache) -> None:
         self._commit_log, self._cache = commit_log, cache
-        self._places = [(commit, i) for commit in manifest.shards for i in range(len(commit.file.row_groups))]
+        self._groups = [(commit, i) for commit in manifest.shards for i in range(len(commit.file.row_groups))]
         self._readers: dict[str, ShardReader] = {}
         self._checked: set[int] = set()
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each."""
-        return [commit.file.row_groups[index].rows for commit, index in self._places]
+        """Rows of each row group."""
+        return [commit.file.row_groups[index].rows for commit, index in self._groups]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the latents of each one's rows."""
+        """Shape of the latents of each one's rows."""
         plan = self._commit_log.plan
-        return [plan.sample_shape(Shard.named(commit.name).samples.start) for commit, _ in self._places]
+        return [plan.sample_shape(Shard.named(commit.name).samples.start) for commit, _ in self._groups]
 
     def read(self, group: int) -> Columns:
         """The rows of one: sample_id, seed, condition_id, guidance_scale and path. Raises Damaged."""
-        commit, index = self._places[group]
+        commit, index = self._groups[group]
         if commit.name not in self._readers:
             self._readers[commit.name] = self._commit_log.reader(commit, self._cache)
         columns = self._readers[commit.name].row_group(index, check=group not in self._checked)
@@ -67,19 +67,19 @@ class Dataset:
         self._commit_log, self._cache = commit_log, cache
 
     @classmethod
-    def open(cls, place: str, version: int, cache: Cache = Uncached()) -> Dataset:  # noqa: B008 - it holds nothing
-        """The version of the data set in a place. Raises BadInput where there is none, and Damaged."""
-        commit_log = open_commit_log(place)
+    def open(cls, url: str, version: int, cache: Cache = Uncached()) -> Dataset:  # noqa: B008 - it holds nothing
+        """A version of the data set that a URL or folder holds. Raises BadInput where there is none, and Damaged."""
+        commit_log = open_commit_log(url)
         return cls(commit_log, commit_log.manifest(version), cache)
 
     @property
-    def place(self) -> str:
-        """Where it is."""
+    def url(self) -> str:
+        """Where it is: a folder, or an s3:// URL."""
         return self._commit_log.url
 
     @property
     def version(self) -> int:
-        """Of the manifest."""
+        """The number of the version."""
         return self.manifest.version
 
     def check(self) -> None:
@@ -89,16 +89,16 @@ class Dataset:
         """
         commits = (self.manifest.conditions, *self.manifest.shards)
         self._commit_log.check_sizes(commits)
-        if not self.place.startswith("s3://"):
+        if not self.url.startswith("s3://"):
             for commit in commits:
                 self._commit_log.reader(commit).verify()
 
     def row_groups(self) -> RowGroups:
-        """The rows."""
+        """Open the rows of this version, which are read a group at a time."""
         return RowGroups(self._commit_log, self.manifest, self._cache)
 
     def conditions(self) -> Conditions:
-        """All conditions."""
+        """Read all conditions."""
         return read_conditions(self._commit_log, self.manifest.conditions)
 
     def times(self) -> Tensor:

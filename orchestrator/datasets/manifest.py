@@ -1,4 +1,4 @@
-"""The records of a data set: which file is a shard, and which shards are a version."""
+"""Describes a data set in records: which file is a shard, and which shards are a version."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Commit:
 
     @property
     def key(self) -> str:
-        """Of this record."""
+        """Key of this record in the store."""
         return commit_key(self.name, self.revision)
 
     @property
     def what(self) -> str:
-        """As messages spell it."""
+        """How messages spell it."""
         return CONDITIONS if self.name == CONDITIONS else f"shard {self.name}"
 
     @property
     def file_key(self) -> str:
-        """Of the file."""
+        """Key of the file in the store."""
         folder = CONDITIONS if self.name == CONDITIONS else f"shards/{self.name}"
         return f"{folder}/{self.attempt}.parquet"
 
@@ -51,7 +51,7 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Samples in this version; fewer than planned where shards were set aside."""
+        """Samples in this version; fewer than planned where shards were quarantined."""
         return sum(commit.file.rows for commit in self.shards)
 
 

@@ -1,4 +1,4 @@
-"""The plan of a data set: everything its samples depend on, and nothing else."""
+"""Plans a data set: everything its samples depend on, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.prompts import prompts_digest
@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 4 * 1024**2  # what a reader takes at once
 SCALAR_BYTES = 3 * 8 + 4  # sample_id, seed, condition_id, guidance_scale
 ITEM_BYTES = {"float16": 2, "float32": 4}
+_SHAPES = TypeAdapter(tuple[tuple[int, ...], ...])
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """As keys and messages spell it: the first sample, and the one after the last."""
+        """How keys and messages spell it: the first sample, and the one after the last."""
         return f"{self.samples.start:08d}-{self.samples.stop:08d}"
 
     @classmethod
@@ -86,7 +87,7 @@ class DatasetPlan(BaseModel, ABC):
     @property
     @abstractmethod
     def evaluations_per_sample(self) -> int:
-        """Of the teacher's network."""
+        """Evaluations of the teacher's network, at least."""
 
     @property
     def hash(self) -> str:
@@ -96,17 +97,16 @@ class DatasetPlan(BaseModel, ABC):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def sample_seed(self, i: int) -> int:
-        """Of the generator that draws sample i's noise."""
+        """Seed of the generator that draws sample i's noise."""
         return _number(self.seed, "noise", i) >> 1  # 63 bits: it fits a signed column
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all sizes: a shard has one, and what the teacher samples takes them in turn."""
-        several = cast(Sequence[Sequence[int]], self.teacher.get("latent_shapes", ()))
-        return tuple(tuple(shape) for shape in several) or (self.latent_shape,)
+        """Shapes of the latents of all sizes: a shard has one, and what the teacher samples takes them in turn."""
+        return _SHAPES.validate_python(self.teacher.get("latent_shapes", ())) or (self.latent_shape,)
 
     def sample_shape(self, i: int) -> tuple[int, ...]:
-        """Of the latents of sample i, and of all in its shard."""
+        """Shape of the latents of sample i, and of all in its shard."""
         return self.latent_shapes[i // self.shard_size % len(self.latent_shapes)]
 
     def shards(self) -> list[Shard]:
@@ -122,8 +122,8 @@ class DatasetPlan(BaseModel, ABC):
     @property
     def total_bytes(self) -> int:
         """Payload of all samples; Parquet adds little to it."""
-        found = (shard.samples for shard in self.shards())
-        return sum(len(ids) * self.row_bytes(self.sample_shape(ids.start)) for ids in found)
+        shards = [shard.samples for shard in self.shards()]
+        return sum(len(ids) * self.row_bytes(self.sample_shape(ids.start)) for ids in shards)
 
     @property
     def rows_per_group(self) -> int:
@@ -133,7 +133,7 @@ class DatasetPlan(BaseModel, ABC):
 
     @property
     def teacher_evaluations(self) -> int:
-        """Of all samples, each counted alone."""
+        """Evaluations of the teacher's network for all samples, each counted alone."""
         return self.samples * self.evaluations_per_sample
 
     def differences(self, other: DatasetPlan) -> list[str]:
@@ -162,8 +162,8 @@ class Plan(DatasetPlan):
         draw = i // self.prompt_repeats
         if self.prompt_order == "random":
             return _number(self.seed, "prompt", draw) % self.num_prompts
-        turn, place = divmod(draw, self.num_prompts)
-        return place if turn == 0 else _order(self.seed, turn, self.num_prompts)[place]
+        turn, index = divmod(draw, self.num_prompts)
+        return index if turn == 0 else _order(self.seed, turn, self.num_prompts)[index]
 
     @property
     def num_conditions(self) -> int:
@@ -183,7 +183,7 @@ class Plan(DatasetPlan):
         return struct.unpack("<f", struct.pack("<f", drawn))[0]
 
     def path_shape(self, i: int) -> tuple[int, ...]:
-        """Of the saved points of sample i, [points, *latent]."""
+        """Shape of the saved points of sample i, [points, *latent]."""
         return (len(self.saved_points), *self.sample_shape(i))
 
     def row_bytes(self, latent_shape: tuple[int, ...]) -> int:
@@ -193,60 +193,61 @@ class Plan(DatasetPlan):
     @property
     def evaluations_per_sample(self) -> int:
         """Teacher evaluations, twice as many with guidance; the least where the solver is adaptive."""
-        is_guided = set(self.guidance_scales or self.guidance_scale) != {1.0} and not self.teacher.get(
-            "is_told_guidance"
-        )
+        has_guidance_input = bool(self.teacher.get("is_told_guidance"))
+        is_guided = not has_guidance_input and set(self.guidance_scales or self.guidance_scale) != {1.0}
         return SOLVERS[self.solver].evaluations(self.num_inference_steps) * (2 if is_guided else 1)
 
 
 def make_plan(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], batch_size: int) -> Plan:
     """The plan that a recipe means, for a teacher and its prompts as `read_prompts` gives them."""
-    told = recipe.trajectories
-    solver, steps, options = SOLVERS[told.solver], told.num_inference_steps, {}
+    trajectories = recipe.trajectories
+    solver, steps, options = SOLVERS[trajectories.solver], trajectories.num_inference_steps, {}
     if solver.is_adaptive:
-        options = {"tolerance": told.tolerance}
-        steps = steps if told.save == "all" else 1  # it stops where a state is saved, and takes the steps it needs
+        options = {"tolerance": trajectories.tolerance}
+        steps = (
+            steps if trajectories.save == "all" else 1
+        )  # it stops where a state is saved, and takes the steps it needs
     return Plan(
-        **_shared(recipe, card, told.samples, batch_size),
-        solver=told.solver,
+        **shared_fields(recipe, card, trajectories.samples, batch_size),
+        solver=trajectories.solver,
         scheduler=solver.scheduler,
         scheduler_options={**solver.options, **options},
         num_inference_steps=steps,
-        guidance_scale=told.guidance_scale,
-        guidance_scales=told.guidance_scales,
+        guidance_scale=trajectories.guidance_scale,
+        guidance_scales=trajectories.guidance_scales,
         prompts_sha256=prompts_digest(prompts),
         num_prompts=len(prompts),
-        prompt_repeats=told.prompt_repeats,
-        prompt_order=told.prompt_order,
-        saved_points=_saved(told.save, steps),
+        prompt_repeats=trajectories.prompt_repeats,
+        prompt_order=trajectories.prompt_order,
+        saved_points=_saved_points(trajectories.save, steps),
     )
 
 
-def _shared(recipe: Recipe, card: TeacherCard, samples: int, batch_size: int) -> dict[str, Any]:
+def shared_fields(recipe: Recipe, card: TeacherCard, samples: int, batch_size: int) -> dict[str, Any]:
     """What every plan says."""
-    told = recipe.trajectories
+    trajectories = recipe.trajectories
     return {
         "teacher": card.dump(),
-        "negative_prompt": told.negative_prompt,
+        "negative_prompt": trajectories.negative_prompt,
         "samples": samples,
-        "dtype": told.dtype,
+        "dtype": trajectories.dtype,
         "compute_dtype": recipe.teacher.dtype,
         "latent_shape": card.latent_shape,
-        "seed": told.seed,
+        "seed": trajectories.seed,
         "batch_size": batch_size,
-        "shard_size": told.shard_size,
+        "shard_size": trajectories.shard_size,
     }
 
 
-def _saved(told: Literal["all", "ends"] | tuple[int, ...], steps: int) -> tuple[int, ...]:
+def _saved_points(save: Literal["all", "ends"] | tuple[int, ...], steps: int) -> tuple[int, ...]:
     """The points of a path that are stored, the ends always among them. Raises BadInput for one that is not on it."""
-    if told == "all":
+    if save == "all":
         return tuple(range(steps + 1))
-    if told == "ends":
+    if save == "ends":
         return (0, steps)
-    if beyond := [point for point in told if not 0 <= point <= steps]:
+    if beyond := [point for point in save if not 0 <= point <= steps]:
         raise BadInput(f"trajectories.save: point {beyond[0]} is not on a path of {steps} steps, 0 to {steps}")
-    return tuple(sorted({0, *told, steps}))
+    return tuple(sorted({0, *save, steps}))
 
 
 def _number(*parts: int | str) -> int:
@@ -257,4 +258,4 @@ def _number(*parts: int | str) -> int:
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, turn: int, count: int) -> list[int]:
     """A random order of 0..count-1."""
-    return sorted(range(count), key=lambda place: _number(seed, "prompt", turn, place))
+    return sorted(range(count), key=lambda index: _number(seed, "prompt", turn, index))

@@ -1,4 +1,4 @@
-"""Small JSON records that carry their own hash, so that a flipped bit is noticed."""
+"""Seals small JSON records with their own hash, so that a flipped bit is noticed."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def seal(record: Mapping[str, object]) -> bytes:
 
 
 def unseal(data: bytes, make_error: MakeError) -> Json:
-    """The record that was sealed. Raises the complaint where its bytes have changed."""
+    """The record that was sealed. Raises what `make_error` makes where its bytes have changed."""
     try:
         record = json.loads(data)
     except ValueError:
         raise make_error("is no JSON") from None
     if not isinstance(record, dict) or "seal" not in record:
         raise make_error("is no record of fewstep")
-    kept = {key: value for key, value in record.items() if key != "seal"}
-    if data != seal(kept):
+    content = {key: value for key, value in record.items() if key != "seal"}
+    if data != seal(content):
         raise make_error("does not match its own hash")
-    return kept
+    return content
 
 
 @contextmanager

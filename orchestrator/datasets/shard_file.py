@@ -1,4 +1,4 @@
-"""One Parquet file of rows: tensors as fixed-size binary, every byte range hashed, nothing ever unpickled."""
+"""Writes and reads a Parquet file of rows: tensors as fixed-size binary, each byte range hashed, nothing unpickled."""
 
 from __future__ import annotations
 
@@ -88,11 +88,12 @@ def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryvi
         for name, value in columns.items()
         if value.ndim > 1
     }
-    told = json.dumps({**about, "tensors": tensors}, sort_keys=True)
+    metadata = json.dumps({**about, "tensors": tensors}, sort_keys=True)
     table = pa.table({name: _array(value) for name, value in columns.items()})
     groups = math.ceil(table.num_rows / rows_per_group)
-    held = np.empty(table.nbytes + _OVERHEAD * table.num_columns * (groups + 1) + len(told), np.uint8)  # never grown
-    sink = pa.FixedSizeBufferWriter(pa.py_buffer(held))
+    overhead = _OVERHEAD * table.num_columns * (groups + 1) + len(metadata)
+    buffer = np.empty(table.nbytes + overhead, np.uint8)  # never grown
+    sink = pa.FixedSizeBufferWriter(pa.py_buffer(buffer))
     with pq.ParquetWriter(
         sink,
         table.schema,
@@ -104,8 +105,8 @@ def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryvi
         max_rows_per_page=rows_per_group,
     ) as writer:
         writer.write_table(table, row_group_size=rows_per_group)
-        writer.add_key_value_metadata({_KEY: told})
-    data = held.data[: sink.tell()]
+        writer.add_key_value_metadata({_KEY: metadata})
+    data = buffer.data[: sink.tell()]
     return data, _record(data, content_digest(columns))
 
 
@@ -129,8 +130,8 @@ def as_bytes(rows: Tensor) -> np.ndarray:
 class ShardReader:
     """Reads row groups of a committed file; what is read is checked against the commit before it is parsed.
 
-    Raises the complaint, from the start or from any read, where the file is not what was committed, or was made to
-    claim more rows than it has bytes for.
+    Raises what `make_error` makes, from the start or from any read, where the file is not what was committed, or was
+    made to claim more rows than it has bytes for.
     """
 
     def __init__(self, store: Store, key: str, record: FileRecord, make_error: MakeError, cache: Cache) -> None:
@@ -141,14 +142,14 @@ class ShardReader:
         except pa.ArrowException as error:
             raise make_error(f"has a footer that Parquet cannot read ({error})") from None
         self.about: Json = json.loads((self._metadata.metadata or {}).get(_KEY, b"{}"))
-        self._fields = {name: self._field(place) for place, name in enumerate(self._metadata.schema.names)}
+        self._fields = {name: self._field(index) for index, name in enumerate(self._metadata.schema.names)}
         if self._metadata.num_row_groups != len(record.row_groups):
             raise make_error(f"holds {self._metadata.num_row_groups} row groups, not those of its commit")
         self._starts = [self._starts_of(index) for index in range(len(record.row_groups))]
 
     @property
     def num_row_groups(self) -> int:
-        """How many there are."""
+        """How many row groups the file has."""
         return len(self.record.row_groups)
 
     def row_group(self, index: int, *, check: bool = True) -> Columns:
@@ -161,12 +162,12 @@ class ShardReader:
         return {name: _view(data, starts[name], block.rows, field) for name, field in self._fields.items()}
 
     def read(self) -> Columns:
-        """All rows."""
+        """Read all rows into memory of their own."""
         groups = [self.row_group(index) for index in range(self.num_row_groups)]
         return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
     def verify(self) -> None:
-        """Check every byte."""
+        """Check every byte against the hash of the whole file."""
         digest = hashlib.sha256()
         for offset in range(0, self.record.bytes, _PIECE):
             digest.update(self._store.read_range(self._key, offset, _PIECE))
@@ -198,15 +199,15 @@ class ShardReader:
             raise self._make_error(f"has changed since it was written, within bytes {block.offset} to {end}")
         return data
 
-    def _field(self, place: int) -> Field:
+    def _field(self, index: int) -> Field:
         """Shape and dtype of a column, as the metadata says and the column's width confirms."""
-        column, told = self._metadata.schema.column(place), self.about.get("tensors")
+        column, tensors = self._metadata.schema.column(index), self.about.get("tensors")
         if column.physical_type in _PHYSICAL:
             return Field((), _PHYSICAL[column.physical_type])
-        if not (isinstance(told, dict) and column.name in told and column.physical_type == "FIXED_LEN_BYTE_ARRAY"):
-            kind = column.physical_type
+        kind = column.physical_type
+        if not (isinstance(tensors, dict) and column.name in tensors and kind == "FIXED_LEN_BYTE_ARRAY"):
             raise self._make_error(f"has a column {column.name!r} of type {kind}, which fewstep never writes")
-        field = Field(tuple(told[column.name]["shape"]), STORED_DTYPES[told[column.name]["dtype"]])
+        field = Field(tuple(tensors[column.name]["shape"]), STORED_DTYPES[tensors[column.name]["dtype"]])
         if field.width != column.length:
             raise self._make_error(f"has a column {column.name!r} whose width is not that of its shape {field.shape}")
         return field
@@ -214,8 +215,8 @@ class ShardReader:
     def _starts_of(self, index: int) -> dict[str, int]:
         """Where each column's values begin in a row group: they end its one page, as it is neither coded nor packed."""
         group, block, starts = self._metadata.row_group(index), self.record.row_groups[index], {}
-        for place, (name, field) in enumerate(self._fields.items()):
-            chunk, size = group.column(place), block.rows * field.width
+        for column, (name, field) in enumerate(self._fields.items()):
+            chunk, size = group.column(column), block.rows * field.width
             header = chunk.total_compressed_size - size
             starts[name] = chunk.data_page_offset - block.offset + header
             is_within = 0 <= starts[name] <= block.length - size
@@ -230,7 +231,7 @@ def _record(data: memoryview, content: str) -> FileRecord:
     groups = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        chunks = [group.column(place) for place in range(group.num_columns)]
+        chunks = [group.column(column) for column in range(group.num_columns)]
         offset = min(chunk.data_page_offset for chunk in chunks)
         length = sum(chunk.total_compressed_size for chunk in chunks)
         groups.append(_block(data, offset, length, group.num_rows))
@@ -251,12 +252,12 @@ def _block(data: memoryview, offset: int, length: int, rows: int) -> RowGroupRec
 
 def _view(data: pa.Buffer, start: int, rows: int, field: Field) -> Tensor:
     """Rows of a column within a buffer, without a copy."""
-    held = pa.UInt8Array.from_buffers(pa.uint8(), rows * field.width, [None, data], offset=start)
-    return torch.from_dlpack(held).view(field.dtype).view(rows, *field.shape)
+    values = pa.UInt8Array.from_buffers(pa.uint8(), rows * field.width, [None, data], offset=start)
+    return torch.from_dlpack(values).view(field.dtype).view(rows, *field.shape)
 
 
 def _array(value: Tensor) -> pa.Array:
     if value.ndim == 1:
         return pa.array(value.numpy(), _SCALARS[value.dtype])
-    held = as_bytes(value)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
+    rows = as_bytes(value)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows)])

@@ -1,4 +1,4 @@
-"""What a round reads: which data set each of its sources comes from, and how stored rows become its columns."""
+"""Chooses what a round reads: which data set each of its sources comes from, and how stored rows become its columns."""
 
 from __future__ import annotations
 
@@ -46,15 +46,16 @@ def samples_teacher(recipe: Recipe, rounds: Collection[Round]) -> bool:
 
 def check_sources(recipe: Recipe) -> None:
     """Refuse what cannot be read, before anything starts."""
-    rounds, told, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
+    rounds, trajectories, method = recipe.method.build().rounds(), recipe.trajectories, recipe.method.name
     if samples_teacher(recipe, rounds):
-        if not told.samples:
+        if not trajectories.samples:
             other = "" if any(is_sampled(round) for round in rounds) else ", or from the real images of data.images"
             raise BadInput(f"trajectories.samples is missing; {method} learns from what the teacher samples{other}")
-        if (sizes := len(recipe.teacher.sizes)) > (shards := math.ceil(told.samples / told.shard_size)):
+        sizes, shards = len(recipe.teacher.sizes), math.ceil(trajectories.samples / trajectories.shard_size)
+        if sizes > shards:
             raise BadInput(
                 f"teacher.resolution: each shard has one size, and there are {sizes} sizes and {shards} shards; lower "
-                f"trajectories.shard_size={told.shard_size}"
+                f"trajectories.shard_size={trajectories.shard_size}"
             )
     for round in rounds:
         for name, dataset_kind in dataset_kinds(recipe, round).items():
@@ -72,25 +73,25 @@ def _check_source(recipe: Recipe, kind: str, dataset_kind: DatasetKind) -> None:
 
 def _check_imported(recipe: Recipe, kind: str) -> None:
     """Refuse what was imported without what a source of this kind promises."""
-    place, method = recipe.data.imported, recipe.method.name
-    plan = open_commit_log(place).plan
+    url, method = recipe.data.imported, recipe.method.name
+    plan = open_commit_log(url).plan
     if not isinstance(plan, ImportPlan):
-        raise BadInput(f"data.imported: {place} was not imported; its recipe reads it by trajectories.store")
+        raise BadInput(f"data.imported: {url} was not imported; its recipe reads it by trajectories.store")
     if kind == "path" or (kind == "pairs" and not plan.has_noise):
-        wanted, there = ("whole paths" if kind == "path" else "pairs"), ("pairs" if plan.has_noise else "samples alone")
-        raise BadInput(f"data.imported: {place} holds {there}, but {method} reads {wanted}; leave data.imported out")
+        need, content = ("whole paths" if kind == "path" else "pairs"), ("pairs" if plan.has_noise else "samples alone")
+        raise BadInput(f"data.imported: {url} holds {content}, but {method} reads {need}; leave data.imported out")
 
 
 def trajectories_of(recipe: Recipe, round: Round) -> Trajectories:
     """The recipe's trajectories with what the round asks of them."""
-    asked: dict[str, object] = {}
+    overrides: dict[str, object] = {}
     for source in round.sources.values():
         fields = {
             "num_inference_steps": source.num_inference_steps,
             "solver": source.solver,
             "guidance_scale": source.guidance_scale if source.guidance_scale != (0.0, 0.0) else None,
         }
-        asked |= {name: value for name, value in fields.items() if value}
-    if "guidance_scale" in asked:
-        asked["guidance_scales"] = ()
-    return recipe.trajectories.model_copy(update=asked)
+        overrides |= {name: value for name, value in fields.items() if value}
+    if "guidance_scale" in overrides:
+        overrides["guidance_scales"] = ()
+    return recipe.trajectories.model_copy(update=overrides)

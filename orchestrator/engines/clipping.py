@@ -1,4 +1,4 @@
-"""engines/clipping.py."""
+"""Clips the gradients of a whole optimizer at once, where DeepSpeed would go through them one by one."""
 
 from __future__ import annotations
 

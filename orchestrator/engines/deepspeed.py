@@ -1,4 +1,4 @@
-"""engines/deepspeed.py."""
+"""Trains a network with DeepSpeed, its state cut up over the ranks as the ZeRO stage says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewstep.orchestrator.engines.deepspeed_config import configuration
 from fewstep.orchestrator.engines.engine import EngineSpec, trained_weights
 from fewstep.orchestrator.engines.partition import Flat, Partition, Sharded, Whole
 
-TAG = "engine"  # the folder that DeepSpeed keeps a checkpoint in, inside the one that it is told
+TAG = "engine"  # the folder that DeepSpeed writes a checkpoint to, inside the one of ours
 
 
 class ZeroOptimizer(Protocol):
@@ -46,15 +46,15 @@ class DeepSpeedCore(Protocol):
         ...
 
     def get_global_grad_norm(self) -> float:
-        """Of the last step."""
+        """Norm of the last step's gradient."""
         ...
 
     def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool, exclude_frozen_parameters: bool) -> None:
-        """Every rank's files; without what is not trained."""
+        """Write every rank's files, without what is not trained."""
         ...
 
     def load_checkpoint(self, load_dir: str, tag: str, load_module_strict: bool) -> tuple[str | None, object]:
-        """From every rank's files."""
+        """Read every rank's files."""
         ...
 
 
@@ -62,14 +62,10 @@ class DeepSpeedEngine:
     """DeepSpeed's engine at any ZeRO stage. torch.distributed must be up (Ray Train has done that)."""
 
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
-        deepspeed = import_deepspeed()
         self._optimizer = spec.optimizer(module)  # DeepSpeed's own steps it
         config = configuration(spec, sum(weight.numel() for weight in trained_weights(module)))
         self._clipping = Clipping.instead(config, self._optimizer)
-        engine, *_ = deepspeed.initialize(
-            model=module, optimizer=self._optimizer, config=config, dist_init_required=False
-        )
-        self._engine = cast(DeepSpeedCore, engine)
+        self._engine = _initialize(module, config, self._optimizer)
         self.module = self._engine.module
         self._stage = spec.training.zero_stage
         self.partition = _partition(trained_weights(self.module), self._engine, self._stage)
@@ -98,7 +94,7 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path, *, is_universal: bool = False) -> None:
-        """From those files, with the same number of ranks. They are pickles: the caller has checked their hashes."""
+        """Read those files, with the same number of ranks. They are pickles: the caller has checked their hashes."""
         self._engine._config.load_universal_checkpoint = is_universal
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self._trains_all)
         assert loaded is not None
@@ -131,5 +127,13 @@ def import_deepspeed():  # noqa: ANN201 - a module
 
 def inference_engine(module: nn.Module, spec: EngineSpec) -> nn.Module:
     """A frozen network with its weights sharded over the ranks, each gathered only while its layer runs (ZeRO-3)."""
-    engine, *_ = import_deepspeed().initialize(model=module, config=configuration(spec), dist_init_required=False)
-    return cast(DeepSpeedCore, engine).module
+    return _initialize(module, configuration(spec)).module
+
+
+def _initialize(
+    module: nn.Module, config: dict[str, Any], optimizer: torch.optim.Optimizer | None = None
+) -> DeepSpeedCore:
+    engine, *_ = import_deepspeed().initialize(
+        model=module, optimizer=optimizer, config=config, dist_init_required=False
+    )
+    return cast(DeepSpeedCore, engine)

@@ -1,4 +1,4 @@
-"""engines/deepspeed_config.py."""
+"""Writes DeepSpeed's configuration of a network from the recipe's training section."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def configuration(spec: EngineSpec, trained: int = BUCKET) -> dict[str, Any]:
         "gradient_accumulation_steps": training.accumulation,
         "gradient_clipping": training.max_grad_norm,
         "zero_optimization": zero,
-        # Losses are not scaled here, so that a gradient that is not finite is a fault, which the guard ends training
-        # for, and no step to leave out. To look for one at each step is to wait for the device.
+        # Losses are not scaled here, so that a gradient that is not finite is a fault, which the divergence monitor
+        # ends training for, and no step to leave out. To look for one at each step is to wait for the device.
         "bf16": {"enabled": training.precision == "bfloat16", "check_grad_overflow": False},
         "fp16": {"enabled": training.precision == "float16"},
         # The optimizer is torch's AdamW: DeepSpeed's own CPU and fused ones are compiled at first use.

@@ -27,7 +27,7 @@ class Average:
     def __init__(self, engine: Engine, decay: float, target: nn.Module | None = None) -> None:
         """Start from the engine's weights. `target` is a `frozen_copy` of its network, cut up at ZeRO-3."""
         self.decay, self._partition = decay, engine.partition
-        self.values = [part.float().clone() for part in self._partition.parts()]
+        self.values = [weight.float().clone() for weight in self._partition.parts()]
         moves = [weight.requires_grad for weight in engine.module.parameters()]
         self._lay: Lay | None = None
         if target is not None:
@@ -36,18 +36,18 @@ class Average:
 
     @property
     def is_cut(self) -> bool:
-        """Over the ranks."""
+        """Whether each rank has only a part of the values."""
         return self._partition.is_cut
 
     @torch.no_grad()
     def update(self) -> None:
         """One step towards the network: value <- decay value + (1 - decay) weight."""
-        for value, part in zip(self.values, self._partition.parts(), strict=True):
-            value.lerp_(part.view_as(value), 1 - self.decay)
+        for value, weight in zip(self.values, self._partition.parts(), strict=True):
+            value.lerp_(weight.view_as(value), 1 - self.decay)
         self._show()
 
     def whole(self) -> Iterator[Tensor]:
-        """Of every trained weight in order, on the CPU; every rank calls it."""
+        """The average of every trained weight in order, on the CPU; every rank calls it."""
         return self._partition.whole(self.values)
 
     def state(self) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class Average:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Back to a checkpoint's values."""
+        """Go back to a checkpoint's values."""
         for number, value in enumerate(self.values):
             value.copy_(state[str(number)])
         self._show()
@@ -67,6 +67,6 @@ class Average:
 
 
 def frozen_copy(source: nn.Module) -> nn.Module:
-    """Of a network whose engine has not cut it up yet; what is not trained, a LoRA's base, is shared."""
+    """Copy a network whose engine has not cut it up yet; what is not trained, a LoRA's base, is shared."""
     shared = {id(weight): weight for weight in source.parameters() if not weight.requires_grad}
     return copy.deepcopy(source, shared).requires_grad_(False).eval()

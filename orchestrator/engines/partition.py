@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class Partition(Protocol):
     is_cut: bool  # or each rank has all
 
     def parts(self) -> list[Tensor]:
-        """This rank's, the optimizer's own."""
+        """This rank's parts, which are the optimizer's own tensors."""
         ...
 
     def whole(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -26,7 +26,7 @@ class Partition(Protocol):
         ...
 
     def onto(self, weights: Sequence[nn.Parameter]) -> Lay:
-        """What lays parts over other weights like these, in the precision that the network computes in."""
+        """A function that lays parts over other weights like these, in the precision that the network computes in."""
         ...
 
 
@@ -43,21 +43,21 @@ class Whole:
         return [weight.detach() for weight in self._weights]
 
     def whole(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Copies."""
-        return (part.cpu().clone() for part in parts)
+        """Copy each weight."""
+        return (weight.cpu().clone() for weight in parts)
 
     def onto(self, weights: Sequence[nn.Parameter]) -> Lay:
-        """Weight by weight."""
+        """Copy weight by weight."""
 
         def lay(parts: Sequence[Tensor]) -> None:
-            for weight, part in zip(weights, parts, strict=True):
-                weight.data.copy_(part)
+            for weight, value in zip(weights, parts, strict=True):
+                weight.data.copy_(value)
 
         return lay
 
 
 class Flat:
-    """ZeRO-1 and 2: all weights are one vector, and each rank's part of it is as long as the others'."""
+    """ZeRO-1 and 2: all weights are one vector, and each rank steps a stretch of it that is as long as the others'."""
 
     is_cut = True
 
@@ -65,29 +65,28 @@ class Flat:
         """`optimizer` answers with what it steps. DeepSpeed has made the weights views of one vector."""
         self._weights, self._optimizer = weights, optimizer
         starts = [weight.storage_offset() for weight in weights]
-        self._places = [slice(start, start + w.numel()) for start, w in zip(starts, weights, strict=True)]
+        self._slices = [slice(start, start + w.numel()) for start, w in zip(starts, weights, strict=True)]
 
     def parts(self) -> list[Tensor]:
-        """One."""
+        """The one stretch that this rank steps."""
         return [self._optimizer().detach()]
 
     def whole(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """One rank's part after the other, so that no device holds all of them."""
-        (part,) = parts
-        found: list[Tensor] = []
+        """Broadcast one rank's stretch after the other, so that no device holds all of them."""
+        (mine,) = parts
+        stretches: list[Tensor] = []
         for rank in range(dist.get_world_size()):
-            mine = rank == dist.get_rank()
-            piece = torch.empty_like(part, device=self._weights[0].device)
-            dist.broadcast(piece.copy_(part) if mine else piece, rank)
-            found.append(piece.cpu())
-        flat = torch.cat(found)
-        return (flat[at].view(w.shape).clone() for at, w in zip(self._places, self._weights, strict=True))
+            stretch = torch.empty_like(mine, device=self._weights[0].device)
+            dist.broadcast(stretch.copy_(mine) if rank == dist.get_rank() else stretch, rank)
+            stretches.append(stretch.cpu())
+        flat = torch.cat(stretches)
+        return (flat[at].view(w.shape).clone() for at, w in zip(self._slices, self._weights, strict=True))
 
     def onto(self, weights: Sequence[nn.Parameter]) -> Lay:
         """The other weights become views of one vector too, which is gathered in place."""
-        (part,) = self.parts()
-        flat = self._weights[0].new_empty(part.numel() * dist.get_world_size())
-        for weight, at in zip(weights, self._places, strict=True):
+        length = sum(stretch.numel() for stretch in self.parts())
+        flat = self._weights[0].new_empty(length * dist.get_world_size())
+        for weight, at in zip(weights, self._slices, strict=True):
             weight.data = flat[at].view(weight.shape)
         mine = flat.chunk(dist.get_world_size())[dist.get_rank()]
 
@@ -108,17 +107,17 @@ class Sharded:
         self._weights, self._optimizer = weights, optimizer
 
     def parts(self) -> list[Tensor]:
-        """One of each weight."""
+        """This rank's shard of each weight."""
         return [self._optimizer(weight).detach() for weight in self._weights]
 
     def whole(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Weight after weight."""
-        for weight, part in zip(self._weights, parts, strict=True):
-            shape = cast(torch.Size, weight.ds_shape)  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed
-            mine = part.flatten().to(weight.device)
-            pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-            dist.all_gather(pieces, mine)
-            yield torch.cat(pieces)[: shape.numel()].view(shape).cpu()
+        """Gather weight after weight."""
+        for weight, shard in zip(self._weights, parts, strict=True):
+            shape: torch.Size = weight.ds_shape  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed
+            mine = shard.flatten().to(weight.device)
+            shards = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+            dist.all_gather(shards, mine)
+            yield torch.cat(shards)[: shape.numel()].view(shape).cpu()
 
     def onto(self, weights: Sequence[nn.Parameter]) -> Lay:
         """Each rank its own shards; nothing is gathered but while a layer runs.
@@ -129,8 +128,8 @@ class Sharded:
             weight.ds_persist = False  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed
 
         def lay(parts: Sequence[Tensor]) -> None:
-            for weight, part in zip(weights, parts, strict=True):
+            for weight, value in zip(weights, parts, strict=True):
                 shard = weight.ds_tensor.data  # pyright: ignore[reportAttributeAccessIssue] - set by DeepSpeed
-                shard.copy_(part.view_as(shard))
+                shard.copy_(value.view_as(shard))
 
         return lay

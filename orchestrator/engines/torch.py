@@ -1,4 +1,4 @@
-"""engines/torch.py."""
+"""Trains a network by plain torch in a single process, as the reference that DeepSpeed's engine is compared with."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class TorchEngine:
         self._optimizer.zero_grad(set_to_none=True)
 
     def grad_norm(self) -> float:
-        """Norm of the last applied gradient."""
+        """Norm of the last applied gradient, before clipping."""
         return self._norm.item()
 
     def save(self, folder: Path) -> None:
-        """One file."""
+        """Write the state to one file in a new folder."""
         folder.mkdir(parents=True)
         state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
         torch.save(state, folder / "state.pt")
 
     def load(self, folder: Path, *, is_universal: bool = False) -> None:
-        """From that file, whose hash the caller has checked. One process has no use for the other kind."""
+        """Read that file, whose hash the caller has checked. One process has no use for universal checkpoints."""
         state = torch.load(folder / "state.pt", weights_only=True)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])

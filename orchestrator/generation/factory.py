@@ -1,4 +1,4 @@
-"""Actors over the missing shards."""
+"""Runs actors over the missing shards of a data set, and publishes what they commit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Report = Callable[[int, Mapping[str, float]], None]  # step, and values named as
 
 
 @dataclass(frozen=True)
-class Quarantined:
-    """A shard that was set aside."""
+class QuarantinedShard:
+    """A shard that could not be made."""
 
     shard: str
     why: str
@@ -34,12 +34,12 @@ class Quarantined:
 class Generated:
     """A published version of a data set."""
 
-    place: str
+    url: str
     version: int
     content_hash: str
     shards: int
     rows: int
-    quarantined: tuple[Quarantined, ...]  # not in it; another `generate` tries them again
+    quarantined: tuple[QuarantinedShard, ...]  # not in it; another `generate` tries them again
 
 
 def silent(step: int, values: Mapping[str, float]) -> None:
@@ -61,7 +61,7 @@ class Factory:
         pool = ActorPool(lambda: self._spawn(missing), size, self._deadline_s, self._attempts)
         if missing:
             self._follow(pool, sorted(missing), commits)
-        quarantined = tuple(Quarantined(name, why) for name, why in sorted(pool.quarantined.items()))
+        quarantined = tuple(QuarantinedShard(name, why) for name, why in sorted(pool.quarantined.items()))
         if len(commits) == 1:  # the conditions
             raise RuntimeError(f"no shard could be made; shard {quarantined[0].shard}: {quarantined[0].why}")
         manifest = self.commit_log.publish(commits)
@@ -78,32 +78,32 @@ class Factory:
         """Take the commits as they come, and show and report how far it is."""
         planned = [shard.name for shard in self.plan.shards()]
         done = sum(commits[name].file.rows for name in planned if name in commits)
-        made, sampled, began = sum(name in commits for name in planned), 0, time.monotonic()
+        num_commits, num_rows, began = sum(name in commits for name in planned), 0, time.monotonic()
 
         def standing() -> dict[str, float]:
             return {
                 "generate/shards_planned": len(planned),
-                "generate/shards_committed": made,
+                "generate/shards_committed": num_commits,
                 "generate/shards_retried": sum(pool.failures.values()),
                 "generate/shards_quarantined": len(pool.quarantined),
             }
 
         doing = {Plan: "sampling trajectories", ImagePlan: "encoding images", ImportPlan: "importing samples"}
         with progress(doing[type(self.plan)], self.plan.samples, done) as bar:
-            self._report(made, standing())
+            self._report(num_commits, standing())
             for commit in pool.run(missing):
                 commits[commit.name] = commit
                 rows = commit.file.rows
-                made, sampled = made + 1, sampled + rows
+                num_commits, num_rows = num_commits + 1, num_rows + rows
                 bar.advance(rows)
                 values = {
                     "generate/samples": rows,
-                    "generate/samples_per_s": sampled / (time.monotonic() - began),
+                    "generate/samples_per_s": num_rows / (time.monotonic() - began),
                     "generate/teacher_evaluations": rows * self.plan.evaluations_per_sample,
                     "generate/bytes": commit.file.bytes,
                 }
-                self._report(made, values | standing())
-            self._report(made, standing())  # what was given up after the last commit
+                self._report(num_commits, values | standing())
+            self._report(num_commits, standing())  # what was given up after the last commit
 
     def _spawn(self, revisions: Mapping[str, int]) -> ActorHandle:
         actor = ray.remote(SamplingActor).options(max_restarts=0, max_concurrency=IN_FLIGHT, **options(self._resources))
@@ -113,15 +113,15 @@ class Factory:
 class SamplingActor:
     """A ShardMaker in a process of its own."""
 
-    def __init__(self, place: str, revisions: Mapping[str, int], resources: Resources) -> None:
-        self._place, self._revisions, self._resources = place, revisions, resources
+    def __init__(self, url: str, revisions: Mapping[str, int], resources: Resources) -> None:
+        self._url, self._revisions, self._resources = url, revisions, resources
 
     def start(self) -> str:
         """Load the teacher, and say on which node; not in __init__, whose errors Ray turns into the actor's death."""
         from fewstep.orchestrator.generation.shard_makers import maker_of
 
         resources = self._resources
-        self._maker = maker_of(open_commit_log(self._place), device_of(resources), resources.threads_per_worker)
+        self._maker = maker_of(open_commit_log(self._url), device_of(resources), resources.threads_per_worker)
         return ray.get_runtime_context().get_node_id()
 
     def make(self, shard: str) -> Commit:

@@ -1,4 +1,4 @@
-"""From a recipe to a data set: plan, conditions, a pool of actors, a manifest. The driver loads no model."""
+"""Makes the data set that a recipe means: plan, conditions, a pool of actors, a manifest. The driver loads no model."""
 
 from __future__ import annotations
 
@@ -50,24 +50,23 @@ def generate(recipe: Recipe, store_url: str, report: Report = silent) -> Generat
 
     Raises BadInput where the place or the teacher will not do, or the disk is full; the same call continues.
     """
-    told, resources = recipe.trajectories, recipe.resources
     _check_room(recipe)
-    prompts = read_prompts(told.prompts, column=told.prompt_column)
+    prompts = read_prompts(recipe.trajectories.prompts, column=recipe.trajectories.prompt_column)
     card = describe_teacher(recipe)
-    check_nodes(store_url, resources)
+    check_nodes(store_url, recipe.resources)
     plan = make_plan(recipe, card, prompts, recorded_batch_size(recipe, card, prompts, store_url))
     return _complete(recipe, plan, prompts, store_url, report)
 
 
 def encode_images(recipe: Recipe, store_url: str, report: Report = silent) -> Generated:
-    """As `generate`, of the recipe's real images instead of its teacher's samples."""
+    """Encode the recipe's real images as `generate` samples its teacher, and publish them."""
     _check_room(recipe)
     plan, captions = image_plan_of(recipe)
     check_nodes(store_url, recipe.resources)
     return _complete(recipe, plan, captions, store_url, report)
 
 
-def import_samples(recipe: Recipe, place: str, store_url: str) -> Generated:
+def import_samples(recipe: Recipe, source: str, store_url: str) -> Generated:
     """Take samples that the recipe's teacher made elsewhere over into a store; the same call continues.
 
     Raises BadInput for files that are no samples of this teacher.
@@ -75,7 +74,7 @@ def import_samples(recipe: Recipe, place: str, store_url: str) -> Generated:
     if len(recipe.teacher.sizes) > 1:
         raise BadInput(f"teacher.resolution has {len(recipe.teacher.sizes)} sizes, and what is imported one; give one")
     _check_room(recipe)
-    samples = open_samples(place)
+    samples = open_samples(source)
     captions = samples.captions("")
     plan = make_import_plan(recipe, describe_teacher(recipe), samples, captions)
     check_nodes(store_url, recipe.resources)
@@ -87,8 +86,18 @@ def imported(recipe: Recipe) -> Generated:
     commit_log = open_commit_log(recipe.data.imported)
     if commit_log.plan.teacher != describe_teacher(recipe).dump():
         raise BadInput(f"data.imported: {commit_log.url} is of another teacher; import the samples again for this one")
-    found = commit_log.newest()
-    return Generated(commit_log.url, found.version, found.content_hash, len(found.shards), found.rows, ())
+    manifest = commit_log.newest()
+    return Generated(
+        commit_log.url, manifest.version, manifest.content_hash, len(manifest.shards), manifest.rows, quarantined=()
+    )
+
+
+def encode_conditions(url: str, revision: int, conditions: int, resources: Resources) -> Commit:
+    """Encode and commit the first conditions of the data set at a URL, on a worker."""
+    from fewstep.orchestrator.generation.shard_makers import commit_conditions
+
+    commit_log = open_commit_log(url)
+    return commit_conditions(commit_log, revision, conditions, device_of(resources), resources.threads_per_worker)
 
 
 def _check_room(recipe: Recipe) -> None:
@@ -98,11 +107,11 @@ def _check_room(recipe: Recipe) -> None:
 
 
 def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_url: str, report: Report) -> Generated:
-    told, resources = recipe.trajectories, recipe.resources
+    trajectories, resources = recipe.trajectories, recipe.resources
     check_space(store_url, plan, count_committed(store_url, plan))
-    if told.single_writer:
+    if trajectories.single_writer:
         say(SINGLE_WRITER)
-    commit_log = create_commit_log(store_url, plan, prompts, recipe.teacher, single_writer=told.single_writer)
+    commit_log = create_commit_log(store_url, plan, prompts, recipe.teacher, single_writer=trajectories.single_writer)
     commits, broken = commit_log.commits()
     for record in broken:
         raise BadInput(
@@ -112,8 +121,10 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
     if CONDITIONS not in commits or commits[CONDITIONS].file.rows <= plan.num_conditions:  # the null condition is one
         say(f"encoding {plan.num_conditions} prompts")
         revision = commit_log.revisions().get(CONDITIONS, -1) + 1
-        commits[CONDITIONS] = run_task(_encode, resources, commit_log.url, revision, plan.num_conditions, resources)
-    factory = Factory(commit_log, resources, told.deadline_s, told.attempts, report)
+        commits[CONDITIONS] = run_task(
+            encode_conditions, resources, commit_log.url, revision, plan.num_conditions, resources
+        )
+    factory = Factory(commit_log, resources, trajectories.deadline_s, trajectories.attempts, report)
     return factory.finish(commits, missing)
 
 
@@ -123,10 +134,3 @@ def _describe(recipe: Recipe) -> TeacherCard:
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)
     return teacher.card
-
-
-def _encode(place: str, revision: int, conditions: int, resources: Resources) -> Commit:
-    from fewstep.orchestrator.generation.shard_makers import commit_conditions
-
-    commit_log = open_commit_log(place)
-    return commit_conditions(commit_log, revision, conditions, device_of(resources), resources.threads_per_worker)

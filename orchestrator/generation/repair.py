@@ -1,4 +1,4 @@
-"""generation/repair.py."""
+"""Makes again what is broken of a data set, and checks that its images are still those that were encoded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Shard
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.factory import Factory, Generated, silent
-from fewstep.orchestrator.generation.generate import _encode
+from fewstep.orchestrator.generation.generate import encode_conditions
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.webdataset import open_samples
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.resources import Resources
 
 
-def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, attempts: int = 3) -> Generated:
+def repair(url: str, resources: Resources, *, deadline_s: float = 3600.0, attempts: int = 3) -> Generated:
     """Make again just what is broken of a data set, and publish it as a new version.
 
     On the same compute its content hash is the old one; else `Manifest.changed` names the shards that differ.
     """
-    commit_log = open_commit_log(place).as_published()
+    commit_log = open_commit_log(url).as_published()
     commits, damaged = commit_log.commits()
     broken = {record.shard: record.why for record in damaged}
     broken |= {name: why for name, commit in commits.items() if (why := commit_log.check(commit))}
@@ -35,7 +35,9 @@ def repair(place: str, resources: Resources, *, deadline_s: float = 3600.0, atte
     if CONDITIONS in broken:
         longest = max(Shard.named(name).samples.stop for name in {*commits, *broken} - {CONDITIONS})
         count = commit_log.plan.model_copy(update={"samples": longest}).num_conditions
-        commits[CONDITIONS] = run_task(_encode, resources, commit_log.url, revisions.pop(CONDITIONS), count, resources)
+        commits[CONDITIONS] = run_task(
+            encode_conditions, resources, commit_log.url, revisions.pop(CONDITIONS), count, resources
+        )
     whole = {name: commit for name, commit in commits.items() if name not in revisions}
     return Factory(commit_log, resources, deadline_s, attempts, silent).finish(whole, revisions)
 

@@ -52,8 +52,8 @@ def commit_conditions(commit_log: CommitLog, revision: int, conditions: int, dev
     prompts = [plan.negative_prompt, *(listed[plan.condition_prompt(c)] for c in range(conditions))]
     padded = [*prompts, *[prompts[-1]] * (-len(prompts) % ENCODED_TOGETHER)]  # batches of one size: the same bits
     starts = range(0, len(padded), ENCODED_TOGETHER)
-    parts = [teacher.encode(padded[start : start + ENCODED_TOGETHER]) for start in starts]
-    tensors = {name: torch.cat([part[name] for part in parts])[: len(prompts)].cpu() for name in parts[0]}
+    batches = [teacher.encode(padded[start : start + ENCODED_TOGETHER]) for start in starts]
+    tensors = {name: torch.cat([batch[name] for batch in batches])[: len(prompts)].cpu() for name in batches[0]}
     ids = torch.arange(NULL, conditions)
     return commit_log.commit(CONDITIONS, revision, {"condition_id": ids, **tensors}, {}, compute)
 
@@ -105,8 +105,10 @@ class ShardSampler(ShardMaker):
         assert isinstance(commit_log.plan, Plan)
         self.plan = commit_log.plan
         self._conditions = read_conditions(commit_log, commit_log.newest_commit(CONDITIONS))
-        told = {"scheduler": self.plan.scheduler, "options": self.plan.scheduler_options}
-        self._solver, self._denoiser = replace(SOLVERS[self.plan.solver], **told), self.teacher.denoiser()
+        self._solver = replace(
+            SOLVERS[self.plan.solver], scheduler=self.plan.scheduler, options=self.plan.scheduler_options
+        )
+        self._denoiser = self.teacher.denoiser()
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Paths, and the times of their points."""
@@ -131,8 +133,8 @@ class ShardSampler(ShardMaker):
         # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
         noise = torch.stack([noise_of(plan, i) for i in filled]).to(stored).float().to(self.device)
         size = self.teacher.family.size_conditioning(plan.sample_shape(ids.start))
-        told = {name: value.expand(len(filled), -1) for name, value in size.items()}
-        cond = self._on_device({**self._conditions.rows(columns["condition_id"]), **told})
+        sizes = {name: value.expand(len(filled), -1) for name, value in size.items()}
+        cond = self._on_device({**self._conditions.rows(columns["condition_id"]), **sizes})
         uncond = self._on_device({**self._conditions.uncond, **size})
         guided = GuidedDenoiser(self._denoiser, cond, uncond, columns["guidance_scale"].to(self.device))
         steps = plan.num_inference_steps
@@ -154,8 +156,8 @@ class ImageEncoder(ShardMaker):
         assert isinstance(commit_log.plan, ImagePlan)
         self.plan = commit_log.plan
         self._images = open_images(self.plan.images, "data.images")
-        place = {caption: id for id, caption in enumerate(commit_log.prompts())}
-        self._conditions = [place[caption] for caption in captions_of(self._images, self.plan.caption_column)]
+        ids = {caption: id for id, caption in enumerate(commit_log.prompts())}
+        self._conditions = [ids[caption] for caption in captions_of(self._images, self.plan.caption_column)]
         sizes = commit_log.teacher.sizes
         self._order = list(chain(*self._images.arranged(sizes))) if self.plan.size_counts else range(len(self._images))
 
@@ -170,7 +172,7 @@ class ImageEncoder(ShardMaker):
         return {"sample_id": torch.tensor(shard.samples), "condition_id": torch.tensor(conditions), "x0": x0}, {}
 
     def _encode_batch(self, ids: range) -> Tensor:
-        """Filled up as `_sample_batch` does."""
+        """Encode a batch, filled up as `_sample_batch` does."""
         filled = [*range(len(ids)), *[len(ids) - 1] * (self.plan.batch_size - len(ids))]
         size = self.teacher.family.pixels(self.plan.sample_shape(ids.start))
         pixels = self._images.pixels([self._order[i] for i in ids], size)[filled].to(self.device)
@@ -188,11 +190,11 @@ class Importer(ShardMaker):
         assert isinstance(commit_log.plan, ImportPlan)
         self.plan = commit_log.plan
         self._samples = open_samples(self.plan.imported_from)
-        place = {caption: id for id, caption in enumerate(commit_log.prompts())}
-        self._conditions = [place[caption] for caption in self._samples.captions("")]
+        ids = {caption: id for id, caption in enumerate(commit_log.prompts())}
+        self._conditions = [ids[caption] for caption in self._samples.captions("")]
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
-        """As paths of their ends, or as images are. Raises BadInput with the first that cannot be read."""
+        """Paths of their ends, or latents alone. Raises BadInput with the first sample that cannot be read."""
         ids, stored = shard.samples, STORED_DTYPES[self.plan.dtype]
         x0 = torch.cat([self._x0(batch) for batch in self.plan.batches(shard)]).to(stored)
         check_finite(x0, ids)
@@ -224,7 +226,7 @@ def maker_of(commit_log: CommitLog, device: str, threads: int) -> ShardMaker:
 
 
 def check_finite(rows: Tensor, ids: Sequence[int]) -> None:
-    """Raises ValueError with the first sample that is not."""
+    """Raises ValueError with the first sample that is not finite."""
     finite = rows.flatten(1).isfinite().all(1)
     if not finite.all():
         worst = ids[int(finite.logical_not().nonzero()[0])]

@@ -1,4 +1,4 @@
-"""What the cluster can do, asked before anything is spent: the time of a batch, its best size, nodes, space."""
+"""Times the teacher on the cluster before anything is spent: what a batch takes, and which size of it is best."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ TIMED_EVALUATIONS = 2
 
 def settled_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], store: str) -> int:
     """The recipe's batch size; for "auto" the one that was found for this store before, or is found now."""
-    told = recipe.trajectories.batch_size
-    if told != "auto":
-        return told
+    if recipe.trajectories.batch_size != "auto":
+        return recipe.trajectories.batch_size
     key = _calibration_key(recipe, card, prompts)
     try:
         return json.loads(open_store(store).read(key))["batch_size"]
     except FileNotFoundError:
-        found = run_task(_best_batch_size, recipe.resources, recipe, make_plan(recipe, card, prompts, 1))
-        say(f"trajectories.batch_size: {found}, found by trying")
-        return found
+        batch_size = run_task(_best_batch_size, recipe.resources, recipe, make_plan(recipe, card, prompts, 1))
+        say(f"trajectories.batch_size: {batch_size}, found by trying")
+        return batch_size
 
 
 def recorded_batch_size(recipe: Recipe, card: TeacherCard, prompts: Sequence[str], store: str) -> int:
-    """As `settled_batch_size`, noted in the store, so that the same command continues the same data set."""
-    found = settled_batch_size(recipe, card, prompts, store)
+    """What `settled_batch_size` gives, noted in the store, so that the same command continues the same data set."""
+    batch_size = settled_batch_size(recipe, card, prompts, store)
     if recipe.trajectories.batch_size == "auto":
         opened, key = open_store(store), _calibration_key(recipe, card, prompts)
-        opened.put_if_absent(key, json.dumps({"batch_size": found}).encode())
+        opened.put_if_absent(key, json.dumps({"batch_size": batch_size}).encode())
         return json.loads(opened.read(key))["batch_size"]
-    return found
+    return batch_size
 
 
 def seconds_per_batch(recipe: Recipe, plan: Plan) -> float:
@@ -87,7 +86,7 @@ class _EvaluationTimer:
         self._uncond = self._teacher.encode([plan.negative_prompt])
 
     def seconds_per_evaluation(self, batch_size: int) -> float:
-        """Of a batch, guidance included, after one that warms up."""
+        """Time one evaluation of a batch, guidance included, after one that warms up."""
         import torch
 
         from fewstep.orchestrator.sampling.guidance import GuidedDenoiser

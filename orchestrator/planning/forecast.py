@@ -1,4 +1,4 @@
-"""What can be said of a run from configurations alone, before any weights are loaded."""
+"""Forecasts a run from configurations alone, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def forecast(recipe: Recipe) -> Json:
 
 def memory_of(recipe: Recipe) -> MemoryEstimate:
     """What a training worker will hold, by the teacher's configuration; a hub's is downloaded."""
-    told = recipe.teacher
-    if told.hub:
-        told = told.at(snapshot_download(told.hub, revision=told.revision or None, allow_patterns="*.json"))
-    return estimate(recipe, Teacher(told, load=skeleton))
+    spec = recipe.teacher
+    if spec.hub:
+        spec = spec.at(snapshot_download(spec.hub, revision=spec.revision or None, allow_patterns="*.json"))
+    return estimate(recipe, Teacher(spec, load=skeleton))
 
 
 def memory_facts(memory: MemoryEstimate) -> Json:
-    """For people and machines."""
-    parts = {f"{name}_bytes": value for name, value in dataclasses.asdict(memory).items()}
-    return {"worker_memory_gb": round(memory.device / 1e9, 1), **parts}
+    """The estimate as `--dry-run` answers it: gigabytes for people, bytes by what they are for."""
+    sizes = {f"{name}_bytes": value for name, value in dataclasses.asdict(memory).items()}
+    return {"worker_memory_gb": round(memory.device / 1e9, 1), **sizes}
 
 
 def _sampled(recipe: Recipe, teacher: Teacher) -> Json:
     rounds = recipe.method.build().rounds()
     if not samples_teacher(recipe, rounds):
         return {}
-    told = trajectories_of(recipe, rounds[0])
-    prompts = read_prompts(told.prompts, column=told.prompt_column)
-    batch_size = 1 if told.batch_size == "auto" else told.batch_size
-    plan = make_plan(recipe.model_copy(update={"trajectories": told}), teacher.card, prompts, batch_size)
+    trajectories = trajectories_of(recipe, rounds[0])
+    prompts = read_prompts(trajectories.prompts, column=trajectories.prompt_column)
+    batch_size = 1 if trajectories.batch_size == "auto" else trajectories.batch_size
+    plan = make_plan(recipe.model_copy(update={"trajectories": trajectories}), teacher.card, prompts, batch_size)
     return {
         "rows": plan.samples,
         "bytes": plan.total_bytes,

@@ -1,4 +1,4 @@
-"""What a training worker holds, computed from shapes: networks of the meta device have no memory for their weights."""
+"""Computes what a training worker holds from shapes: networks of the meta device have no memory for their weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +41,12 @@ class MemoryEstimate:
 
     @property
     def device(self) -> int:
-        """Of the device, all together."""
+        """Bytes on the device, all together."""
         return sum(dataclasses.astuple(self)) - 2 * self.host
 
 
 def estimate(recipe: Recipe, teacher: Teacher) -> MemoryEstimate:
-    """Of the round that takes most. `teacher` is a skeleton, whose networks are shapes alone."""
+    """What the round that takes most holds. `teacher` is a skeleton, whose networks are shapes alone."""
     rounds = recipe.method.build().rounds()
     return max((of_round(recipe, round, teacher) for round in rounds), key=lambda memory: memory.device)
 
@@ -58,28 +57,28 @@ def of_round(recipe: Recipe, round: Round, teacher: Teacher) -> MemoryEstimate:
     width = TORCH_DTYPES[training.precision].itemsize
     specs = {name: net for name, net in round.nets.items() if isinstance(net, Trained)}
     # Networks that are made alike are alike.
-    made = {(net.lora, net.guidance_input): net for net in specs.values()}
-    nets = {kind: cast(PipelineNetwork, student_network(teacher.network, net)) for kind, net in made.items()}
+    kinds = {(net.lora, net.guidance_input): net for net in specs.values()}
+    nets = {kind: student_network(teacher.network, net) for kind, net in kinds.items()}
     counts = {kind: _count(weight for weight in net.parameters() if weight.requires_grad) for kind, net in nets.items()}
     trained = {name: counts[net.lora, net.guidance_input] for name, net in specs.items()}
     whole = sum(trained.values())
     weights, gradients, optimizer = (
-        _shared(whole * size, ranks if training.zero_stage >= stage else 1)
+        _per_rank(whole * size, ranks if training.zero_stage >= stage else 1)
         for size, stage in ((width, 3), (width, 2), (_optimizer_width(training), 1))
     )
-    averaged, shown = _averages(training, ranks, round, trained)
-    stepped = optimizer + averaged  # averages are where the optimizer's weights are
+    values, targets = _averages(training, ranks, round, trained)
+    offloadable = optimizer + values  # averages are where the optimizer's weights are
     buckets = sum(min(each, BUCKET) * width for each in trained.values()) if training.zero_stage else 0
     frozen, elsewhere = _frozen(training, ranks, round, teacher, nets.values())
     return MemoryEstimate(
         weights=weights,
         gradients=gradients + buckets,
         optimizer=optimizer,
-        averages=averaged + shown,
+        averages=values + targets,
         frozen=frozen,
         activations=max(_activations(recipe, round, teacher, net) for net in nets.values())
         + (_decoding(recipe, teacher) if _is_decoded(round) else 0),
-        host=elsewhere + {"none": 0, "optimizer": stepped, "all": stepped + weights}[training.offload],
+        host=elsewhere + {"none": 0, "optimizer": offloadable, "all": offloadable + weights}[training.offload],
     )
 
 
@@ -89,30 +88,30 @@ def _optimizer_width(training: Training) -> int:
 
 
 def _averages(training: Training, ranks: int, round: Round, trained: Mapping[str, int]) -> tuple[int, int]:
-    """Of their float32 values, which are cut up as the optimizer's are, and of the networks that losses call."""
+    """Bytes of float32 values, which are cut up as the optimizer's are, and of the networks that losses call."""
     follow = [net for net in round.nets.values() if isinstance(net, Averaged)]
     values = sum(trained[net.of] for net in follow) * MASTER
-    called = sum(trained[net.of] for net in follow if net.is_target) * TORCH_DTYPES[training.precision].itemsize
+    targets = sum(trained[net.of] for net in follow if net.is_target) * TORCH_DTYPES[training.precision].itemsize
     stage = training.zero_stage
-    return _shared(values, ranks if stage else 1), _shared(called, ranks if stage == 3 else 1)
+    return _per_rank(values, ranks if stage else 1), _per_rank(targets, ranks if stage == 3 else 1)
 
 
 def _frozen(
     training: Training, ranks: int, round: Round, teacher: Teacher, nets: Iterable[nn.Module]
 ) -> tuple[int, int]:
-    """Of frozen networks: bytes in all, and those of the host. Adapters share their base with the teacher."""
+    """Bytes of frozen networks: in all, and on the host. Adapters share their base with the teacher."""
     is_shared = any(isinstance(net, Trained) and net.lora.rank for net in round.nets.values())
     base = {id(weight): weight for net in nets for weight in net.parameters() if not weight.requires_grad}
     if round.online:
         base |= {id(weight): weight for weight in teacher.network.parameters()}
     # DeepSpeed casts what adapters train over, too, but not to float32.
     is_cast = is_shared and training.precision != "float32"
-    held = _count(base.values()) * TORCH_DTYPES[training.precision if is_cast else teacher.spec.dtype].itemsize
+    size = _count(base.values()) * TORCH_DTYPES[training.precision if is_cast else teacher.spec.dtype].itemsize
     placement = training.teacher_placement
-    held = _shared(held, ranks) if placement == "shard" else held
+    size = _per_rank(size, ranks) if placement == "shard" else size
     decoder = teacher.pipeline.components.get("vae") if _is_decoded(round) else None
     extra = _count(decoder.parameters()) * TORCH_DTYPES[teacher.spec.dtype].itemsize if decoder else 0
-    return held + extra, held if placement == "offload" else 0
+    return size + extra, size if placement == "offload" else 0
 
 
 def _is_decoded(round: Round) -> bool:
@@ -121,7 +120,7 @@ def _is_decoded(round: Round) -> bool:
 
 
 def _rows(recipe: Recipe) -> int:
-    """Of a micro-batch."""
+    """Rows of a micro-batch."""
     return recipe.training.batch_size // recipe.training.accumulation // recipe.resources.workers
 
 
@@ -164,7 +163,7 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        """Of all that was kept, each storage once."""
+        """Bytes of all that was kept, each storage once."""
         return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -192,16 +191,16 @@ class FusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., object], types: object, args: tuple = (), kwargs: dict[str, object] | None = None
     ) -> object:
-        """Any call of torch, attention's replaced."""
-        told = kwargs or {}
+        """Make any call of torch, with attention replaced."""
+        options = kwargs or {}
         if func is F.scaled_dot_product_attention:
             names = ("query", "key", "value")[len(args) :]
-            return _Attention.apply(*args[:3], *(told[name] for name in names))
-        return func(*args, **told)
+            return _Attention.apply(*args[:3], *(options[name] for name in names))
+        return func(*args, **options)
 
 
 class _Attention(torch.autograd.Function):
-    """Shapes alone."""
+    """Computes shapes alone."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -219,6 +218,6 @@ def _count(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _shared(held: int, ranks: int) -> int:
-    """A rank's part."""
-    return -(-held // ranks)
+def _per_rank(size: int, ranks: int) -> int:
+    """What one rank has of so many bytes that all share."""
+    return -(-size // ranks)

@@ -1,9 +1,8 @@
-"""What only the loaded teacher can tell of a recipe, asked before anything is sampled or trained."""
+"""Checks what only the loaded teacher can tell of a recipe, before anything is sampled or trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
@@ -14,7 +13,6 @@ from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import feature_network, features_label
-from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.ode import unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS
@@ -31,36 +29,36 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
     Offline no weights are read, neither a feature network's nor those that the student is to start from; and adapters
     are made for the estimate of memory anyway.
     """
-    told, config = recipe.trajectories, teacher.scheduler
+    trajectories, evaluation, config = recipe.trajectories, recipe.evaluation, teacher.scheduler
     rounds = recipe.method.build().rounds()
     check_paths(recipe, teacher.schedule)
-    why = unsupported_reason(told.solver, told.num_inference_steps, teacher.prediction, config)
+    solver, steps = trajectories.solver, trajectories.num_inference_steps
+    why = unsupported_reason(solver, steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
-    if recipe.teacher.compile and SOLVERS[told.solver].is_adaptive:
+    if recipe.teacher.compile and SOLVERS[solver].is_adaptive:
         raise BadInput(
-            f"teacher.compile: {told.solver} evaluates batches of ever other sizes, each of which would be compiled; "
+            f"teacher.compile: {solver} evaluates batches of ever other sizes, each of which would be compiled; "
             "choose another solver, or leave compile out"
         )
     if recipe.teacher.compile and len(teacher.family.latent_shapes) > 1:
         raise BadInput(
             "teacher.compile: each size would be compiled; give one teacher.resolution, or leave compile out"
         )
-    judged = recipe.evaluation
     if teacher.family.has_pictures:
-        if why := unsupported_reason(judged.solvers[0], judged.reference_steps, teacher.prediction, config):
+        if why := unsupported_reason(evaluation.solvers[0], evaluation.reference_steps, teacher.prediction, config):
             raise BadInput(f"evaluation.solvers: {why}")
     elif recipe.training.evaluate_every:
         raise BadInput("training.evaluate_every: this teacher's samples are no pictures to judge; leave it out")
     if teacher.family.is_conditional:
-        _check_prompts(recipe, rounds, is_judged=teacher.family.has_pictures)
+        _check_prompts(recipe, rounds, is_evaluated=teacher.family.has_pictures)
     if not teacher.family.has_null:
-        _check_unguided(recipe, rounds, is_judged=teacher.family.has_pictures)
+        _check_unguided(recipe, rounds, is_evaluated=teacher.family.has_pictures)
     for round in rounds:
         _check_networks(round, recipe, teacher, is_offline=is_offline)
     if recipe.training.init_from and not is_offline:
         first = trained_of(rounds[0], rounds[0].result)
-        warm_start(cast(PipelineNetwork, student_network(teacher.network, first)), recipe, first)
+        warm_start(student_network(teacher.network, first), recipe, first)
     last = rounds[-1]
     if not recipe.export.merged and not isinstance(teacher.pipeline, LoraBaseMixin):
         raise BadInput(f"export.merged: a {type(teacher.pipeline).__name__} loads no adapters; leave it out")
@@ -80,34 +78,34 @@ def check_paths(recipe: Recipe, schedule: Schedule) -> None:
                     raise BadInput(f"method.{error}; change it or trajectories.num_inference_steps") from None
 
 
-def _check_prompts(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool) -> None:
-    """This teacher is told something; refuse a recipe that does not say what."""
+def _check_prompts(recipe: Recipe, rounds: Sequence[Round], *, is_evaluated: bool) -> None:
+    """Refuse a recipe without the prompts that this teacher is conditioned on."""
     if samples_teacher(recipe, rounds) and not recipe.trajectories.prompts:
         learns = f"{recipe.method.name} learns from what the teacher samples"
         raise BadInput(f"trajectories.prompts is missing; {learns}")
-    if is_judged and not recipe.evaluation.prompts:
+    if is_evaluated and not recipe.evaluation.prompts:
         raise BadInput("evaluation.prompts is missing; the student is judged on them")
 
 
-def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_judged: bool) -> None:
+def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_evaluated: bool) -> None:
     """Refuse guidance, whoever asks for it: this teacher has no null condition."""
     mend = (
         "this teacher was trained without a null condition and cannot be guided; 1, or a range of [1, 1], asks for none"
     )
-    told, evaluator = recipe.trajectories, recipe.evaluation
+    trajectories, evaluation = recipe.trajectories, recipe.evaluation
     scales: dict[str, Sequence[float]] = {
-        "trajectories.guidance_scale": told.guidance_scale,
-        "trajectories.guidance_scales": told.guidance_scales,
+        "trajectories.guidance_scale": trajectories.guidance_scale,
+        "trajectories.guidance_scales": trajectories.guidance_scales,
     }
-    if is_judged:
-        scales["evaluation.guidance_scale"] = (evaluator.guidance_scale,)
-        scales["evaluation.guidance_scales"] = evaluator.guidance_scales
+    if is_evaluated:
+        scales["evaluation.guidance_scale"] = (evaluation.guidance_scale,)
+        scales["evaluation.guidance_scales"] = evaluation.guidance_scales
     for name, values in scales.items():
         if any(value != 1 for value in values):
             raise BadInput(f"{name}: {', '.join(f'{value:g}' for value in values)}, but {mend}")
     for round in rounds:
-        asked = [scale for source in round.sources.values() for scale in source.guidance_scale if scale > 1]
-        if round.is_guided or asked:
+        has_guided_source = any(scale > 1 for source in round.sources.values() for scale in source.guidance_scale)
+        if round.is_guided or has_guided_source:
             raise BadInput(f"method.guidance_scale: {recipe.method.name} guides its teacher, but {mend}")
 
 

@@ -1,4 +1,4 @@
-"""planning/store_access.py."""
+"""Checks that a store has room, and that every node of the cluster can read and write it."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def check_space(store: str, plan: DatasetPlan, committed: int) -> None:
 
 def check_nodes(store: str, resources: Resources) -> None:
     """Raises BadInput, naming it, for a node that cannot read and write the store, or sees another one."""
-    place = _existing(store)
-    key, opened = f"fewstep-probe-{uuid.uuid4().hex}", open_store(place)
+    url = _existing(store)
+    key, opened = f"fewstep-probe-{uuid.uuid4().hex}", open_store(url)
     try:
         opened.write(key, b"seen")
     except OSError as error:
-        raise BadInput(f"trajectories.store: {place} cannot be written ({error}); choose another place") from error
+        raise BadInput(f"trajectories.store: {url} cannot be written ({error}); choose another place") from error
     nodes = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
     try:
         for id, address in nodes.items():
             where = NodeAffinitySchedulingStrategy(id, soft=False)
             try:
-                ray.get(ray.remote(_probe).options(num_cpus=0, scheduling_strategy=where).remote(place, key))
+                ray.get(ray.remote(_probe).options(num_cpus=0, scheduling_strategy=where).remote(url, key))
             except RayTaskError as error:
-                raise BadInput(f"trajectories.store: node {address} cannot use {place}: {error.cause}") from None
+                raise BadInput(f"trajectories.store: node {address} cannot use {url}: {error.cause}") from None
     finally:
         opened.delete(key)
 
 
-def _probe(place: str, key: str) -> None:
-    store = open_store(place)
+def _probe(url: str, key: str) -> None:
+    store = open_store(url)
     try:
         store.read(key)
     except FileNotFoundError:
@@ -62,4 +62,4 @@ def _existing(store: str) -> str:
     if store.startswith("s3://"):
         return store
     folder = Path(store).expanduser().resolve()
-    return str(next(place for place in (folder, *folder.parents) if place.is_dir()))
+    return str(next(path for path in (folder, *folder.parents) if path.is_dir()))

@@ -67,7 +67,7 @@ def pin(run: Run) -> Pinned:
             continue
         if not run.recorded("pinned", str(number)):
             made = {
-                dataset_kind: (part.place, part.version) for dataset_kind, part in make_round_data(run, number).items()
+                dataset_kind: (part.url, part.version) for dataset_kind, part in make_round_data(run, number).items()
             }
             run.record("pinned", str(number), made)
         known = cast(Mapping[DatasetKind, Sequence], run.recorded("pinned", str(number)))
@@ -174,7 +174,7 @@ def run_trial(run: Run, pinned: Pinned) -> None:
     def data_of(number: int) -> dict[DatasetKind, Dataset]:
         if samples_itself(recipe, number):
             return {
-                dataset_kind: Dataset.open(part.place, part.version)
+                dataset_kind: Dataset.open(part.url, part.version)
                 for dataset_kind, part in make_round_data(run, number).items()
             }
         return pinned.of(recipe, number)

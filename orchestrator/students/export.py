@@ -1,4 +1,4 @@
-"""From a trained network to an ordinary diffusers pipeline, with the scheduler that its method is sampled with."""
+"""Turns a trained network into an ordinary diffusers pipeline, with the scheduler that its method is sampled with."""
 
 from __future__ import annotations
 

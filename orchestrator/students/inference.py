@@ -1,4 +1,4 @@
-"""How a student is sampled."""
+"""Says how a recipe's student is sampled: by which arguments of its pipeline, and whether guidance is inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished round leaves behind: weights, and what they mean."""
+"""Writes and reads what a finished round leaves behind: weights, and what they mean."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class StudentSpec:
 
     @classmethod
     def of(cls, spec: Trained) -> StudentSpec:
-        """As the method declares them."""
+        """What the method declares of the network."""
         return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora)
 
     @classmethod
     def read(cls, result: Path) -> StudentSpec:
-        """As a finished round has them."""
+        """What a finished round wrote of its network."""
         return TypeAdapter(cls).validate_json((result / "student.json").read_bytes())
 
 

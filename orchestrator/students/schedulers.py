@@ -1,4 +1,4 @@
-"""students/schedulers.py."""
+"""Chooses the scheduler that a student is exported with: one of diffusers', or one whose code travels along."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TARGETS: dict[str, SchedulerTarget] = {
     "strategic": SchedulerTarget("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
 }
 
-# Of teachers on straight paths, whose pipelines are told the times of their steps.
+# For teachers on straight paths, whose pipelines are given the times of their steps.
 FLOW_TARGETS: dict[str, SchedulerTarget] = {
     "renoising": SchedulerTarget("FlowMatchLCMScheduler", ("",), {"flow": "flow_prediction"}),
     "ddim": SchedulerTarget("FlowMatchEulerDiscreteScheduler", ("",), {"flow": "flow_prediction"}),
@@ -78,23 +78,23 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
     return cast(Scheduler, scheduler.from_config(dict(config), **options))
 
 
-def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
-    """These schedulers count up from clean data in whole steps, and reach the last time only if it divides."""
-    times = int(str(config["num_train_timesteps"]))
-    if times % grid:
-        raise BadInput(
-            f"method.grid: {grid} does not divide the teacher's {times} times, so that sampling would start "
-            "after pure noise; choose a divisor"
-        )
-
-
 def check_scheduler(recipe: Recipe, config: Mapping[str, object], facts: StudentSpec) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
     prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
     scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)
     if isinstance(scheduler, diffusers.DDIMScheduler):
-        _require_clean_end(method.student_steps, int(str(config["num_train_timesteps"])))
+        _require_clean_end(method.student_steps, _num_train_timesteps(config))
     return scheduler
+
+
+def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
+    """These schedulers count up from clean data in whole steps, and reach the last time only if it divides."""
+    times = _num_train_timesteps(config)
+    if times % grid:
+        raise BadInput(
+            f"method.grid: {grid} does not divide the teacher's {times} times, so that sampling would start "
+            "after pure noise; choose a divisor"
+        )
 
 
 def _require_clean_end(steps: int, times: int) -> None:
@@ -104,3 +104,9 @@ def _require_clean_end(steps: int, times: int) -> None:
             f"method.student_steps: {steps} steps through {times} times would end with noise left in; "
             f"choose a divisor of {times}"
         )
+
+
+def _num_train_timesteps(config: Mapping[str, object]) -> int:
+    times = config["num_train_timesteps"]
+    assert isinstance(times, int)
+    return times

@@ -1,10 +1,10 @@
-"""A network of a round, from the teacher."""
+"""Makes the networks of a round from the teacher's, and says what their outputs mean."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Protocol, cast
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
@@ -14,15 +14,18 @@ from fewstep.methods.base import Averaged, LoRA, Round, Trained
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
 
+Network = TypeVar("Network", bound=nn.Module)
 
+
+@runtime_checkable
 class Distillable(Protocol):
-    """A network that students can be made of."""
+    """A network that students of every kind can be made of."""
 
-    def with_guidance_input(self, *, shares_weights: bool = False) -> Distillable:
+    def with_guidance_input(self, *, shares_weights: bool = False) -> Self:
         """A copy that embeds the guidance scale, and answers as before until it is trained."""
         ...
 
-    def with_lora(self, lora: LoRA) -> nn.Module:
+    def with_lora(self, lora: LoRA) -> Self:
         """Another over the same weights that trains low-rank adapters alone."""
         ...
 
@@ -31,17 +34,23 @@ class Distillable(Protocol):
         ...
 
 
-def student_network(network: nn.Module, spec: Trained) -> nn.Module:
+def student_network(network: Network, spec: Trained) -> Network:
     """What a network of a round begins as: with the inputs that the method asks for, its trained weights in float32.
 
     A copy, or low-rank adapters of its own over the very weights of `network`.
     """
-    begun = cast(Distillable, network)
-    if spec.lora.rank:
-        begun = begun.with_guidance_input(shares_weights=True) if spec.guidance_input else begun
-        return begun.with_lora(spec.lora)
-    copied = cast(nn.Module, begun.with_guidance_input()) if spec.guidance_input else copy.deepcopy(network)
-    return copied.float().requires_grad_(True)
+    if not spec.lora.rank and not spec.guidance_input:
+        return copy.deepcopy(network).float().requires_grad_(True)
+    assert isinstance(network, Distillable)
+    if not spec.lora.rank:
+        return network.with_guidance_input().float().requires_grad_(True)
+    return (network.with_guidance_input(shares_weights=True) if spec.guidance_input else network).with_lora(spec.lora)
+
+
+def module_of(denoiser: Denoiser) -> nn.Module:
+    """The network of a denoiser, which may be any function, as the module that it is here."""
+    assert isinstance(denoiser.net, nn.Module)
+    return denoiser.net
 
 
 def as_denoiser(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:

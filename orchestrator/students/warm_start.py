@@ -1,12 +1,10 @@
-"""A student that goes on from another one, or from adapters, instead of from its teacher."""
+"""Starts a student from another one, or from adapters, instead of from its teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import LoraBaseMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
@@ -29,61 +27,62 @@ def warm_start(student: PipelineNetwork, recipe: Recipe, spec: Trained) -> None:
     A new guidance input stays as it is. Adapters are taken as they are by a student of adapters, and are merged into
     the weights of any other.
     """
-    place = Path(recipe.training.init_from)
-    is_whole = (place / "model_index.json").is_file()
-    if (spec.lora.rank or not is_whole) and (place / "lora").is_dir():
-        place, is_whole = place / "lora", False
+    folder = Path(recipe.training.init_from)
+    is_whole = (folder / "model_index.json").is_file()
+    if (spec.lora.rank or not is_whole) and (folder / "lora").is_dir():
+        folder, is_whole = folder / "lora", False
     elif spec.lora.rank and is_whole:
-        raise BadInput(f"{FIELD}: {place} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
-    state = _whole(place, recipe, spec) if is_whole else _adapted(place, recipe, spec)
+        raise BadInput(f"{FIELD}: {folder} is a whole pipeline, and {recipe.method.name} trains adapters; give some")
+    state = _whole(folder, recipe, spec) if is_whole else _adapters(folder, recipe, spec)
     own = student.state_dict()
     unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
     missing = [name for name in own if name not in state and ("lora" in name or not spec.lora.rank)]
     if odd := [*unknown, *(name for name in missing if "cond_proj" not in name)]:
-        raise BadInput(f"{FIELD}: {place} does not fit the student, which differs in {odd[0]}; {_mend(spec)}")
+        raise BadInput(f"{FIELD}: {folder} does not fit the student, which differs in {odd[0]}; {_mend(spec)}")
     student.load_state_dict(state, strict=False)
 
 
-def _whole(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
+def _whole(folder: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
     """The weights of an exported student."""
-    other, teacher = Teacher(recipe.teacher.at(place)), Teacher(recipe.teacher)
-    wanted = spec.prediction or teacher.prediction
-    if other.prediction != wanted:
-        raise BadInput(f"{FIELD}: {place} answers with {other.prediction}, and this student with {wanted}")
+    other, teacher = Teacher(recipe.teacher.at(folder)), Teacher(recipe.teacher)
+    prediction = spec.prediction or teacher.prediction
+    if other.prediction != prediction:
+        raise BadInput(f"{FIELD}: {folder} answers with {other.prediction}, and this student with {prediction}")
     return other.network.state_dict()
 
 
-def _adapted(place: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
+def _adapters(folder: Path, recipe: Recipe, spec: Trained) -> dict[str, Tensor]:
     """Adapters that diffusers loads: their own weights at the student's scale, or the teacher's with them merged."""
     teacher = Teacher(recipe.teacher)
-    model, named = teacher.network.model, {"adapter_name": ADAPTER, "use_safetensors": True}
+    model, options = teacher.network.model, {"adapter_name": ADAPTER, "use_safetensors": True}
     try:
-        if (place / "adapter_config.json").is_file():
-            _load_as_peft(model, place)
+        if (folder / "adapter_config.json").is_file():
+            _load_as_peft(model, folder)
         elif isinstance(teacher.pipeline, LoraBaseMixin):
-            teacher.pipeline.load_lora_weights(str(place), **named)  # pyright: ignore[reportCallIssue]
+            teacher.pipeline.load_lora_weights(str(folder), **options)  # pyright: ignore[reportCallIssue]
         else:
-            whole = cast(str, None)  # no prefix, which is annotated as text
-            cast(UNet2DConditionModel, model).load_lora_adapter(str(place), prefix=whole, **named)
+            model.load_lora_adapter(str(folder), prefix=None, **options)
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
-        raise BadInput(f"{FIELD}: {place} is neither a student's folder nor adapters of this teacher ({why})") from None
+        raise BadInput(
+            f"{FIELD}: {folder} is neither a student's folder nor adapters of this teacher ({why})"
+        ) from None
     if not spec.lora.rank:
         teacher.network.merge_lora()
         return teacher.network.state_dict()
     scale = (spec.lora.alpha or spec.lora.rank) / spec.lora.rank
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
-            cast(Tensor, layer.lora_B[ADAPTER].weight).mul_(layer.scaling[ADAPTER] / scale)
+            layer.lora_B[ADAPTER].get_parameter("weight").mul_(layer.scaling[ADAPTER] / scale)
     return {name: value for name, value in teacher.network.state_dict().items() if "lora" in name}
 
 
-def _load_as_peft(model: nn.Module, place: Path) -> None:
-    """As peft writes them, for models whose pipelines load none."""
-    state = load_file(place / "adapter_model.safetensors")
-    named = {name.removeprefix("base_model.model."): value for name, value in state.items()}
-    inject_adapter_in_model(LoraConfig.from_pretrained(str(place)), model, ADAPTER)
-    set_peft_model_state_dict(model, named, adapter_name=ADAPTER)
+def _load_as_peft(model: nn.Module, folder: Path) -> None:
+    """Load adapters that peft wrote, for models whose pipelines load none."""
+    state = load_file(folder / "adapter_model.safetensors")
+    weights = {name.removeprefix("base_model.model."): value for name, value in state.items()}
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model, ADAPTER)
+    set_peft_model_state_dict(model, weights, adapter_name=ADAPTER)
 
 
 def _mend(spec: Trained) -> str:

@@ -73,12 +73,12 @@ class DivergenceMonitor:
             self._highest[name] = max(self._highest[name], statistics.median(recent))
         return False
 
-    def samples(self, step: int, made: LatentMoments, teacher: LatentMoments) -> Divergence | None:
+    def samples(self, step: int, student: LatentMoments, teacher: LatentMoments) -> Divergence | None:
         """What is wrong with the latents that the student makes."""
-        is_near = abs(made.mean - teacher.mean) < FAR * teacher.std
-        if not (is_near and teacher.std / FAR < made.std < FAR * teacher.std):  # also where they are not finite
+        is_near = abs(student.mean - teacher.mean) < FAR * teacher.std
+        if not (is_near and teacher.std / FAR < student.std < FAR * teacher.std):  # also where they are not finite
             why = (
-                f"the student's latents have mean {made.mean:.3g} and deviation {made.std:.3g}, "
+                f"the student's latents have mean {student.mean:.3g} and deviation {student.std:.3g}, "
                 f"the teacher's {teacher.mean:.3g} and {teacher.std:.3g}"
             )
             return Divergence(why, self._good_samples)
@@ -93,7 +93,7 @@ def sums(latents: Tensor) -> Tensor:
 
 
 def moments(sums: Tensor) -> LatentMoments:
-    """Of numbers that were summed up."""
+    """Mean and deviation out of what `sums` counted, which adds up over batches and ranks."""
     count, total, squares = sums.tolist()
     mean = total / count
     return LatentMoments(mean, max(0.0, squares / count - mean**2) ** 0.5)

@@ -1,4 +1,4 @@
-"""Training: one round after another, each on Ray Train's workers."""
+"""Trains one round after another, each on Ray Train's workers."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Data
         if (folder / RESULT).exists():
             say(f"round {number + 1} of {len(rounds)} ({round.name}) is already trained")
             continue
-        made = data_of(number)
-        sources = {name: made[dataset_kind] for name, dataset_kind in dataset_kinds(recipe, round).items()}
+        by_kind = data_of(number)
+        sources = {name: by_kind[dataset_kind] for name, dataset_kind in dataset_kinds(recipe, round).items()}
         say(f"round {number + 1} of {len(rounds)}: {round.name}")
         resolved = recipe.model_dump(mode="json")
         previous = run.round_folder(number, rounds[number - 1]) / RESULT if number else ""
-        datasets = {name: (dataset.place, dataset.version) for name, dataset in sources.items()}
-        is_judged = number == len(rounds) - 1 and recipe.training.evaluate_every
-        validation_spec = prepare(recipe, run.folder / "evaluation") if is_judged else None
+        datasets = {name: (dataset.url, dataset.version) for name, dataset in sources.items()}
+        is_validated = number == len(rounds) - 1 and recipe.training.evaluate_every
+        validation_spec = prepare(recipe, run.folder / "evaluation") if is_validated else None
         job = RoundJob(resolved, number, str(folder), str(previous), datasets, validation_spec)
         with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
             fit(recipe, job)
@@ -92,8 +92,8 @@ def cause(error: BaseException) -> BaseException:
     for inner in [*failures.values(), error.__cause__]:
         if isinstance(inner, BadInput):
             return inner
-        if inner is not None and (found := cause(inner)) is not inner:
-            return found
+        if inner is not None and (deeper := cause(inner)) is not inner:
+            return deeper
     return error
 
 
@@ -104,9 +104,9 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandone
     context = ray.train.get_context()
     device = get_device()
     torch.set_num_threads(recipe.resources.threads_per_worker)
-    place = Rank(context.get_world_rank(), context.get_world_size(), torch.device(device))
+    rank = Rank(context.get_world_rank(), context.get_world_size(), torch.device(device))
     try:
-        RoundTrainer(recipe, job, place, lambda: ray.train.get_preemption_info() is not None).train()
+        RoundTrainer(recipe, job, rank, lambda: ray.train.get_preemption_info() is not None).train()
     except (Diverged, Abandoned) as error:
         return error
     return None

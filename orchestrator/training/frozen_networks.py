@@ -1,10 +1,9 @@
-"""Networks that losses call and nobody trains, for latents of a teacher: decoder, feature maps, perceptual distance."""
+"""Builds the networks that losses call and nobody trains: decoder, feature maps, perceptual distance, the teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import cast
 
 import torch
 from diffusers.hooks import apply_group_offloading
@@ -20,6 +19,7 @@ from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.recipe.teacher import Precision
 from fewstep.orchestrator.recipe.training import Training
+from fewstep.orchestrator.students.student import module_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 
@@ -31,7 +31,7 @@ class Decoder(nn.Module):
         self._family = family
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Gradients pass."""
+        """Decode the latents; gradients pass."""
         return self._family.decode(latents)
 
 
@@ -44,7 +44,7 @@ class Maps(nn.Module):
         self.channels, self.cond_width = features.channels, cond_width
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """One per layer."""
+        """The maps of the images, one per layer."""
         return self._features.maps((images + 1) / 2)
 
 
@@ -58,8 +58,8 @@ class Perceptual(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Per sample, the mean over layers and places of how far apart unit vectors of channels are, squared."""
         layers = zip(self.maps(a), self.maps(b), strict=True)
-        apart = [((F.normalize(x) - F.normalize(y)) ** 2).sum(1).mean((1, 2)) for x, y in layers]
-        return sum(apart, a.new_zeros(len(a))) / len(apart)
+        distances = [((F.normalize(x) - F.normalize(y)) ** 2).sum(1).mean((1, 2)) for x, y in layers]
+        return sum(distances, a.new_zeros(len(a))) / len(distances)
 
 
 def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
@@ -77,13 +77,13 @@ def place_teacher(teacher: Denoiser, training: Training, dtype: Precision, devic
 
     Cut up, each layer is gathered while it runs; in the host's memory, each block comes to the device while it runs.
     """
-    net, placement = cast(PipelineNetwork, teacher.net), training.teacher_placement
-    if placement == "shard":
-        told = training.model_copy(update={"zero_stage": 3, "precision": dtype, "offload": "none"})
-        return replace(teacher, net=cast(PipelineNetwork, inference_engine(net, EngineSpec(told, (0.0, 0.0), 1))))
-    if placement == "offload":
+    if training.teacher_placement == "shard":
+        sharding = training.model_copy(update={"zero_stage": 3, "precision": dtype, "offload": "none"})
+        return replace(teacher, net=inference_engine(module_of(teacher), EngineSpec(sharding, (0.0, 0.0), 1)))
+    if training.teacher_placement == "offload":
+        assert isinstance(teacher.net, PipelineNetwork)
         block = {"offload_type": "block_level", "num_blocks_per_group": 1}
-        apply_group_offloading(net.model, device, **block, use_stream=device.type == "cuda")
+        apply_group_offloading(teacher.net.model, device, **block, use_stream=device.type == "cuda")
     return teacher
 
 
@@ -95,8 +95,8 @@ def parts_used(round: Round, teacher: Teacher) -> set[str]:
     return {*([teacher.network.component] if is_based else []), *(["vae"] if is_decoded else [])}
 
 
-def release_unused(teacher: Teacher, kept: Collection[str]) -> None:
-    """Free the weights of all other parts of its pipeline, like text encoders: prompts were read long ago."""
-    for name, part in teacher.pipeline.components.items():
-        if isinstance(part, nn.Module) and name not in kept:
-            part.to("meta")
+def release_unused(teacher: Teacher, components: Collection[str]) -> None:
+    """Free the weights of all other components of its pipeline, like text encoders: prompts were read long ago."""
+    for name, component in teacher.pipeline.components.items():
+        if isinstance(component, nn.Module) and name not in components:
+            component.to("meta")

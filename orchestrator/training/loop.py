@@ -37,20 +37,20 @@ class Progress:
     def saw(self, step: int, source: str, rows: range, ids: Tensor) -> None:
         """One more batch: the ids of the samples in this rank's rows of it."""
         for row, sample in zip(rows, ids.tolist(), strict=True):
-            told = hashlib.sha256(f"{step} {source} {row} {sample}".encode()).digest()
-            self.batches = (self.batches + int.from_bytes(told[:8])) % 2**64
+            digest = hashlib.sha256(f"{step} {source} {row} {sample}".encode()).digest()
+            self.batches = (self.batches + int.from_bytes(digest[:8])) % 2**64
 
-    def report(self, place: Rank, batch_size: int) -> dict[str, float]:
+    def report(self, rank: Rank, batch_size: int) -> dict[str, float]:
         """Means over the steps since the last report and over the ranks; starts anew."""
-        parts = {part: spent / self.steps for part, spent in self.clock.read().items()}
+        times = {name: spent / self.steps for name, spent in self.clock.read().items()}
         seconds = time.perf_counter() - self.started
         losses = torch.stack([self.sums[key] / self.counts[key] for key in self.sums])
-        means = torch.cat([losses, torch.tensor(list(parts.values()), device=place.device)])
-        if place.world_size > 1:
+        means = torch.cat([losses, torch.tensor(list(times.values()), device=rank.device)])
+        if rank.world_size > 1:
             torch.distributed.all_reduce(means)
-            means /= place.world_size
-        values = dict(zip([*self.sums, *parts], means.tolist(), strict=True))
-        values["time/step_s"] = sum(values[part] for part in parts)
+            means /= rank.world_size
+        values = dict(zip([*self.sums, *times], means.tolist(), strict=True))
+        values["time/step_s"] = sum(values[name] for name in times)
         values["train/samples_per_s"] = batch_size * self.steps / seconds
         values["train/not_finite"] = sum(not math.isfinite(values[term]) for term in self.sums)
         self.sums, self.counts, self.steps = {}, {}, 0
@@ -72,7 +72,7 @@ def train(
     networks: RoundNetworks,
     batches: Mapping[str, Callable[[int], Iterator[Rows]]],
     training: Training,
-    place: Rank,
+    rank: Rank,
     *,
     steps: int,
     start: int = 0,
@@ -83,9 +83,9 @@ def train(
 
     `batches[source](start)` yields this rank's rows of each global batch.
     """
-    progress = progress or Progress(place.device)
+    progress = progress or Progress(rank.device)
     clock = progress.clock
-    rows = place.rows(training.batch_size)
+    rows = rank.rows(training.batch_size)
     size = len(rows) // training.accumulation
     streams = {name: source(start) for name, source in batches.items()}
     for step in range(start, steps):
@@ -99,9 +99,9 @@ def train(
                 continue
             rate = learning_rate(round, training, update.net, step, steps)
             with networks.only(update.net) as engine:
-                for part in range(training.accumulation):
-                    micro = slice(part * size, (part + 1) * size)
-                    draw = Draw(training.seed, step, number, rows[micro], place.device)
+                for first in range(0, training.accumulation * size, size):
+                    micro = slice(first, first + size)
+                    draw = Draw(training.seed, step, number, rows[micro], rank.device)
                     draw.seed_layers()
                     batch = Batch({name: source.take(micro) for name, source in whole.items()}, draw)
                     losses = update.loss(networks.nets, batch)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""The state of a round's networks in a folder: weights, optimizers, averages. Knows nothing of steps or hashes."""
+"""Saves and loads a round's networks: weights, optimizers, averages. Knows nothing of steps or hashes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def load(networks: RoundNetworks, folder: Path, rank: int) -> None:
         average.restore(load_file(_file(folder, name, average, rank)))
 
 
-def load_rescaled(networks: RoundNetworks, folder: Path, place: Rank, world_size: int) -> None:
+def load_rescaled(networks: RoundNetworks, folder: Path, rank: Rank, world_size: int) -> None:
     """Go on from what another number of ranks wrote, `world_size`; every rank calls it.
 
     Engines go through DeepSpeed's universal checkpoints (arXiv:2406.18820), which lie beside the folder meanwhile.
     """
     universal = folder.with_name(f"{folder.name}.universal")
-    if place.rank == 0:
+    if rank.index == 0:
         shutil.rmtree(universal, ignore_errors=True)
         for name in networks.engines:
             _convert(folder / name / TAG, universal / name / TAG)
@@ -50,9 +50,9 @@ def load_rescaled(networks: RoundNetworks, folder: Path, place: Rank, world_size
     for name, engine in networks.engines.items():
         engine.load(universal / name, is_universal=True)
     for name, average in networks.averages.items():
-        average.restore(_recut(folder, name, average, place.rank, world_size))
+        average.restore(_recut(folder, name, average, rank.index, world_size))
     torch.distributed.barrier()
-    if place.rank == 0:
+    if rank.index == 0:
         shutil.rmtree(universal)
 
 
@@ -64,7 +64,7 @@ def _convert(engine: Path, out: Path) -> None:
     import_deepspeed()
     from deepspeed.checkpoint import ds_to_universal
 
-    told = Namespace(
+    options = Namespace(
         input_folder=str(engine),
         output_folder=str(out),
         num_extract_workers=1,
@@ -74,17 +74,17 @@ def _convert(engine: Path, out: Path) -> None:
         inject_missing_state=True,
     )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        ds_to_universal.main(told)
+        ds_to_universal.main(options)
 
 
 def _recut(folder: Path, name: str, average: Average, rank: int, world_size: int) -> dict[str, Tensor]:
     """A rank's values out of those of `world_size` others; shards are cut as DeepSpeed does, zeros after the end."""
-    written = [load_file(_file(folder, name, average, other)) for other in range(world_size)]
+    states = [load_file(_file(folder, name, average, other)) for other in range(world_size)]
     if not average.is_cut:
-        return written[0]
-    found: dict[str, Tensor] = {}
+        return states[0]
+    recut: dict[str, Tensor] = {}
     for key, mine in average.state().items():
-        whole = torch.cat([part[key].flatten() for part in written])
-        piece = whole[rank * mine.numel() : (rank + 1) * mine.numel()]
-        found[key] = F.pad(piece, (0, mine.numel() - piece.numel())).view_as(mine)
-    return found
+        whole = torch.cat([state[key].flatten() for state in states])
+        shard = whole[rank * mine.numel() : (rank + 1) * mine.numel()]
+        recut[key] = F.pad(shard, (0, mine.numel() - shard.numel())).view_as(mine)
+    return recut

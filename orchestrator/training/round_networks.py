@@ -1,4 +1,4 @@
-"""A round's networks: built from the teacher, given engines, and frozen in turn."""
+"""Builds a round's networks from the teacher, gives them engines, and freezes them in turn."""
 
 from __future__ import annotations
 

@@ -1,21 +1,20 @@
-"""One rank of a round: its networks, its rows, its checkpoints. Knows no Ray."""
+"""Trains one rank of a round: its networks, its rows, its checkpoints. Knows no Ray."""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.methods.base import Round, Start
 from fewstep.methods.diffusion import Denoiser
-from fewstep.orchestrator.dataloader.columns import columns_of, drop_scalars
+from fewstep.orchestrator.dataloader.columns import clean_latents, columns_of
 from fewstep.orchestrator.dataloader.loader import Loader
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.sources import dataset_kinds
@@ -29,15 +28,13 @@ from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.observability.image_grid import sheet_of
 from fewstep.orchestrator.observability.trackers import Trackers
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import is_abandoned
 from fewstep.orchestrator.storage.block_cache import cache_for
 from fewstep.orchestrator.students.round_result import RESULT, StudentSpec, Weights, read_denoiser, write_result
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.training import checkpoint
-from fewstep.orchestrator.training import network_state as snapshot
+from fewstep.orchestrator.training import checkpoint, network_state
 from fewstep.orchestrator.training.divergence import Divergence, DivergenceMonitor, moments, sums
 from fewstep.orchestrator.training.frozen_networks import frozen_network, parts_used, place_teacher, release_unused
 from fewstep.orchestrator.training.loop import Progress, learning_rate, train
@@ -45,19 +42,19 @@ from fewstep.orchestrator.training.round_networks import RoundNetworks, build_ne
 from fewstep.orchestrator.training.validation import ScoreHistory, ValidationSpec, Validator, metric_of
 
 KIB = 1024  # bytes
-COLUMNS = 6  # of pictures that are shown while training
+COLUMNS = 6  # of the pictures that trackers show of a student
 
 
 @dataclass(frozen=True)
 class RoundJob:
-    """What a training worker is told; plain data, for Ray to carry."""
+    """What a training worker has to know of its round; plain data, for Ray to carry."""
 
     recipe: dict[str, object]
     round: int  # from 0
     folder: str  # of the round
     previous: str  # result of the round before
-    datasets: dict[str, tuple[str, int]]  # place and version, for each source
-    validation: ValidationSpec | None = None  # where the student is judged while it is trained
+    datasets: dict[str, tuple[str, int]]  # URL and version, for each source
+    validation: ValidationSpec | None = None  # where the student is validated while it is trained
 
 
 def length(round: Round, recipe: Recipe) -> int:
@@ -72,33 +69,33 @@ class RoundTrainer:
     """
 
     def __init__(
-        self, recipe: Recipe, job: RoundJob, place: Rank, is_warned: Callable[[], bool] = lambda: False
+        self, recipe: Recipe, job: RoundJob, rank: Rank, is_warned: Callable[[], bool] = lambda: False
     ) -> None:
-        self.recipe, self.place, self.folder = recipe, place, Path(job.folder)
+        self.recipe, self.rank, self.folder = recipe, rank, Path(job.folder)
         self.round = recipe.method.build().rounds()[job.round]
         self.steps = length(self.round, recipe)
-        base = Teacher(recipe.teacher, place.device)
+        base = Teacher(recipe.teacher, rank.device)
         self.networks = self._networks(job, base)
         self.recorder = metrics.Recorder(self.folder / "metrics.jsonl", Path(recipe.output).name, recipe.method.name)
         self._trackers = Trackers(recipe, self.folder)
-        self._datasets = {name: self._open(*found) for name, found in job.datasets.items()}
+        self._datasets = {name: self._open(url, version) for name, (url, version) in job.datasets.items()}
         shapes = {shape for dataset in self._datasets.values() for shape in dataset.plan.latent_shapes}
-        self._told_sizes = {shape: base.family.size_conditioning(shape) for shape in shapes}
+        self._size_conditioning = {shape: base.family.size_conditioning(shape) for shape in shapes}
         self._monitor = DivergenceMonitor(self.round, is_scaled=recipe.training.precision == "float16")
         self._validation_spec, self._history = job.validation, ScoreHistory()
         self._is_warned, self._was_warned = is_warned, False
         self._sealer, self._sealing = ThreadPoolExecutor(1, "sealer"), list[Future[None]]()
         if job.validation:
             facts = StudentSpec.of(trained_of(self.round, self.round.result))
-            self._validator = Validator(job.validation, recipe, base, facts, place)
+            self._validator = Validator(job.validation, recipe, base, facts, rank)
             stored = next(iter(self._datasets.values())).row_groups().read(0)
-            self._teacher_latents = moments(sums(drop_scalars(stored)))
+            self._teacher_latents = moments(sums(clean_latents(stored)))
         else:
             release_unused(base, parts_used(self.round, base))
 
-    def _open(self, place: str, version: int) -> Dataset:
+    def _open(self, url: str, version: int) -> Dataset:
         resources = self.recipe.resources
-        return Dataset.open(place, version, cache_for(place, resources.cache, resources.cache_gb))
+        return Dataset.open(url, version, cache_for(url, resources.cache, resources.cache_gb))
 
     def _networks(self, job: RoundJob, base: Teacher) -> RoundNetworks:
         def model(which: Start) -> Denoiser:
@@ -108,30 +105,30 @@ class RoundTrainer:
             weights = "student" if which == "previous" and before.result != "student" else "result"
             return read_denoiser(Path(job.previous), base, before, weights)
 
-        start = cast(nn.Module, model(self.round.start).net)
-        trained = trained_of(self.round, self.round.result)
-        student = student_network(start, trained)
+        start, spec = model(self.round.start).net, trained_of(self.round, self.round.result)
+        assert isinstance(start, PipelineNetwork)
+        student = student_network(start, spec)
         if self.recipe.training.init_from and job.round == 0:
-            warm_start(cast(PipelineNetwork, student), self.recipe, trained)
+            warm_start(student, self.recipe, spec)
         return build_networks(
             self.round,
             base.denoiser(),
             model(self.round.teacher),
             start=student,
-            specs=lambda net: EngineSpec.of(self.recipe.training, net, self.place.world_size),
+            specs=lambda net: EngineSpec.of(self.recipe.training, net, self.rank.world_size),
             make_engine=DeepSpeedEngine,
             frozen=lambda net: frozen_network(net, base, self.recipe.training.features),
             placed=lambda teacher: place_teacher(
-                teacher, self.recipe.training, self.recipe.teacher.dtype, self.place.device
+                teacher, self.recipe.training, self.recipe.teacher.dtype, self.rank.device
             ),
         )
 
     def train(self) -> None:
-        """From the newest checkpoint to the end of the round. Raises Diverged or Abandoned, on every rank."""
+        """Train from the newest checkpoint to the end of the round. Raises Diverged or Abandoned, on every rank."""
         start, seen = self._resume()
-        if self.place.rank == 0:
+        if self.rank.index == 0:
             self._begin(start)
-        progress = Progress(self.place.device, seen)
+        progress = Progress(self.rank.device, seen)
         batches = {name: self._loader(name).batches for name in self.round.sources}
         try:
             train(
@@ -139,7 +136,7 @@ class RoundTrainer:
                 self.networks,
                 batches,
                 self.recipe.training,
-                self.place,
+                self.rank,
                 steps=self.steps,
                 start=start,
                 progress=progress,
@@ -155,12 +152,12 @@ class RoundTrainer:
         return Loader(
             dataset.row_groups(),
             batch_size=self.recipe.training.batch_size,
-            rows=self.place.rows(self.recipe.training.batch_size),
+            rows=self.rank.rows(self.recipe.training.batch_size),
             seed=self.recipe.training.seed,
             conditions=conditions.cond,
             uncond=conditions.uncond,
-            told_sizes=self._told_sizes,
-            device=self.place.device,
+            size_conditioning=self._size_conditioning,
+            device=self.rank.device,
             columns=columns_of(self.round.sources[name].kind, dataset_kinds(self.recipe, self.round)[name], dataset),
         )
 
@@ -177,14 +174,14 @@ class RoundTrainer:
 
     def _after(self, step: int, progress: Progress) -> bool:
         training, is_last = self.recipe.training, step == self.steps
-        is_judged = self._validation_spec is not None and (is_last or step % training.evaluate_every == 0)
-        is_saved = not is_last and (is_judged or step % training.checkpoint_every == 0)
+        is_validated = self._validation_spec is not None and (is_last or step % training.evaluate_every == 0)
+        is_saved = not is_last and (is_validated or step % training.checkpoint_every == 0)
         if is_last or is_saved or step % training.log_every == 0:
             self._report(step, progress)
-            if self.place.broadcast(is_abandoned(self.folder.parent.parent)):
+            if self.rank.broadcast(is_abandoned(self.folder.parent.parent)):
                 raise Abandoned(f"{self.round.name} was told to end at step {step}")
             is_saved = is_saved or (not is_last and self._must_hurry())
-        if is_judged:
+        if is_validated:
             self._validate(step)
         if stops := 0 < training.patience <= self._history.since_best:
             return stops
@@ -199,18 +196,18 @@ class RoundTrainer:
 
     def _report(self, step: int, progress: Progress) -> None:
         training = self.recipe.training
-        values = progress.report(self.place, training.batch_size)
+        values = progress.report(self.rank, training.batch_size)
         for name, engine in self.networks.engines.items():
             values[f"grad_norm/{name}"] = engine.grad_norm()
             values[f"learning_rate/{name}"] = learning_rate(self.round, training, name, step - 1, self.steps)
-        if self.place.rank == 0:
-            values["train/peak_memory"] = peak_memory(self.place.device)
+        if self.rank.index == 0:
+            values["train/peak_memory"] = peak_memory(self.rank.device)
             self._record(step, values | {"train/step": step})
         self._stop_on(step, self._monitor.report(step, values))
 
     def _validate(self, step: int) -> None:
         sampled = self._validator.sample(full_state(self.networks, self.round.result))
-        if self.place.rank == 0:
+        if self.rank.index == 0:
             self._record(step, {metric_of(self.recipe): sampled.kid})
             self._trackers.picture(step, sheet_of(sampled.measured.pictures, COLUMNS))
         self._stop_on(step, self._monitor.samples(step, sampled.latents, self._teacher_latents))
@@ -219,27 +216,27 @@ class RoundTrainer:
     def _stop_on(self, step: int, fault: Divergence | None) -> None:
         """Raise Diverged where rank 0 sees a fault."""
         why = ""
-        if fault and self.place.rank == 0:
+        if fault and self.rank.index == 0:
             self._settle()
             good = checkpoint.newest(self.folder / "checkpoints", fault.good)
             left = f"the last good checkpoint is {good.folder}" if good else "no checkpoint is from before that"
             why = f"training went wrong at step {step} of {self.round.name}: {fault.why}; {left}"
-        if why := self.place.broadcast(why):
+        if why := self.rank.broadcast(why):
             raise Diverged(why)
 
     def _save(self, step: int, seen: int) -> None:
         """Write a checkpoint. Rank 0 hashes the files of all ranks and seals it while training goes on."""
         started = time.perf_counter()
         self._settle()
-        folder = self.place.broadcast(checkpoint.new_folder(self.folder / "checkpoints", step))
-        snapshot.save(self.networks, folder, self.place.rank)
-        batches = digest(self.place.all_sum(seen))  # which waits for every rank
-        if self.place.rank == 0:
+        folder = self.rank.broadcast(checkpoint.new_folder(self.folder / "checkpoints", step))
+        network_state.save(self.networks, folder, self.rank.index)
+        batches = digest(self.rank.all_sum(seen))  # which waits for every rank
+        if self.rank.index == 0:
             self._record(step, {"time/checkpoint_s": time.perf_counter() - started})
-            facts = {"world_size": self.place.world_size, "batches": batches, "scores": list(self._history.found)}
+            facts = checkpoint.CheckpointFacts(self.rank.world_size, batches, tuple(self._history.scores))
             self._sealing.append(self._sealer.submit(self._seal, folder, step, facts, self._history.best))
 
-    def _seal(self, folder: Path, step: int, facts: Json, best: int) -> None:
+    def _seal(self, folder: Path, step: int, facts: checkpoint.CheckpointFacts, best: int) -> None:
         checkpoint.seal(folder, step, facts)
         checkpoint.prune(folder.parent, self.recipe.training.keep_checkpoints, best)
         self.recorder.record(step, {"train/saved_unix_s": time.time()})
@@ -252,42 +249,42 @@ class RoundTrainer:
     def _resume(self) -> tuple[int, int]:
         """Where to go on, and this rank's digest of the batches before; rank 0 looks and tells the others."""
         root = self.folder / "checkpoints"
-        last = self.place.broadcast(checkpoint.newest(root) if self.place.rank == 0 else None)
+        last = self.rank.broadcast(checkpoint.newest(root) if self.rank.index == 0 else None)
         if last is None:
             return 0, 0
-        self._history = ScoreHistory(cast(Sequence[tuple[int, float]], last.facts["scores"]))
+        self._history = ScoreHistory(last.facts.scores)
         return last.step, self._load(last)
 
     def _load(self, last: checkpoint.Checkpoint) -> int:
         """Go back to a checkpoint; this rank's digest of its batches, all of which rank 0 holds."""
-        written_by = int(str(last.facts["world_size"]))
-        if written_by == self.place.world_size or not self.recipe.training.zero_stage:
-            snapshot.load(self.networks, last.folder, self.place.rank)
+        world_size = last.facts.world_size
+        if world_size == self.rank.world_size or not self.recipe.training.zero_stage:
+            network_state.load(self.networks, last.folder, self.rank.index)
         else:
-            snapshot.load_rescaled(self.networks, last.folder, self.place, written_by)
-        return 0 if self.place.rank else int(str(last.facts["batches"]), 16)
+            network_state.load_rescaled(self.networks, last.folder, self.rank, world_size)
+        return 0 if self.rank.index else int(last.facts.batches, 16)
 
     def _finish(self, progress: Progress) -> None:
-        """Write the result, the best where the student was judged, whole or not at all."""
+        """Write the result, the best where the student was validated, whole or not at all."""
         self._settle()
         if self._history.since_best:
             root = self.folder / "checkpoints"
-            best = self.place.broadcast(checkpoint.newest(root, self._history.best) if self.place.rank == 0 else None)
+            best = self.rank.broadcast(checkpoint.newest(root, self._history.best) if self.rank.index == 0 else None)
             if best and best.step == self._history.best:
                 progress.batches = self._load(best)
-            elif self.place.rank == 0:
+            elif self.rank.index == 0:
                 say(f"the best checkpoint, of step {self._history.best}, is gone: the last weights are the result")
         states: dict[Weights, dict[str, Tensor]] = {"result": full_state(self.networks, self.round.result)}
         if self.round.result != "student":
             states["student"] = full_state(self.networks, "student")  # a next round may go on from it
-        batches = digest(self.place.all_sum(progress.batches))
-        if self.place.rank == 0:
+        batches = digest(self.rank.all_sum(progress.batches))
+        if self.rank.index == 0:
             write_result(self.folder / RESULT, states, self.round, batches)
         torch.distributed.barrier()
 
 
 def digest(total: int) -> str:
-    """Of all batches of a round, out of the sum over its ranks: the same for any number of them."""
+    """The digest of all batches of a round, out of the sum over its ranks: the same for any number of them."""
     return f"{total % 2**64:016x}"
 
 

@@ -1,16 +1,16 @@
-"""Judging a student while it is trained, on the workers themselves, as the best candidates of an evaluation are chosen.
+"""Validates a student while it is trained, on the workers themselves, as an evaluation chooses its best candidates.
 
 The network that the round would end with is put into the pipeline that its export would have, and samples the noise and
 the prompts that `baselines.choose` samples, none of which the final evaluation sees. Its KID to the teacher's samples
-is a row of the round's metrics.jsonl: {"step": 200, "quality/kid@4": 0.0031}, for a student judged at 4 steps.
+is a row of the round's metrics.jsonl: {"step": 200, "quality/kid@4": 0.0031}, for a student of 4 steps.
 A search reads the rows as they come with `metrics.read(run.round_folder(number, round) / "metrics.jsonl")`, under
-the name that `Exam.metric` (or `metric_of` a recipe) has; less is better.
+the name that `ValidationSpec.metric` (or `metric_of` a recipe) has; less is better.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from fewstep.orchestrator.training.divergence import LatentMoments, moments, sum
 
 @dataclass(frozen=True)
 class ValidationSpec:
-    """What a student is judged by; plain data, for Ray to carry."""
+    """What a student is compared with, and how it is sampled; plain data, for Ray to carry."""
 
     setting: EvaluationSetting
     system: System
@@ -42,7 +42,7 @@ class ValidationSpec:
 
     @property
     def metric(self) -> str:
-        """The key of what is found."""
+        """The key of the score in metrics.jsonl."""
         return f"quality/kid@{self.system.steps}"
 
 
@@ -56,86 +56,82 @@ class ValidationSamples:
 
 
 class ScoreHistory:
-    """What exams found by step, in their order; less is better."""
+    """The score of each validation by step, in their order; less is better."""
 
-    def __init__(self, found: Sequence[tuple[int, float]] = ()) -> None:
-        self.found = [(int(step), float(value)) for step, value in found]
+    def __init__(self, scores: Iterable[tuple[int, float]] = ()) -> None:
+        self.scores = list(scores)
 
-    def add(self, step: int, value: float) -> None:
-        """One more."""
-        self.found.append((step, value))
+    def add(self, step: int, score: float) -> None:
+        """Append the score of one more validation."""
+        self.scores.append((step, score))
 
     @property
     def best(self) -> int:
-        """The step of the least; 0 where there is none."""
-        return min(self.found, key=lambda one: one[1])[0] if self.found else 0
+        """The step of the least score; 0 where there is none."""
+        return min(self.scores, key=lambda entry: entry[1])[0] if self.scores else 0
 
     @property
     def since_best(self) -> int:
-        """How many came after the best."""
-        return sum(step > self.best for step, _ in self.found)
+        """How many validations came after the best."""
+        return sum(step > self.best for step, _ in self.scores)
 
 
 def steps_of(recipe: Recipe) -> int:
-    """The number of steps that the student is judged at while it is trained."""
+    """The number of steps that the student is sampled with while it is trained."""
     return recipe.training.evaluate_at or recipe.method.build().student_steps
 
 
 def metric_of(recipe: Recipe) -> str:
-    """The key of what an exam of this recipe finds."""
+    """The key of the score in metrics.jsonl, for a student of this recipe."""
     return f"quality/kid@{steps_of(recipe)}"
 
 
 def prepare(recipe: Recipe, out: Path) -> ValidationSpec:
     """Sample the teacher on the cluster, unless its samples are in `out` or come with the teacher."""
-    told = recipe.evaluation
-    with open_pool(recipe, evaluation_prompts(told), out, call=inference_arguments(recipe)) as pool:
+    evaluation = recipe.evaluation
+    with open_pool(recipe, evaluation_prompts(evaluation), out, call=inference_arguments(recipe)) as pool:
         (reference,) = pool.measure(
-            [selection_reference(told)], told.selection_samples, "sampling what the student is judged by"
+            [selection_reference(evaluation)], evaluation.selection_samples, "sampling what the student is judged by"
         )
-    guidance_scale = fixed_guidance(recipe) or told.guidance_scale
+    guidance_scale = fixed_guidance(recipe) or evaluation.guidance_scale
     sampler = recipe.method.build().sampler().kind
-    return ValidationSpec(
-        pool.setting, System("student", sampler, steps_of(recipe), guidance_scale, "selection"), reference
-    )
+    system = System("student", sampler, steps_of(recipe), guidance_scale, "selection")
+    return ValidationSpec(pool.setting, system, reference)
 
 
 class Validator:
-    """One rank's part: every so manieth batch of the samples."""
+    """Samples the student on one rank, which takes every so manieth batch, and scores it on all of them together."""
 
-    def __init__(self, spec: ValidationSpec, recipe: Recipe, teacher: Teacher, facts: StudentSpec, place: Rank) -> None:
-        self._spec, self._recipe, self._teacher, self._facts, self._place = (
-            spec,
-            recipe,
-            teacher,
-            facts,
-            place,
-        )
-        self._evaluator = Evaluator(replace(spec.setting, device=str(place.device)))
+    def __init__(self, spec: ValidationSpec, recipe: Recipe, teacher: Teacher, facts: StudentSpec, rank: Rank) -> None:
+        self._spec, self._recipe, self._rank = spec, recipe, rank
+        self._teacher, self._facts = teacher, facts
+        self._evaluator = Evaluator(replace(spec.setting, device=str(rank.device)))
         self._evaluator.teacher = teacher
 
     def sample(self, state: Mapping[str, Tensor]) -> ValidationSamples:
-        """Judge a network of these weights; every rank calls it with the same, and gets the same."""
+        """Sample and score a network of these weights; every rank calls it with the same, and gets the same."""
         network = network_of(self._facts, state, self._teacher)
         family = student_pipeline(self._recipe, self._teacher, network, self._facts)
         self._evaluator.student = without_safety_checker(family)
         count, size = len(self._spec.reference.features), self._spec.setting.batch_size
-        starts = range(0, count, size)[self._place.rank :: self._place.world_size]
+        starts = range(0, count, size)[self._rank.index :: self._rank.world_size]
         mine: dict[int, tuple[SampleFeatures, Tensor]] = {}
         states = last_states(family.pipeline.scheduler)
         for start in starts:
             measured = self._evaluator.measure(self._spec.system, range(start, min(start + size, count)))
             mine[start] = measured, sums(states.pop())
         del self._evaluator.student  # its memory is the training's again
-        parts: list[dict[int, tuple[SampleFeatures, Tensor]]] = [{} for _ in range(self._place.world_size)]
-        torch.distributed.all_gather_object(parts, mine)
-        return self._place.broadcast(self._together({start: part for some in parts for start, part in some.items()}))
+        ranks: list[dict[int, tuple[SampleFeatures, Tensor]]] = [{} for _ in range(self._rank.world_size)]
+        torch.distributed.all_gather_object(ranks, mine)
+        return self._rank.broadcast(self._score({start: batch for each in ranks for start, batch in each.items()}))
 
-    def _together(self, parts: Mapping[int, tuple[SampleFeatures, Tensor]]) -> ValidationSamples:
-        measured = SampleFeatures.join([parts[start][0] for start in sorted(parts)])
+    def _score(self, batches: Mapping[int, tuple[SampleFeatures, Tensor]]) -> ValidationSamples:
+        measured = SampleFeatures.join([batches[start][0] for start in sorted(batches)])
         units = units_of(len(measured.features), len(self._spec.setting.prompts))
         (kid,) = kids([self._spec.reference, measured], units)
-        return ValidationSamples(kid, moments(torch.stack([part[1] for part in parts.values()]).sum(0)), measured)
+        return ValidationSamples(
+            kid, moments(torch.stack([latents for _, latents in batches.values()]).sum(0)), measured
+        )
 
 
 def last_states(scheduler: Any) -> list[Tensor]:

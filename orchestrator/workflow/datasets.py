@@ -39,7 +39,7 @@ def generate(recipe: Recipe) -> Json:
         made = make_round_data(opened, 0)
     parts = {
         dataset_kind: {
-            "path": part.place,
+            "path": part.url,
             "manifest": part.version,
             "content_hash": part.content_hash,
             "shards": part.shards,
@@ -53,8 +53,8 @@ def generate(recipe: Recipe) -> Json:
 def import_data(recipe: Recipe, source: str, store: str) -> Json:
     """Samples that were made elsewhere, as a data set of ours."""
     made = import_samples(recipe, source, store)
-    say(f"imported: {made.rows} rows in {made.shards} shards; train on them with data.imported={made.place}")
-    facts = {"path": made.place, "content_hash": made.content_hash, "shards": made.shards, "rows": made.rows}
+    say(f"imported: {made.rows} rows in {made.shards} shards; train on them with data.imported={made.url}")
+    facts = {"path": made.url, "content_hash": made.content_hash, "shards": made.shards, "rows": made.rows}
     return {**facts, "quarantined": _quarantined([made])}
 
 

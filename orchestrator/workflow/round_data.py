@@ -26,13 +26,13 @@ def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:
     for dataset_kind in sorted(set(dataset_kinds(recipe, round).values()), reverse=True):
         with opened.stage("generate"):
             made[dataset_kind] = part = _made(opened, number, dataset_kind, recorder.record)
-        facts = {"path": part.place, "version": part.version, "content_hash": part.content_hash}
+        facts = {"path": part.url, "version": part.version, "content_hash": part.content_hash}
         opened.record(
             "manifests",
             round.name if len(made) == 1 and dataset_kind != "imported" else f"{round.name} {dataset_kind}",
             facts,
         )
-        say(f"{dataset_kind}: {part.rows} rows in {part.shards} shards at {part.place}")
+        say(f"{dataset_kind}: {part.rows} rows in {part.shards} shards at {part.url}")
     return made
 
 

@@ -127,7 +127,7 @@ def _train(opened: Run, first: Mapping[DatasetKind, Generated]) -> None:
     def data_of(number: int) -> dict[DatasetKind, Dataset]:
         made = make_round_data(opened, number) if number else first
         datasets: dict[DatasetKind, Dataset] = {
-            dataset_kind: Dataset.open(part.place, part.version) for dataset_kind, part in made.items()
+            dataset_kind: Dataset.open(part.url, part.version) for dataset_kind, part in made.items()
         }
         for dataset in datasets.values():
             dataset.check()

@@ -59,7 +59,7 @@ def new_loader(latent_shape: tuple[int, ...], conditions: Conditions, groups: Ro
         seed=0,
         conditions=conditions.cond,
         uncond=conditions.uncond,
-        told_sizes={latent_shape: {}},
+        size_conditioning={latent_shape: {}},
         device=torch.device("cpu"),
         columns=dict,
     )
@@ -110,7 +110,7 @@ def main(samples: int, repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = new_dataset(Path(folder), samples)
         store = cast(LocalStore, dataset._commit_log.store)
-        files = sorted((Path(dataset.place) / "shards").rglob("*.parquet"))
+        files = sorted((Path(dataset.url) / "shards").rglob("*.parquet"))
         loader = partial(new_loader, dataset.plan.latent_shape, dataset.conditions())
         batches = samples // BATCH
 

@@ -84,7 +84,7 @@ def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
         seed=0,
         conditions=prompt,
         uncond={"prompt": prompt["prompt"][:1]},
-        told_sizes={latent: {}},
+        size_conditioning={latent: {}},
         device=place.device,
         columns=dict,
     )

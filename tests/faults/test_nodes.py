@@ -59,7 +59,7 @@ def test_a_node_that_goes_costs_at_most_what_was_in_flight_on_it(
             go(nodes)
 
     made = generate(recipe, str(tmp_path / "store"), disturb)
-    commit_log = open_commit_log(made.place)
+    commit_log = open_commit_log(made.url)
     assert made.quarantined == () and made.content_hash == undisturbed.newest().content_hash
     assert commit_log.verify().broken == ()
     assert max(retried) <= (2 if go is lose else 1)

@@ -38,7 +38,7 @@ def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(
 def test_a_batch_size_is_found_once_for_a_data_set(cluster: None, make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(batch_size="auto", shard_size=4)
     made = generate(recipe, str(tmp_path))
-    assert open_commit_log(made.place).plan.batch_size in (1, 2, 4)
+    assert open_commit_log(made.url).plan.batch_size in (1, 2, 4)
     assert generate(recipe, str(tmp_path)) == made
 
 
@@ -47,9 +47,9 @@ def test_a_data_set_in_a_bucket_is_made_and_repaired(
 ) -> None:
     made = generate(make_recipe({"generators": 2}), s3_url)
     assert made.content_hash == finished.newest().content_hash
-    commit_log = open_commit_log(made.place)
+    commit_log = open_commit_log(made.url)
     commit_log.store.delete(commit_log.newest().shards[1].file_key)
-    again = repair(made.place, Resources())
+    again = repair(made.url, Resources())
     assert (again.version, again.content_hash) == (2, made.content_hash)
     assert commit_log.verify().broken == ()
     assert not any(
@@ -63,7 +63,7 @@ def test_credentials_are_written_nowhere(
     assert "canary" in os.environ["AWS_SECRET_ACCESS_KEY"] and "canary" in os.environ["AWS_ACCESS_KEY_ID"]
     recipe = make_recipe(store=s3_url)
     facts = verbs.plan(recipe, 1.0)
-    commit_log = open_commit_log(generate(recipe, s3_url).place)
+    commit_log = open_commit_log(generate(recipe, s3_url).url)
     verbs.show(commit_log.url, 3, str(tmp_path / "paths.png"))
     verbs.verify(commit_log.url)
     with pytest.raises((BadInput, OSError)) as refused:

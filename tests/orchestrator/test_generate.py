@@ -55,7 +55,7 @@ def test_bytes_are_the_same_with_two_actors_of_which_one_is_killed(
             os.kill(killed[0], signal.SIGKILL)
 
     made = generate(make_recipe({"generators": 2}), str(tmp_path), kill_one)
-    commit_log = open_commit_log(made.place)
+    commit_log = open_commit_log(made.url)
     assert killed and made.quarantined == ()
     assert (made.rows, made.shards, sum(rows)) == (20, 3, 20)
     assert files(commit_log) == files(finished)
@@ -102,7 +102,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(make_recipe: MakeRecip
     kept = [file for file in commits.iterdir() if file.stat().st_mtime < killed]
     assert 3 <= len(kept) < made.shards
     assert made.content_hash == undisturbed.newest().content_hash
-    assert files(open_commit_log(made.place)) == files(undisturbed)
+    assert files(open_commit_log(made.url)) == files(undisturbed)
 
 
 def test_a_repair_makes_just_what_is_broken_and_restores_the_content(finished: CommitLog, tmp_path: Path) -> None:

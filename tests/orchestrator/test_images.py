@@ -240,17 +240,17 @@ def test_images_are_encoded_by_actors_and_mended_like_any_data_set(
     done = encode_images(recipe, str(tmp_path))
     assert (done.rows, done.shards, done.content_hash) == (5, 3, encoded.newest().content_hash)
     assert encode_images(recipe, str(tmp_path)) == done
-    commit_log = open_commit_log(done.place)
+    commit_log = open_commit_log(done.url)
     assert isinstance(commit_log.plan, ImagePlan)
     file = Path(commit_log.url) / commit_log.newest().shards[1].file_key
     file.write_bytes(b"rot")
     (broken,) = commit_log.verify().broken
     assert broken.shard == "00000002-00000004"
-    mended = repair(done.place, Resources())
+    mended = repair(done.url, Resources())
     assert (mended.version, mended.content_hash) == (2, done.content_hash)
-    facts = describe_dataset(done.place)
+    facts = describe_dataset(done.url)
     assert (facts["rows"], facts["captions"], facts["images"]) == (5, 3, recipe.data.images)
-    draw_dataset(done.place, 4, tmp_path / "sheet.png")
+    draw_dataset(done.url, 4, tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").width > 4 * 32
 
 

@@ -77,4 +77,4 @@ if __name__ == "__main__":
     with joined() as (place, folder):
         for case, job in pickle.loads((folder / JOBS).read_bytes()).items():
             why = train(job, place)
-            (folder / case / f"{place.rank}.txt").write_text(why)
+            (folder / case / f"{place.index}.txt").write_text(why)

@@ -316,15 +316,15 @@ def main(place: Rank, folder: Path) -> None:
         cases |= {name: (case, settings(stage, **told)) for name, (case, at, told) in VARIANTS.items() if stage in at}
         for name, (case, training) in cases.items():
             log, weights = run(case, training, place, DeepSpeedEngine)
-            if place.rank == 0:
+            if place.index == 0:
                 save_file(weights, folder / f"{name}-{stage}.safetensors")
                 (folder / f"{name}-{stage}.json").write_text(json.dumps(log))
         for case in (case for case in SEVERAL if is_possible(case, stage)):
             found = routes(case, settings(stage), place, DeepSpeedEngine)
-            if place.rank == 0:
+            if place.index == 0:
                 (folder / f"{case}-{stage}-routes.json").write_text(json.dumps(found))
-    (folder / f"held-{place.rank}.json").write_text(json.dumps(held(place)))
-    (folder / f"drift-{place.rank}.json").write_text(json.dumps({stage: drift(stage, place) for stage in (1, 2)}))
+    (folder / f"held-{place.index}.json").write_text(json.dumps(held(place)))
+    (folder / f"drift-{place.index}.json").write_text(json.dumps({stage: drift(stage, place) for stage in (1, 2)}))
 
 
 if __name__ == "__main__":

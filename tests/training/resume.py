@@ -59,13 +59,13 @@ def states(built: RoundNetworks) -> dict[str, Tensor]:
 def straight(case: str, stage: int, place: Rank, folder: Path) -> None:
     """In one go, and resumed by as many ranks after the first step."""
     whole = states(on(fresh(case, stage, place), case, stage, place, 0, parity.STEPS))
-    snapshot.save(on(fresh(case, stage, place), case, stage, place, 0, 1), folder / "by two", place.rank)
+    snapshot.save(on(fresh(case, stage, place), case, stage, place, 0, 1), folder / "by two", place.index)
     torch.distributed.barrier()
     resumed = fresh(case, stage, place)
-    snapshot.load(resumed, folder / "by two", place.rank)
+    snapshot.load(resumed, folder / "by two", place.index)
     assert not any(engine.grad_norm() for engine in resumed.engines.values())  # for a report before their next update
     again = states(on(resumed, case, stage, place, 1, parity.STEPS))
-    if place.rank == 0:
+    if place.index == 0:
         save_file(parity.start(case), folder / "start.safetensors")
         save_file(whole, folder / "whole.safetensors")
         differing = [name for name, value in whole.items() if not torch.equal(value, again[name])]
@@ -76,7 +76,7 @@ def alone(case: str, stage: int, place: Rank, folder: Path) -> None:
     """The second step, by one process."""
     built = fresh(case, stage, place)
     resume(built, stage, folder / "by two", place, 2)
-    snapshot.save(on(built, case, stage, place, 1, 2), folder / "by one", place.rank)
+    snapshot.save(on(built, case, stage, place, 1, 2), folder / "by one", place.index)
 
 
 def back(case: str, stage: int, place: Rank, folder: Path) -> None:
@@ -84,7 +84,7 @@ def back(case: str, stage: int, place: Rank, folder: Path) -> None:
     built = fresh(case, stage, place)
     resume(built, stage, folder / "by one", place, 1)
     found = states(on(built, case, stage, place, 2, parity.STEPS))
-    if place.rank == 0:
+    if place.index == 0:
         save_file(found, folder / "back.safetensors")
 
 
@@ -93,7 +93,7 @@ def resume(built: RoundNetworks, stage: int, folder: Path, place: Rank, world_si
     if stage:
         snapshot.load_rescaled(built, folder, place, world_size)
     else:
-        snapshot.load(built, folder, place.rank)
+        snapshot.load(built, folder, place.index)
 
 
 def run(cases: Sequence[str], folder: Path) -> None:

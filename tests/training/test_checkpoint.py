@@ -6,12 +6,14 @@ import pytest
 
 from fewstep.orchestrator.training import checkpoint
 
+FACTS = checkpoint.CheckpointFacts(world_size=1, batches="0a", scores=((5, 0.25),))
+
 
 def written(root: Path, step: int) -> Path:
     folder = checkpoint.new_folder(root, step)
     (folder / "student").mkdir(parents=True)
     (folder / "student/state.pt").write_bytes(bytes([step]) * 1000)
-    checkpoint.seal(folder, step, {"world_size": 1})
+    checkpoint.seal(folder, step, FACTS)
     return folder
 
 
@@ -19,7 +21,7 @@ def test_the_newest_checkpoint_is_found_with_its_facts(tmp_path: Path) -> None:
     written(tmp_path, 5)
     written(tmp_path, 10)
     found = checkpoint.newest(tmp_path)
-    assert found and found.step == 10 and found.facts == {"world_size": 1}
+    assert found and found.step == 10 and found.facts == FACTS
 
 
 def test_there_is_no_checkpoint_before_the_first(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def loader(groups: Groups, rows: range = range(8), seed: int = 0, device: str = 
         seed=seed,
         conditions={"prompt": torch.tensor([[10.0], [11.0], [12.0]])},
         uncond={"prompt": torch.tensor([[-1.0]])},
-        told_sizes={(1,): {}, (2,): {"size": torch.tensor([[2.0]])}},
+        size_conditioning={(1,): {}, (2,): {"size": torch.tensor([[2.0]])}},
         device=torch.device(device),
         columns=lambda columns: columns,
     )
