@@ -14,14 +14,16 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import ray
 import requests
 from pydantic import Field
-from ray.job_submission import JobSubmissionClient
 
-from fewstep.clusters.schema import Cluster, ClusterError, Job, JobState
+from fewstep.clusters.schema import Cluster, ClusterError, Job, JobState, ray_version
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 ANSWERS_S = 4.0  # a dashboard that has not answered by then is not there
 READY_S = 60.0  # for a head that already answers to accept a job
@@ -114,15 +116,17 @@ def connect(
         raise ClusterError(f"token_file: the dashboard at {address} does not take this token ({answer.text})")
     if answer.status_code != 200 or "ray_version" not in answer.text:
         raise ClusterError(f"address: what answers at {address} is no Ray dashboard")
-    if pinned and (there := answer.json()["ray_version"]) != ray.__version__:
+    if pinned and (there := answer.json()["ray_version"]) != ray_version():
         raise ClusterError(
-            f"install: the cluster runs Ray {there}, and the packages are pinned to {ray.__version__}; start it with "
+            f"install: the cluster runs Ray {there}, and the packages are pinned to {ray_version()}; start it with "
             "that version, or set install: false where its nodes have all that fewstep needs"
         )
     for name in RAY_OVERRIDES:
         os.environ.pop(name, None)
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # fewstep says itself what a person should know
+    from ray.job_submission import JobSubmissionClient
+
     return JobSubmissionClient(address, headers=headers)
 
 

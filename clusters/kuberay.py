@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import fsspec
-import ray
 import yaml
 from pydantic import Field, field_validator
 
-from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection, Job, JobState, Status
+from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection, Job, JobState, Status, ray_version
 from fewstep.clusters.state import call, program
 
 CONFIG_MAP_HOLDS = 700 * 1024  # bytes, of the 1 MiB that Kubernetes allows with all that is around them
@@ -59,7 +58,7 @@ class KubeRay(Cluster):
     kind: Literal["kuberay"] = Field(description="The kind of cluster.")
     namespace: str = Field(description="The Kubernetes namespace.")
     image: str = Field(
-        default_factory=lambda: f"rayproject/ray:{ray.__version__}-py311-gpu",
+        default_factory=lambda: f"rayproject/ray:{ray_version()}-py311-gpu",
         description="The container image of all nodes; by default Ray's own, of the version that is installed here.",
     )
     head: Pod = Field(description="The node that the driver runs on; best not a spot node.")
@@ -209,7 +208,7 @@ class KubeRay(Cluster):
             for group in self.workers
         ]
         return {
-            "rayVersion": ray.__version__,
+            "rayVersion": ray_version(),
             "authOptions": {"mode": "token"},  # the operator makes the token and keeps it in a Secret
             "enableInTreeAutoscaling": True,
             "autoscalerOptions": {"idleTimeoutSeconds": self.idle_timeout_s},

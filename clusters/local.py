@@ -11,15 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 from pydantic import Field
-from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
 from fewstep.clusters.schema import ENDED, ClusterError, Job, JobState
 from fewstep.clusters.state import alone, state_folder, token_file
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 STARTS_S = 90.0
 ENDS_S = 20.0

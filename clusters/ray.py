@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
 from fewstep.clusters.schema import ClusterError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 
 class Ray(JobsCluster):

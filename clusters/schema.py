@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,11 @@ from fewstep.clusters.bundle import Bundle
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]  # as Ray's Jobs API has them
 ENDED: tuple[Status, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
 SECRET = re.compile(r"(^|_)(TOKEN|(API)?KEY|KEY_ID|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$|SECRET", re.IGNORECASE)
+
+
+def ray_version() -> str:
+    """The version of Ray that is installed here, without importing it."""
+    return importlib.metadata.version("ray")
 
 
 class ClusterError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import socket
@@ -10,19 +11,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jsonschema
-import ray
 import yaml
 from pydantic import Field, field_validator
-from ray.job_submission import JobSubmissionClient
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
 from fewstep.clusters.schema import ClusterError, Job
 from fewstep.clusters.state import call, program, state_folder, token_file
 
-SCHEMA = Path(ray.__file__).parent / "autoscaler/ray-schema.json"
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+SCHEMA = "autoscaler/ray-schema.json"  # within Ray
 START = {  # the dashboard listens on loopback alone; it is reached through SSH
     "head_start_ray_commands": [
         "ray stop",
@@ -51,7 +53,7 @@ class Vm(JobsCluster):
         for key in START:
             if key in value:
                 raise ValueError(f"{key} is fewstep's: it turns token authentication on; leave it out")
-        schema = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text()))
+        schema = jsonschema.Draft7Validator(json.loads(_ray_folder().joinpath(SCHEMA).read_text()))
         wrong = next(schema.iter_errors(json.loads(json.dumps(value))), None)
         if wrong:
             raise ValueError(
@@ -120,6 +122,14 @@ class Vm(JobsCluster):
 
     def _up(self) -> list[str]:
         return ["up", "--yes", "--no-restart", str(self._file)]
+
+
+def _ray_folder() -> Path:
+    """Where Ray is installed, without importing it."""
+    spec = importlib.util.find_spec("ray")
+    if spec is None or spec.origin is None:
+        raise ClusterError("kind: vm takes an installed Ray; pip install 'ray[default]'")
+    return Path(spec.origin).parent
 
 
 def _free_port() -> int:

@@ -1,8 +1,10 @@
-"""compute/reproducibility.py."""
+"""Make computations repeat to the bit, and say what they depend on."""
 
 from __future__ import annotations
 
-import torch
+from fewstep.methods.lazy_torch import torch
+
+Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
 
 
 def set_up(device: str, threads: int) -> Compute:
@@ -12,6 +14,3 @@ def set_up(device: str, threads: int) -> Compute:
     torch.backends.cudnn.deterministic = True
     name = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {"device": f"{device} {name}", "torch": torch.__version__, "threads": threads}
-
-
-Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again

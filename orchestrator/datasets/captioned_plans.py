@@ -9,7 +9,8 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fewstep.orchestrator.datasets.plan import ITEM_BYTES, SCALAR_BYTES, DatasetPlan, Shard, shared_fields
+from fewstep.orchestrator.datasets.plan import SCALAR_BYTES, DatasetPlan, Shard, shared_fields
+from fewstep.orchestrator.datasets.shard_file import ITEM_BYTES
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.recipe import Recipe
 

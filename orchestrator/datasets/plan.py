@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from fewstep.orchestrator.datasets.shard_file import ITEM_BYTES
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.prompts import prompts_digest
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 4 * 1024**2  # what a reader takes at once
 SCALAR_BYTES = 3 * 8 + 4  # sample_id, seed, condition_id, guidance_scale
-ITEM_BYTES = {"float16": 2, "float32": 4}
 _SHAPES = TypeAdapter(tuple[tuple[int, ...], ...])
 
 

@@ -6,23 +6,25 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
+from fewstep.methods.lazy_torch import torch
 from fewstep.orchestrator.datasets.sealed_records import MakeError
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.storage.block_cache import Cache
 from fewstep.orchestrator.storage.store import Data, Store
 
-Columns = dict[str, Tensor]  # each [rows, ...]; the first is the rows' id, ascending
-STORED_DTYPES = {"int64": torch.int64, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_SCALARS = {torch.int64: pa.int64(), torch.float32: pa.float32()}
-_PHYSICAL = {"INT64": torch.int64, "FLOAT": torch.float32}  # Parquet's words for those
-_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Columns = dict[str, "Tensor"]  # each [rows, ...]; the first is the rows' id, ascending
+ITEM_BYTES = {"int64": 8, "float16": 2, "bfloat16": 2, "float32": 4}  # of the dtypes that files hold, by torch's names
+_SCALARS = {"int64": pa.int64(), "float32": pa.float32()}
+_PHYSICAL = {"INT64": "int64", "FLOAT": "float32"}  # Parquet's words for those
 _KEY = b"fewstep"  # of our part of the schema's metadata
 _PIECE = 1 << 24
 _HEADER = 40  # bytes of a column's only page before its values, at most; two pages take more
@@ -45,12 +47,12 @@ class Field:
     """A column as the footer describes it."""
 
     shape: tuple[int, ...]  # of a row
-    dtype: torch.dtype
+    dtype: str  # by its name, one of ITEM_BYTES
 
     @property
     def width(self) -> int:
         """Bytes of a row."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryvi
     page per row group, so that its values lie there as they do in memory.
     """
     tensors = {
-        name: {"shape": list(value.shape[1:]), "dtype": _NAMES[value.dtype]}
+        name: {"shape": list(value.shape[1:]), "dtype": _dtype_name(value)}
         for name, value in columns.items()
         if value.ndim > 1
     }
@@ -108,6 +110,11 @@ def encode(columns: Columns, rows_per_group: int, about: Json) -> tuple[memoryvi
         writer.add_key_value_metadata({_KEY: metadata})
     data = buffer.data[: sink.tell()]
     return data, _record(data, content_digest(columns))
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of one of ITEM_BYTES."""
+    return getattr(torch, name)
 
 
 def content_digest(columns: Columns) -> str:
@@ -207,7 +214,7 @@ class ShardReader:
         kind = column.physical_type
         if not (isinstance(tensors, dict) and column.name in tensors and kind == "FIXED_LEN_BYTE_ARRAY"):
             raise self._make_error(f"has a column {column.name!r} of type {kind}, which fewstep never writes")
-        field = Field(tuple(tensors[column.name]["shape"]), STORED_DTYPES[tensors[column.name]["dtype"]])
+        field = Field(tuple(tensors[column.name]["shape"]), tensors[column.name]["dtype"])
         if field.width != column.length:
             raise self._make_error(f"has a column {column.name!r} whose width is not that of its shape {field.shape}")
         return field
@@ -253,11 +260,18 @@ def _block(data: memoryview, offset: int, length: int, rows: int) -> RowGroupRec
 def _view(data: pa.Buffer, start: int, rows: int, field: Field) -> Tensor:
     """Rows of a column within a buffer, without a copy."""
     values = pa.UInt8Array.from_buffers(pa.uint8(), rows * field.width, [None, data], offset=start)
-    return torch.from_dlpack(values).view(field.dtype).view(rows, *field.shape)
+    return torch.from_dlpack(values).view(torch_dtype(field.dtype)).view(rows, *field.shape)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name not in ITEM_BYTES:
+        raise ValueError(f"a shard holds tensors of {', '.join(ITEM_BYTES)}, not of {name}")
+    return name
 
 
 def _array(value: Tensor) -> pa.Array:
     if value.ndim == 1:
-        return pa.array(value.numpy(), _SCALARS[value.dtype])
+        return pa.array(value.numpy(), _SCALARS[_dtype_name(value)])
     rows = as_bytes(value)
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows)])

@@ -22,7 +22,7 @@ from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.datasets.dataset import NULL, read_conditions
 from fewstep.orchestrator.datasets.manifest import CONDITIONS, Commit
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan, Shard
-from fewstep.orchestrator.datasets.shard_file import STORED_DTYPES, Columns
+from fewstep.orchestrator.datasets.shard_file import Columns, torch_dtype
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.images import captions_of, open_images
 from fewstep.orchestrator.inputs.webdataset import LATENT, NOISE, open_samples
@@ -118,7 +118,7 @@ class ShardSampler(ShardMaker):
     def sample(self, shard: Shard) -> tuple[Columns, list[float]]:
         """The rows of a shard and the times of their saved points. Raises ValueError where one is not finite."""
         plan, times = self.plan, torch.empty(0)
-        path = torch.empty(len(shard.samples), *plan.path_shape(shard.samples.start), dtype=STORED_DTYPES[plan.dtype])
+        path = torch.empty(len(shard.samples), *plan.path_shape(shard.samples.start), dtype=torch_dtype(plan.dtype))
         for ids, room in zip(plan.batches(shard), path.split(plan.batch_size), strict=True):
             states, times = self._sample_batch(ids)
             room.copy_(states)
@@ -127,7 +127,7 @@ class ShardSampler(ShardMaker):
 
     def _sample_batch(self, ids: range) -> tuple[Tensor, Tensor]:
         """Solve a batch. One that is cut short is filled up, so that its rows have the bits of a whole one."""
-        plan, stored = self.plan, STORED_DTYPES[self.plan.dtype]
+        plan, stored = self.plan, torch_dtype(self.plan.dtype)
         filled = [*ids, *[ids[-1]] * (plan.batch_size - len(ids))]
         columns = scalars(plan, filled)
         # The noise is rounded before it is used: the pair that is stored is the pair that was solved.
@@ -164,7 +164,7 @@ class ImageEncoder(ShardMaker):
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Latents. Raises BadInput with the first image that cannot be read."""
         shape = self.plan.sample_shape(shard.samples.start)
-        x0 = torch.empty(len(shard.samples), *shape, dtype=STORED_DTYPES[self.plan.dtype])
+        x0 = torch.empty(len(shard.samples), *shape, dtype=torch_dtype(self.plan.dtype))
         for ids, room in zip(self.plan.batches(shard), x0.split(self.plan.batch_size), strict=True):
             room.copy_(self._encode_batch(ids))
             check_finite(room, ids)
@@ -177,7 +177,7 @@ class ImageEncoder(ShardMaker):
         size = self.teacher.family.pixels(self.plan.sample_shape(ids.start))
         pixels = self._images.pixels([self._order[i] for i in ids], size)[filled].to(self.device)
         noise = torch.stack([noise_of(self.plan, i) for i in ids])[filled]
-        return self.teacher.latents(pixels, noise)[: len(ids)].to(STORED_DTYPES[self.plan.dtype]).cpu()
+        return self.teacher.latents(pixels, noise)[: len(ids)].to(torch_dtype(self.plan.dtype)).cpu()
 
 
 class Importer(ShardMaker):
@@ -195,7 +195,7 @@ class Importer(ShardMaker):
 
     def rows(self, shard: Shard) -> tuple[Columns, Json]:
         """Paths of their ends, or latents alone. Raises BadInput with the first sample that cannot be read."""
-        ids, stored = shard.samples, STORED_DTYPES[self.plan.dtype]
+        ids, stored = shard.samples, torch_dtype(self.plan.dtype)
         x0 = torch.cat([self._x0(batch) for batch in self.plan.batches(shard)]).to(stored)
         check_finite(x0, ids)
         columns = {"sample_id": torch.tensor(ids), "condition_id": torch.tensor([self._conditions[i] for i in ids])}

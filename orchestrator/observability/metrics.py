@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import ray
-from ray.util import metrics as ray_metrics
+if TYPE_CHECKING:
+    from ray.util import metrics as ray_metrics
+
 
 REFRESH_S = 5.0
 
@@ -106,7 +108,7 @@ class Recorder:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
             start = b"" if stream.read() in (b"", b"\n") else b"\n"  # where a kill cut the last line short
             stream.write(start + json.dumps(row).encode() + b"\n")
-        if ray.is_initialized():
+        if _runs_on_ray():
             for key, (metric, term) in found.items():
                 tags = self._tags | ({"term": term} if metric.has_term else {})
                 _exporter().export(metric, tags, values[key])
@@ -122,11 +124,13 @@ class Exporter:
 
     def export(self, metric: Metric, tags: Mapping[str, str], value: float) -> None:
         """One value more."""
+        from ray.util.metrics import Counter, Gauge
+
         if metric.name not in self._known:
-            cls = ray_metrics.Gauge if metric.kind == "gauge" else ray_metrics.Counter
+            cls = Gauge if metric.kind == "gauge" else Counter
             self._known[metric.name] = cls(metric.in_ray, f"{metric.help} ({metric.unit})", metric.tags)
         known = self._known[metric.name]
-        if isinstance(known, ray_metrics.Gauge):
+        if isinstance(known, Gauge):
             # Ray leaves out what is not finite: `train/not_finite` counts those.
             known.set(value, dict(tags))
             self._standing[metric.name, *tags.values()] = partial(known.set, value, dict(tags))
@@ -136,9 +140,15 @@ class Exporter:
     def _refresh(self) -> None:
         while True:
             time.sleep(REFRESH_S)
-            if ray.is_initialized():
+            if _runs_on_ray():
                 for set_again in list(self._standing.values()):
                     set_again()
+
+
+def _runs_on_ray() -> bool:
+    """Whether this process is connected to Ray, which it is not where it has never imported it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 @cache
