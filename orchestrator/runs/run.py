@@ -26,6 +26,7 @@ from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.driver_lock import BEAT_S, driver_of
 
 ABANDONED = "abandoned"
+RESULT = "result"  # within the folder of a round: what it leaves behind once it is trained
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from diffusers import DDIMScheduler
-
 from fewstep.methods.diffusion import Prediction
 from fewstep.methods.schedules import DiscreteVP, RectifiedFlow, Schedule
 
@@ -26,4 +24,6 @@ def schedule_of(config: Mapping[str, object]) -> Schedule:
     """The schedule of a diffusers scheduler's configuration; DDIM holds the table that the others derive from."""
     if config.get("use_flow_sigmas"):
         return RectifiedFlow(float(str(config.get("flow_shift", 1.0))))
+    from diffusers import DDIMScheduler
+
     return DiscreteVP(cast(DDIMScheduler, DDIMScheduler.from_config(dict(config))).alphas_cumprod)

@@ -23,7 +23,7 @@ from fewstep.orchestrator.recipe.data import Trajectories
 from fewstep.orchestrator.recipe.parsing import vary
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
-from fewstep.orchestrator.runs.run import Run, abandon, is_abandoned
+from fewstep.orchestrator.runs.run import RESULT, Run, abandon, is_abandoned
 from fewstep.orchestrator.search.objectives import (
     KID,
     STEP,
@@ -37,7 +37,6 @@ from fewstep.orchestrator.search.objectives import (
 )
 from fewstep.orchestrator.search.scoring import SELECTION, judge_trial
 from fewstep.orchestrator.students.export import export
-from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.training.round_trainer import length
 from fewstep.orchestrator.workflow.round_data import make_round_data, samples_itself, store_of

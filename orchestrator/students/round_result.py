@@ -21,7 +21,6 @@ from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.students.student import as_denoiser, trained_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 
-RESULT = "result"  # its folder, inside the round's
 Weights = Literal["result", "student"]  # what is sampled and exported, or the raw weights that training ended with
 
 

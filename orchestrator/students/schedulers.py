@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
-
-import diffusers
+from typing import TYPE_CHECKING, cast
 
 from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of
 from fewstep.orchestrator.sampling.solvers import SOLVERS, Scheduler
-from fewstep.orchestrator.students.round_result import StudentSpec
+
+if TYPE_CHECKING:
+    from diffusers import ConfigMixin
+
+    from fewstep.orchestrator.students.round_result import StudentSpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SchedulerTarget:
 _VP = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 _TRAILING = {"timestep_spacing": "trailing", **_CLEAN_END}
-OURS = {"OvershootingScheduler": OvershootingScheduler}
+OURS = frozenset({"OvershootingScheduler"})  # of pipelines/: their code travels in the exported folder
 TARGETS: dict[str, SchedulerTarget] = {
     "renoising": SchedulerTarget("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
     "ddim": SchedulerTarget("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
@@ -63,7 +64,7 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
             f"{schedule or 'of the teacher'!r}; it takes {' or '.join(target.predictions)}"
         )
     if is_flow:
-        return getattr(diffusers, target.scheduler).from_config(dict(config))
+        return cast(Scheduler, _scheduler_class(target.scheduler).from_config(dict(config)))
     zero_snr = schedule == "zero_snr" or bool(config.get("rescale_betas_zero_snr", False))
     if prediction == "epsilon" and zero_snr:
         raise BadInput(
@@ -74,17 +75,25 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
     if sampler.kind in ("renoising", "strategic"):
         _require_last_time(sampler.grid, config)
         options["original_inference_steps"] = sampler.grid
-    scheduler = OURS.get(target.scheduler) or getattr(diffusers, target.scheduler)
-    return cast(Scheduler, scheduler.from_config(dict(config), **options))
+    return cast(Scheduler, _scheduler_class(target.scheduler).from_config(dict(config), **options))
 
 
 def check_scheduler(recipe: Recipe, config: Mapping[str, object], facts: StudentSpec) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
     prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
     scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)
-    if isinstance(scheduler, diffusers.DDIMScheduler):
+    if type(scheduler).__name__ == "DDIMScheduler":
         _require_clean_end(method.student_steps, _num_train_timesteps(config))
     return scheduler
+
+
+def _scheduler_class(name: str) -> type[ConfigMixin]:
+    """One of diffusers' schedulers, or of ours."""
+    import diffusers
+
+    from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
+
+    return OvershootingScheduler if name in OURS else getattr(diffusers, name)
 
 
 def _require_last_time(grid: int, config: Mapping[str, object]) -> None:

@@ -24,8 +24,7 @@ from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import progress, say
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.runs.run import RESULT, Run
 from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer, length
 from fewstep.orchestrator.training.validation import prepare
 

@@ -28,9 +28,9 @@ from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.observability.image_grid import sheet_of
 from fewstep.orchestrator.observability.trackers import Trackers
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.runs.run import is_abandoned
+from fewstep.orchestrator.runs.run import RESULT, is_abandoned
 from fewstep.orchestrator.storage.block_cache import cache_for
-from fewstep.orchestrator.students.round_result import RESULT, StudentSpec, Weights, read_denoiser, write_result
+from fewstep.orchestrator.students.round_result import StudentSpec, Weights, read_denoiser, write_result
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher

@@ -12,9 +12,8 @@ from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Export, Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
-from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.runs.run import RESULT, Run
 from fewstep.orchestrator.students.export import export as write_student
-from fewstep.orchestrator.students.round_result import RESULT
 
 
 def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:

@@ -24,9 +24,8 @@ from fewstep.orchestrator.reports.facts import card_facts, report_facts, results
 from fewstep.orchestrator.reports.hub import check_push, push
 from fewstep.orchestrator.reports.model_card import card, write_card
 from fewstep.orchestrator.reports.run_page import write_report
-from fewstep.orchestrator.runs.run import Run, reopen
+from fewstep.orchestrator.runs.run import RESULT, Run, reopen
 from fewstep.orchestrator.students.export import export as write_student
-from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.load import holds_pipeline
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.workflow.datasets import _quarantined

@@ -21,8 +21,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.recipe.teacher import teacher_name
 from fewstep.orchestrator.runs.driver_lock import driver_of
-from fewstep.orchestrator.runs.run import recipe_of, round_folder
-from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.runs.run import RESULT, recipe_of, round_folder
 
 LOOK_S = 1.0
 PARTS = ("data", "forward", "backward", "update")  # of a step

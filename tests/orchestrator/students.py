@@ -16,11 +16,11 @@ from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.system import EvaluationSetting
 from fewstep.orchestrator.families.network import is_adapter
 from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.runs.run import RESULT
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.students.inference import inference_arguments
-from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 

@@ -15,8 +15,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.reports.facts import report_facts, results_of
 from fewstep.orchestrator.reports.run_page import page
 from fewstep.orchestrator.runs.driver_lock import driver_of
-from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.students.round_result import RESULT
+from fewstep.orchestrator.runs.run import RESULT, Run
 from fewstep.orchestrator.workflow import stages as verbs
 from fewstep.orchestrator.workflow.status import Standing, frame, standing_of, watch
 from tests import tiny

@@ -13,9 +13,8 @@ from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.runs.run import Run
+from fewstep.orchestrator.runs.run import RESULT, Run
 from fewstep.orchestrator.students.export import write
-from fewstep.orchestrator.students.round_result import RESULT
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer
 from tests import tiny
