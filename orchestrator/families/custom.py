@@ -13,7 +13,7 @@ from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import PipelineNetwork
-from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
+from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, call_factory
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -116,7 +116,7 @@ class Custom(Family[OwnPipeline]):
 def model_from(factory: str) -> OwnPipeline:
     """The pipeline of a factory's model. Raises BadInput where it cannot be had."""
     try:
-        model = made(factory)
+        model = call_factory(factory)
     except (ImportError, KeyError) as error:
         raise BadInput(
             f"teacher.factory: {factory} cannot be imported ({error}); install its package where fewstep runs, "
