@@ -1,4 +1,4 @@
-"""A folder: hard links and fsync."""
+"""Stores bytes in a folder, by hard links and fsync."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A range of a file. By the inode and the time of change who keeps it knows a file that has changed for another."""
+    """A mapped range of a file. `inode` and `changed_ns` tell the cache around it a changed file from the old one."""
     with path.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
     mapped.madvise(mmap.MADV_WILLNEED)
@@ -113,7 +113,7 @@ class LocalStore:
         return len(old)
 
     def free_bytes(self) -> float:
-        """Of the file system, where the folder is or will be."""
+        """Free space of the file system that the folder is or will be on."""
         existing = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
         return shutil.disk_usage(existing).free
 
@@ -121,8 +121,8 @@ class LocalStore:
         now = time.time()
         for path in sorted(self._root.rglob("*")):
             if path.is_file():
-                found = path.stat()
-                yield Stored(path.relative_to(self._root).as_posix(), found.st_size, now - found.st_mtime)
+                stat = path.stat()
+                yield Stored(path.relative_to(self._root).as_posix(), stat.st_size, now - stat.st_mtime)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
