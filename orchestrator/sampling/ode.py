@@ -36,11 +36,30 @@ def sample_path(
         state = noise / scheduler.scale_model_input(torch.ones_like(noise), timesteps[0])
     for t, t_next in zip_longest(timesteps, timesteps[1:]):
         x_t = scheduler.scale_model_input(state, t) if solver.is_scaled else state
-        # PNDM evaluates its first timestep twice: the state at the first of these evaluations is provisional.
+        # PNDM repeats its first step, and so evaluates where that ends twice: the state there is provisional at first.
         if t_next is None or t != t_next:
             states.append(x_t)
         state = scheduler.step(denoiser.output(x_t, t.to(noise.device)), t, state).prev_sample
     return torch.stack([*states, state], 1), _times(denoiser.schedule, timesteps.unique_consecutive())
+
+
+def unsupported_reason(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
+    """Why a solver cannot sample a teacher in so many steps, and what to do; "" where it can.
+
+    `prediction` is what the teacher's network answers with, `config` that of its scheduler.
+    """
+    solver, schedule = SOLVERS[name], schedule_of(config)
+    times = num_train_timesteps(config)
+    if prediction not in solver.predictions:
+        others = ", ".join(other for other, entry in ODE_SOLVERS.items() if prediction in entry.predictions)
+        return f"{name} cannot sample a {prediction} teacher; choose one of {others}"
+    if solver.divides_by_alpha and schedule.alpha(schedule.at(torch.ones(1))).item() == 0:
+        return f"{name} divides by alpha, which is 0 at this teacher's last time (zero terminal SNR); choose heun"
+    if solver.needs_divisor and times % steps:
+        return f"{name} takes a number of steps that divides the teacher's {times} times, not {steps}; or choose euler"
+    if solver.scheduler not in OURS and len(solver.build(config, steps).timesteps) != solver.evaluations(steps):
+        return f"diffusers' {solver.scheduler} gets {steps} steps wrong; choose another number"
+    return ""
 
 
 def _times(schedule: Schedule, timesteps: Tensor) -> Tensor:
@@ -70,22 +89,3 @@ def _analytic_dpm(
 
 
 OURS: dict[str, OwnSolver] = {"AnalyticDPM": _analytic_dpm, "Heun": _heun, "RK45": _rk45}
-
-
-def unsupported_reason(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
-    """Why a solver cannot sample a teacher in so many steps, and what to do; "" where it can.
-
-    `prediction` is what the teacher's network answers with, `config` that of its scheduler.
-    """
-    solver, schedule = SOLVERS[name], schedule_of(config)
-    times = num_train_timesteps(config)
-    if prediction not in solver.predictions:
-        others = ", ".join(other for other, entry in ODE_SOLVERS.items() if prediction in entry.predictions)
-        return f"{name} cannot sample a {prediction} teacher; choose one of {others}"
-    if solver.divides_by_alpha and schedule.alpha(schedule.at(torch.ones(1))).item() == 0:
-        return f"{name} divides by alpha, which is 0 at this teacher's last time (zero terminal SNR); choose heun"
-    if solver.needs_divisor and times % steps:
-        return f"{name} takes a number of steps that divides the teacher's {times} times, not {steps}; or choose euler"
-    if solver.scheduler not in OURS and len(solver.build(config, steps).timesteps) != solver.evaluations(steps):
-        return f"diffusers' {solver.scheduler} gets {steps} steps wrong; choose another number"
-    return ""

@@ -23,14 +23,6 @@ _MAPPED = 64  # ranges of files that stay mapped, each with a file handle
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A mapped range of a file. `inode` and `changed_ns` tell the cache around it a changed file from the old one."""
-    with path.open("rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
-    mapped.madvise(mmap.MADV_WILLNEED)
-    return memoryview(mapped)
-
-
 class LocalStore:
     """A folder on a disk, or on a network file system that knows hard links."""
 
@@ -150,6 +142,14 @@ class LocalStore:
                 f"store: no space left at {self.url} ({error.strerror}); free some and repeat the command, "
                 "which continues after the shards that are committed"
             ) from error
+
+
+def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
+    """A mapped range of a file. `inode` and `changed_ns` tell the cache around it a changed file from the old one."""
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
+    mapped.madvise(mmap.MADV_WILLNEED)
+    return memoryview(mapped)
 
 
 def _sync(folder: Path) -> None:
