@@ -1,4 +1,4 @@
-"""What went wrong, in the words of the person who can mend it."""
+"""Says what went wrong, in the words of the person who can mend it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervised pool of Ray actors: a call is a shard; the dead and the late are replaced, the hopeless set aside."""
+"""Supervises a pool of Ray actors: a call is a shard; dead and late actors are replaced, bad shards quarantined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewstep.orchestrator.errors import BadInput
 
 IN_FLIGHT = 2  # shards of one actor: one is sampled while the one before is written
 START_S = 1800.0  # for a node to come up and a teacher to be loaded
-LOOK_S = 5.0  # between looks at which nodes are told to leave
+LOOK_S = 5.0  # between looks at which nodes are to leave
 
 
 @dataclass(eq=False)
@@ -166,7 +166,7 @@ class ActorPool:
 
 
 def draining_nodes() -> set[str]:
-    """Nodes that were told to leave. Ray Train asks the same way; there is no public question for it in 2.60."""
+    """Nodes that are about to leave. Ray Train asks the same way; there is no public question for it in 2.60."""
     from ray._private.state import state
 
     return set(state.get_draining_nodes())

@@ -1,4 +1,4 @@
-"""The Ray cluster a run uses: connected to, or started here, and asked for what it can give."""
+"""Joins or starts the Ray cluster that a run uses, and finds out what it has room for."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def connect(resources: Resources) -> None:
 def require(resources: Resources, bundles: Sequence[ResourceBundle], field: str) -> None:
     """Make sure that the cluster can hold all of `bundles` at once, or raise BadInput naming `field`.
 
-    A cluster started here is as big as this machine. Another may scale up: it is asked to, and waited for
+    A cluster started here is as big as this machine. Another may scale up: its autoscaler is asked to, and has
     `resources.wait_s` seconds.
     """
     ends = time.monotonic() + (resources.wait_s if resources.address else 0)
-    said = False
+    has_requested = False
     while True:
         nodes = _alive()
         have, unplaced = _sum(nodes), _place(nodes, bundles)
@@ -52,11 +52,11 @@ def require(resources: Resources, bundles: Sequence[ResourceBundle], field: str)
                 f"{field} asks for {len(bundles)} x {_words(bundles[0])} = {_words(need)}, "
                 f"and the cluster has {_words({name: have.get(name, 0) for name in need})}{hint}"
             )
-        if not said:
+        if not has_requested:
             from ray.autoscaler.sdk import request_resources
 
             request_resources(bundles=[dict(bundle) for bundle in bundles])
-            said = True
+            has_requested = True
         say(f"waiting for the cluster: {len(unplaced)} of {len(bundles)} x {_words(bundles[0])} pending")
         time.sleep(min(5.0, max(0.1, ends - time.monotonic())))
 
@@ -83,19 +83,19 @@ def _alive() -> list[dict[str, float]]:
 def _place(nodes: list[dict[str, float]], bundles: Sequence[ResourceBundle]) -> list[ResourceBundle]:
     """The bundles that find no room; takes from the nodes what the others hold."""
     unplaced = []
-    for wanted in bundles:
-        room = next((n for n in nodes if all(n.get(name, 0) >= much for name, much in wanted.items())), {})
+    for bundle in bundles:
+        room = next((n for n in nodes if all(n.get(name, 0) >= much for name, much in bundle.items())), {})
         if not room:
-            unplaced.append(wanted)
-        for name, much in wanted.items() if room else ():
+            unplaced.append(bundle)
+        for name, much in bundle.items() if room else ():
             room[name] -= much
     return unplaced
 
 
 def _sum(bundles: Sequence[ResourceBundle]) -> dict[str, float]:
-    names = {name for held in bundles for name in held}
-    return {name: sum(held.get(name, 0) for held in bundles) for name in sorted(names)}
+    names = {name for bundle in bundles for name in bundle}
+    return {name: sum(bundle.get(name, 0) for bundle in bundles) for name in sorted(names)}
 
 
-def _words(held: ResourceBundle) -> str:
-    return " and ".join(f"{much:g} {name}" for name, much in held.items())
+def _words(bundle: ResourceBundle) -> str:
+    return " and ".join(f"{much:g} {name}" for name, much in bundle.items())

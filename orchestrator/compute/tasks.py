@@ -1,4 +1,4 @@
-"""One function on one worker."""
+"""Runs one function on one worker of the cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 def run_task(task: Callable[..., Answer], resources: Resources, *arguments: object) -> Answer:
-    """What a function returns on the cluster, with one worker's resources. Its BadInput comes back as itself."""
+    """Run a function on the cluster with one worker's resources, and return its answer or raise its BadInput."""
     require(resources, [worker_bundle(resources)], "resources.cpus_per_worker")
     with unwrap_bad_input():
         return ray.get(ray.remote(task).options(**options(resources)).remote(*arguments))
@@ -25,7 +25,7 @@ def run_task(task: Callable[..., Answer], resources: Resources, *arguments: obje
 
 @contextmanager
 def unwrap_bad_input() -> Iterator[None]:
-    """A BadInput that was raised on the cluster comes back as itself."""
+    """Raise a BadInput of the cluster's as itself, not as the cause of Ray's own error."""
     try:
         yield
     except RayTaskError as error:
@@ -35,7 +35,7 @@ def unwrap_bad_input() -> Iterator[None]:
 
 
 def options(resources: Resources) -> dict[str, Any]:
-    """What one worker holds, as Ray's tasks and actors are told it; never out of the caller's own placement group."""
+    """One worker's resources as options of Ray's tasks and actors, never out of the caller's own placement group."""
     return {
         "num_cpus": resources.cpus_per_worker,
         "num_gpus": resources.gpus_per_worker,

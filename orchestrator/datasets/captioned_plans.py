@@ -93,7 +93,7 @@ def make_image_plan(recipe: Recipe, card: TeacherCard, images: Images, captions:
     sizes = recipe.teacher.sizes
     return ImagePlan(
         **shared_fields(recipe, card, len(images), recipe.data.batch_size),
-        images=images.place,
+        images=images.path,
         images_sha256=images.digest(),
         caption_column=recipe.data.caption_column,
         size_counts=tuple(len(rows) for rows in images.arranged(sizes)) if len(sizes) > 1 else (),
@@ -110,7 +110,7 @@ def make_import_plan(
         raise BadInput("trajectories.guidance_scale: say with which one the pairs were made; 1 is none")
     return ImportPlan(
         **shared_fields(recipe, card, len(samples), recipe.data.batch_size),
-        imported_from=samples.place,
+        imported_from=samples.path,
         imported_sha256=samples.digest(),
         num_captions=len(set(captions)),
         has_noise=samples.has_noise,

@@ -13,9 +13,36 @@ from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import PipelineNetwork
-from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, made
+from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, call_factory
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
+    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
+    for condition in conditions:
+        if condition:
+            raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
+    return {"nothing": torch.zeros(len(conditions), 1)}
+
+
+@dataclass(frozen=True)
+class CustomModel:
+    """Any network that denoises samples of any shape, with what is to be known of it.
+
+    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are
+    told it: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
+    FlowMatchEulerDiscreteScheduler: its configuration says the noise levels and, as `prediction_type`, what the network
+    answers with.
+    """
+
+    network: nn.Module
+    scheduler: SchedulerMixin
+    shape: tuple[int, ...]  # of one sample, without the batch
+    encode: Callable[[Sequence[str]], dict[str, Tensor]] = nothing  # prompts to `cond`, [n, ...] each; "" is the null
+    has_null: bool = False  # was it trained with the null condition, so that it can be guided?
+    # Samples to images [n, 3, height, width] in -1..1; None where they are no pictures, and nothing is evaluated.
+    decode: Callable[[Tensor], Tensor] | None = None
 
 
 class CustomNetwork(PipelineNetwork[OwnNetwork]):
@@ -116,7 +143,7 @@ class Custom(Family[OwnPipeline]):
 def model_from(factory: str) -> OwnPipeline:
     """The pipeline of a factory's model. Raises BadInput where it cannot be had."""
     try:
-        model = made(factory)
+        model = call_factory(factory)
     except (ImportError, KeyError) as error:
         raise BadInput(
             f"teacher.factory: {factory} cannot be imported ({error}); install its package where fewstep runs, "
@@ -127,30 +154,3 @@ def model_from(factory: str) -> OwnPipeline:
     pipeline = OwnPipeline(OwnNetwork(factory, model.network), model.scheduler)
     pipeline.model = model
     return pipeline
-
-
-def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
-    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
-    for condition in conditions:
-        if condition:
-            raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
-    return {"nothing": torch.zeros(len(conditions), 1)}
-
-
-@dataclass(frozen=True)
-class CustomModel:
-    """Any network that denoises samples of any shape, with what is to be known of it.
-
-    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are
-    told it: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
-    FlowMatchEulerDiscreteScheduler: its configuration says the noise levels and, as `prediction_type`, what the network
-    answers with.
-    """
-
-    network: nn.Module
-    scheduler: SchedulerMixin
-    shape: tuple[int, ...]  # of one sample, without the batch
-    encode: Callable[[Sequence[str]], dict[str, Tensor]] = nothing  # prompts to `cond`, [n, ...] each; "" is the null
-    has_null: bool = False  # was it trained with the null condition, so that it can be guided?
-    # Samples to images [n, 3, height, width] in -1..1; None where they are no pictures, and nothing is evaluated.
-    decode: Callable[[Tensor], Tensor] | None = None

@@ -27,6 +27,7 @@ from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.pipelines.own import OwnNetwork
 
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ADAPTER = "student"  # peft's name for the low-rank weights
 Model = TypeVar(
     "Model",
@@ -144,6 +145,3 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
             f"method.adversarial_weight: a {type(self.model).__name__} shows nothing of its middle, which the "
             "discriminator looks at; set it to 0"
         )
-
-
-TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

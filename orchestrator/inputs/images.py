@@ -1,4 +1,4 @@
-"""Real pictures, from Parquet in Hugging Face's format or from a folder, with what each of them shows."""
+"""Reads real pictures and their captions, from Parquet in Hugging Face's format or from a folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from fewstep.orchestrator.files import file_hash
 from fewstep.orchestrator.inputs.prompts import READERS
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-Seen = TypeVar("Seen")
+Answer = TypeVar("Answer")
 METADATA = ("metadata.csv", "metadata.jsonl")  # as Hugging Face's imagefolder has them
 
 
 class Images(ABC):
-    """Pictures in an order. `place` is where they are, `field` the recipe's that says so."""
+    """Pictures in an order, from a file or folder at `path`, which the recipe's `field` names."""
 
-    def __init__(self, place: str, field: str) -> None:
-        self.place, self.field = place, field
+    def __init__(self, path: str, field: str) -> None:
+        self.path, self.field = path, field
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -58,32 +58,32 @@ class Images(ABC):
 
         Raises BadInput with the first that is none.
         """
-        return torch.stack(self._seen(rows, lambda picture: cut(picture.convert("RGB"), size)))
+        return torch.stack(self._each(rows, lambda picture: cut(picture.convert("RGB"), size)))
 
     def arranged(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         """The rows for each size, that of the nearest aspect. All headers are read, and BadInput raised as above."""
-        aspects, parts = [math.log(height / width) for height, width in sizes], [list[int]() for _ in sizes]
-        for row, aspect in enumerate(self._seen(range(len(self)), lambda picture: picture.height / picture.width)):
-            parts[min(range(len(sizes)), key=lambda size: abs(aspects[size] - math.log(aspect)))].append(row)
-        return parts
+        aspects, rows_of = [math.log(height / width) for height, width in sizes], [list[int]() for _ in sizes]
+        for row, aspect in enumerate(self._each(range(len(self)), lambda picture: picture.height / picture.width)):
+            rows_of[min(range(len(sizes)), key=lambda size: abs(aspects[size] - math.log(aspect)))].append(row)
+        return rows_of
 
     def digest(self) -> str:
         """SHA-256 of the one file, or over names and bytes of all."""
-        root = Path(self.place)
+        root = Path(self.path)
         if root.is_file():
             return file_hash(root)
         named = [(file.relative_to(root).as_posix(), file_hash(file)) for file in self.files]
         return hashlib.sha256(repr(named).encode()).hexdigest()
 
-    def _seen(self, rows: Sequence[int], look: Callable[[Image.Image], Seen]) -> list[Seen]:
-        """What a look at each of them says."""
-        found = list[Seen]()
+    def _each(self, rows: Sequence[int], look: Callable[[Image.Image], Answer]) -> list[Answer]:
+        """The answers of `look` to each of these pictures. Raises BadInput with the first that cannot be read."""
+        answers = list[Answer]()
         for name, data in self._encoded(rows):
             try:
-                found.append(look(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+                answers.append(look(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise self._bad(f"{name} of {self.place} cannot be read as an image ({error}); take it out") from None
-        return found
+                raise self._bad(f"{name} of {self.path} cannot be read as an image ({error}); take it out") from None
+        return answers
 
     def _bad(self, why: str) -> BadInput:
         return BadInput(f"{self.field}: {why}")
@@ -101,17 +101,17 @@ def cut(picture: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def open_images(place: str, field: str) -> Images:
+def open_images(path: str, field: str) -> Images:
     """The pictures of a Parquet file, of a folder of such files, or of a folder of image files.
 
     Raises BadInput where there are none.
     """
-    path = Path(place)
-    parquet = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    found = ParquetImages(place, field, parquet) if parquet else ImageFolder(place, field)
-    if not len(found):
-        raise BadInput(f"{field}: {place} holds no image; give Parquet with a column `image`, or a folder of images")
-    return found
+    root = Path(path)
+    parquet = [root] if root.is_file() else sorted(root.glob("*.parquet"))
+    images = ParquetImages(path, field, parquet) if parquet else ImageFolder(path, field)
+    if not len(images):
+        raise BadInput(f"{field}: {path} holds no image; give Parquet with a column `image`, or a folder of images")
+    return images
 
 
 def captions_of(images: Images, column: str) -> list[str]:
@@ -122,14 +122,14 @@ def captions_of(images: Images, column: str) -> list[str]:
 class ParquetImages(Images):
     """A column `image` of {bytes, path}, or of bytes."""
 
-    def __init__(self, place: str, field: str, files: Sequence[Path]) -> None:
-        super().__init__(place, field)
+    def __init__(self, path: str, field: str, files: Sequence[Path]) -> None:
+        super().__init__(path, field)
         self._files = list(files)
         try:
             self._parquet = [pq.ParquetFile(file) for file in files]
         except (OSError, ValueError) as error:
             why = " ".join(str(error).split())
-            raise self._bad(f"{place} cannot be read as Parquet: {why}") from None
+            raise self._bad(f"{path} cannot be read as Parquet: {why}") from None
         self._check_column("image", "")
 
     def __len__(self) -> int:
@@ -149,7 +149,7 @@ class ParquetImages(Images):
         self._check_column(column, "; name another, or none, in data.caption_column")
         read = pa.concat_tables([parquet.read([column]) for parquet in self._parquet]).column(column)
         if read.null_count or not (pa.types.is_integer(read.type) or pa.types.is_string(read.type)):
-            raise self._bad(f"the column {column!r} of {self.place} must hold text or a class's number in every row")
+            raise self._bad(f"the column {column!r} of {self.path} must hold text or a class's number in every row")
         return [str(value).strip() for value in read.to_pylist()]
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
@@ -157,11 +157,11 @@ class ParquetImages(Images):
         for parquet in self._parquet:
             for group in range(parquet.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
-                if wanted := rows[bisect.bisect_left(rows, start) : bisect.bisect_left(rows, start + count)]:
+                if group_rows := rows[bisect.bisect_left(rows, start) : bisect.bisect_left(rows, start + count)]:
                     cells = parquet.read_row_group(group, columns=["image"])["image"]
-                    for row in wanted:
-                        held = cells[row - start].as_py()
-                        data = held["bytes"] if isinstance(held, dict) else held
+                    for row in group_rows:
+                        cell = cells[row - start].as_py()
+                        data = cell["bytes"] if isinstance(cell, dict) else cell
                         yield f"row {row}", data or b""
                 start += count
 
@@ -169,15 +169,15 @@ class ParquetImages(Images):
         names = self._parquet[0].schema_arrow.names
         if not self.has(name):
             known = ", ".join(names)
-            raise self._bad(f"{self.place} has no column {name!r}{nearest(name, names)}, only {known}{mend}")
+            raise self._bad(f"{self.path} has no column {name!r}{nearest(name, names)}, only {known}{mend}")
 
 
 class ImageFolder(Images):
     """Image files at any depth. Captions are a column of metadata.csv or .jsonl beside `file_name`, or else folders."""
 
-    def __init__(self, place: str, field: str) -> None:
-        super().__init__(place, field)
-        self._root = Path(place)
+    def __init__(self, path: str, field: str) -> None:
+        super().__init__(path, field)
+        self._root = Path(path)
         self._pictures = sorted(file for file in self._root.rglob("*") if file.suffix.lower() in SUFFIXES)
         self._metadata = [self._root / name for name in METADATA if (self._root / name).is_file()][:1]
 
@@ -199,14 +199,14 @@ class ImageFolder(Images):
         if not self._metadata:
             return [self._folder(name) for name in names]
         file, table = self._metadata[0], self._table()
-        for wanted in ("file_name", column):
-            if wanted not in table.column_names:
-                raise self._bad(f"{file} has no column {wanted!r}, only {', '.join(table.column_names)}")
-        told = dict(zip(table["file_name"].to_pylist(), table[column].to_pylist(), strict=True))
+        for name in ("file_name", column):
+            if name not in table.column_names:
+                raise self._bad(f"{file} has no column {name!r}, only {', '.join(table.column_names)}")
+        captions = dict(zip(table["file_name"].to_pylist(), table[column].to_pylist(), strict=True))
         for name in names:
-            if told.get(name) is None:
+            if captions.get(name) is None:
                 raise self._bad(f"{file} says nothing of {name}; give it a {column!r}, or take the picture out")
-        return [str(told[name]).strip() for name in names]
+        return [str(captions[name]).strip() for name in names]
 
     def _table(self) -> pa.Table:
         (file,) = self._metadata
@@ -218,7 +218,7 @@ class ImageFolder(Images):
     def _folder(self, name: str) -> str:
         if "/" not in name:
             raise self._bad(
-                f"{name} of {self.place} has no caption; write {METADATA[0]} with the column `file_name`, "
+                f"{name} of {self.path} has no caption; write {METADATA[0]} with the column `file_name`, "
                 'sort the pictures into folders, or set data.caption_column=""'
             )
         return name.split("/")[-2]

@@ -1,4 +1,4 @@
-"""Prompts from the files that people keep them in."""
+"""Reads prompts from the files that people keep them in."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ Reader = Callable[[Path], pa.Table]
 
 
 def read_prompts(
-    place: str, field: str = "trajectories.prompts", column: str = "prompt", *, distinct: bool = True
+    path: str, field: str = "trajectories.prompts", column: str = "prompt", *, distinct: bool = True
 ) -> list[str]:
     """The distinct prompts of a file or of a Hugging Face `datasets` folder, in order; the empty prompt is one.
 
     A text file holds one a line; .csv, .parquet, .jsonl and folders hold a column of them. A prompt that is
-    repeated counts once, unless all are asked for. No place at all is the empty prompt, for teachers that are told
-    nothing. Raises BadInput for a place that is missing, empty or unreadable.
+    repeated counts once, unless all are asked for. An empty path is the empty prompt, for unconditional teachers.
+    Raises BadInput for a path that is missing, empty or unreadable.
     """
-    if not place:
+    if not path:
         return [""]
-    path = Path(place)
-    if not path.exists():
-        raise BadInput(f"{field}: there is no file {place}; give .txt, .csv, .parquet, .jsonl or a datasets folder")
+    source = Path(path)
+    if not source.exists():
+        raise BadInput(f"{field}: there is no file {path}; give .txt, .csv, .parquet, .jsonl or a datasets folder")
     try:
-        found = _lines(path) if path.suffix not in READERS and path.is_file() else _column(path, field, column)
+        is_text = source.suffix not in READERS and source.is_file()
+        prompts = _lines(source) if is_text else _column(source, field, column)
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        kind = path.suffix if path.suffix in READERS else "text in UTF-8 with one prompt a line"
-        raise BadInput(f"{field}: {place} cannot be read as {kind} ({error})") from None
-    if not any(found):
-        raise BadInput(f"{field}: {place} holds no prompt; write one a line")
-    return list(dict.fromkeys(found)) if distinct else found
+        kind = source.suffix if source.suffix in READERS else "text in UTF-8 with one prompt a line"
+        raise BadInput(f"{field}: {path} cannot be read as {kind} ({error})") from None
+    if not any(prompts):
+        raise BadInput(f"{field}: {path} holds no prompt; write one a line")
+    return list(dict.fromkeys(prompts)) if distinct else prompts
 
 
 def prompts_digest(prompts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Samples that were made elsewhere: WebDataset tars, or folders of the same files, as one finds them."""
+"""Reads samples that were made elsewhere: WebDataset tars, or folders of the same files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ FORM = (
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Where the bytes of one file of a sample are."""
+    """The bytes of one of a sample's files, in a tar or in a file of their own."""
 
     file: Path
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """All of them."""
+        """Read all bytes of the slice."""
         with self.file.open("rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -44,22 +44,22 @@ class FileSlice:
 class WebDatasetSamples(Images):
     """Samples in the order of their files; what belongs together has one name up to its first dot.
 
-    A picture or `latent` is what was sampled, `noise` what it was sampled from, a caption what it was told.
+    A picture or `latent` is what was sampled, `noise` what it was sampled from, a caption what it is conditioned on.
     """
 
-    def __init__(self, place: str) -> None:
-        super().__init__(place, FIELD)
-        root = Path(place)
+    def __init__(self, path: str) -> None:
+        super().__init__(path, FIELD)
+        root = Path(path)
         tars = [root] if root.suffix == ".tar" and root.is_file() else sorted(root.glob("*.tar"))
         self._tars = tars
-        found = dict[str, dict[str, FileSlice]]()
-        for name, part in self._in_tars(tars) if tars else self._in_folder(root):
+        samples = dict[str, dict[str, FileSlice]]()
+        for name, file in self._in_tars(tars) if tars else self._in_folder(root):
             folder, _, last = name.rpartition("/")
             stem, _, extension = last.partition(".")
-            found.setdefault(f"{folder}/{stem}", {})[f".{extension.lower()}"] = part
-        self._samples = {name: parts for name, parts in found.items() if self._what(parts)}
+            samples.setdefault(f"{folder}/{stem}", {})[f".{extension.lower()}"] = file
+        self._samples = {name: files for name, files in samples.items() if self._has_content(files)}
         if not self._samples:
-            raise self._bad(f"{place} holds no sample; {FORM}")
+            raise self._bad(f"{path} holds no sample; {FORM}")
         self._check_alike()
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class WebDatasetSamples(Images):
     @property
     def files(self) -> list[Path]:
         """The tars, or all files of the samples."""
-        return self._tars or sorted(part.file for parts in self._samples.values() for part in parts.values())
+        return self._tars or sorted(piece.file for files in self._samples.values() for piece in files.values())
 
     @property
     def has_noise(self) -> bool:
@@ -82,24 +82,24 @@ class WebDatasetSamples(Images):
 
     def has(self, column: str) -> bool:
         """Whether they have captions, whatever those are called."""
-        return any(extension in parts for parts in self._samples.values() for extension in CAPTIONS)
+        return any(extension in files for files in self._samples.values() for extension in CAPTIONS)
 
     def captions(self, column: str) -> list[str]:
-        """What each was told; a class is its number."""
-        return [self._caption(parts) for parts in self._samples.values()]
+        """The caption of each sample, "" where it has none; a class is its number."""
+        return [self._caption(files) for files in self._samples.values()]
 
     def tensors(self, kind: str, rows: range, shape: tuple[int, ...]) -> Tensor:
         """Noise or latents of some samples, float32. Raises BadInput for one of another shape, or that is no array."""
-        named = list(self._samples.items())[rows.start : rows.stop]
-        return torch.stack([self._tensor(name, *_find(parts, kind), shape) for name, parts in named])
+        samples = list(self._samples.items())[rows.start : rows.stop]
+        return torch.stack([self._tensor(name, *_find(files, kind), shape) for name, files in samples])
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-        named = list(self._samples.items())
-        for name, parts in (named[row] for row in rows):
-            yield name, next(part for extension, part in parts.items() if extension in SUFFIXES).read()
+        samples = list(self._samples.items())
+        for name, files in (samples[row] for row in rows):
+            yield name, next(file for extension, file in files.items() if extension in SUFFIXES).read()
 
-    def _tensor(self, name: str, extension: str, part: FileSlice, shape: tuple[int, ...]) -> Tensor:
-        data = io.BytesIO(part.read())
+    def _tensor(self, name: str, extension: str, file: FileSlice, shape: tuple[int, ...]) -> Tensor:
+        data = io.BytesIO(file.read())
         try:
             if extension.endswith(".npy"):
                 value = torch.from_numpy(np.load(data, allow_pickle=False))
@@ -107,34 +107,34 @@ class WebDatasetSamples(Images):
                 value = torch.load(data, map_location="cpu", weights_only=True)
         except (ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             why = " ".join(str(error).split())[:200]
-            raise self._bad(f"{name}{extension} of {self.place} is no plain array ({why})") from None
+            raise self._bad(f"{name}{extension} of {self.path} is no plain array ({why})") from None
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            form = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise self._bad(
-                f"{name}{extension} of {self.place} must be {list(shape)} as the teacher's latents, got {found}"
+                f"{name}{extension} of {self.path} must be {list(shape)} as the teacher's latents, got {form}"
             )
         return value.float()
 
-    def _caption(self, parts: dict[str, FileSlice]) -> str:
-        told = next((parts[extension] for extension in CAPTIONS if extension in parts), None)
-        return told.read().decode().strip() if told else ""
+    def _caption(self, files: dict[str, FileSlice]) -> str:
+        file = next((files[extension] for extension in CAPTIONS if extension in files), None)
+        return file.read().decode().strip() if file else ""
 
     def _first_has(self, kind: str) -> bool:
         return any(extension in next(iter(self._samples.values())) for extension in _names(kind))
 
-    def _what(self, parts: dict[str, FileSlice]) -> bool:
+    def _has_content(self, files: dict[str, FileSlice]) -> bool:
         """Is there something that was sampled?"""
-        return any(extension in SUFFIXES or extension in _names(LATENT) for extension in parts)
+        return any(extension in SUFFIXES or extension in _names(LATENT) for extension in files)
 
     def _check_alike(self) -> None:
-        """All have what the first has."""
+        """Raises BadInput unless all samples have what the first one has."""
         first = next(iter(self._samples.values()))
-        for kind, files in ((NOISE, _names(NOISE)), (LATENT, _names(LATENT)), ("caption", CAPTIONS)):
-            wanted = any(extension in first for extension in files)
-            for name, parts in self._samples.items():
-                if any(extension in parts for extension in files) != wanted:
+        for kind, extensions in ((NOISE, _names(NOISE)), (LATENT, _names(LATENT)), ("caption", CAPTIONS)):
+            first_has = any(extension in first for extension in extensions)
+            for name, files in self._samples.items():
+                if any(extension in files for extension in extensions) != first_has:
                     raise self._bad(
-                        f"{name} of {self.place} has {'no' if wanted else 'a'} {kind}, unlike the first sample"
+                        f"{name} of {self.path} has {'no' if first_has else 'a'} {kind}, unlike the first sample"
                     )
 
     def _in_tars(self, tars: list[Path]) -> Iterator[tuple[str, FileSlice]]:
@@ -153,17 +153,17 @@ class WebDatasetSamples(Images):
                 yield file.relative_to(root).as_posix(), FileSlice(file, 0, file.stat().st_size)
 
 
+def open_samples(path: str) -> WebDatasetSamples:
+    """The samples of a tar, of a folder of tars, or of a folder. Raises BadInput where there are none."""
+    if not Path(path).exists():
+        raise BadInput(f"{FIELD}: there is nothing at {path}")
+    return WebDatasetSamples(path)
+
+
 def _names(kind: str) -> tuple[str, ...]:
     return tuple(f".{kind}{suffix}" for suffix in TENSORS)
 
 
-def _find(parts: dict[str, FileSlice], kind: str) -> tuple[str, FileSlice]:
-    extension = next(extension for extension in _names(kind) if extension in parts)
-    return extension, parts[extension]
-
-
-def open_samples(place: str) -> WebDatasetSamples:
-    """The samples of a tar, of a folder of tars, or of a folder. Raises BadInput where there are none."""
-    if not Path(place).exists():
-        raise BadInput(f"{FIELD}: there is nothing at {place}")
-    return WebDatasetSamples(place)
+def _find(files: dict[str, FileSlice], kind: str) -> tuple[str, FileSlice]:
+    extension = next(extension for extension in _names(kind) if extension in files)
+    return extension, files[extension]

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees. All of it goes to stderr; stdout belongs to --json."""
+"""Shows the person at the terminal lines and bars, on stderr; stdout belongs to --json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of time as people write them."""
+"""Writes and reads spans of time as people do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def words(seconds: float) -> str:
-    """A span as it is said, like 12.3 s."""
+    """A span in its natural unit, like 250 ms, 12.3 s, 4.5 min or 3.2 h."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""Pictures of pictures: systems across the rows, and contact sheets."""
+"""Puts pictures together into one: a grid with a system per row, and contact sheets."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path
 
 
 def contact_sheet(pictures: Pixels, columns: int, file: Path) -> None:
-    """Pictures in reading order."""
+    """Write pictures in reading order to a PNG file."""
     _save(sheet_of(pictures, columns), file)
 
 
 def sheet_of(pictures: Pixels, columns: int) -> Image.Image:
-    """The same, not yet in a file."""
+    """Pictures in reading order, as an image that is not yet in a file."""
     tall, wide = _tile(pictures)
     across, down = wide + GAP_PX, tall + GAP_PX
     rows = -(-len(pictures) // columns)
@@ -56,7 +56,7 @@ def sheet_of(pictures: Pixels, columns: int) -> Image.Image:
 
 
 def _tile(pictures: Pixels) -> tuple[int, int]:
-    """Height and width."""
+    """Height and width of a picture after enlargement."""
     _, height, width, _ = pictures.shape
     times = max(1, TILE_PX // max(height, width))
     return height * times, width * times

@@ -1,4 +1,4 @@
-"""Line charts by matplotlib, as inline SVG whose colours and fonts the page decides."""
+"""Draws line charts by matplotlib, as inline SVG whose colours and fonts the page decides."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
 
 INCHES = (5.6, 3.5)
-# matplotlib writes a colour as it was given, so each of these stands for a variable of the page's style sheet.
-INKS = {name: f"#fe00{place:02x}" for place, name in enumerate(("student", "teacher", "null", "third", "fourth"))}
+# matplotlib writes a colour as it gets it, so each of these stands for a variable of the page's style sheet.
+INKS = {name: f"#fe00{index:02x}" for index, name in enumerate(("student", "teacher", "null", "third", "fourth"))}
 SOFT, LINE = "#fe00f0", "#fe00f1"
 VARIABLES = {ink: name for name, ink in INKS.items()} | {SOFT: "soft", LINE: "line"}
 STYLE: dict = {
@@ -65,9 +65,9 @@ def line_chart(series: Sequence[Series], x_name: str, y_name: str, *, bands: Seq
         values = [y for line in series for _, y in line.points]
         values += [end for line in series for ends in line.intervals for end in ends] + [band.high for band in bands]
         floor, top = 0.8 * min(value for value in values if value > 0), 1.25 * max(values)
-        for place, line in enumerate(series):
+        for index, line in enumerate(series):
             # Side by side, so that one interval does not hide another.
-            _draw(axes, line, floor, 1 + 0.04 * (place - (len(series) - 1) / 2) if log_x else 1.0)
+            _draw(axes, line, floor, 1 + 0.04 * (index - (len(series) - 1) / 2) if log_x else 1.0)
         for band in bands:
             low, high = max(band.low, floor), max(band.high, 1.05 * floor)
             axes.axhspan(low, high, color=INKS[band.ink], alpha=0.25, linewidth=0, label=band.name)

@@ -1,4 +1,4 @@
-"""Every number that fewstep measures while it runs: one registry for Ray's metrics, JSONL files and dashboards."""
+"""Names every number that fewstep measures while it runs, and records it: in JSONL files, and in Ray's metrics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def in_ray(self) -> str:
-        """Its name as Ray is told it."""
+        """Its name in Ray, where a name has no slashes."""
         return "fewstep_" + self.name.replace("/", "_")
 
     @property
@@ -101,15 +101,15 @@ class Recorder:
         self._file, self._tags = file, {"run": run, "method": method}
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """One row. Raises KeyError for a key that is not in the registry."""
-        found = {key: find(key) for key in values}
+        """Append a row. Raises KeyError for a key that is not in the registry."""
+        metrics = {key: find(key) for key in values}
         row = {"step": step, "unix_s": round(time.time(), 3), **values}
         with self._file.open("a+b") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
             start = b"" if stream.read() in (b"", b"\n") else b"\n"  # where a kill cut the last line short
             stream.write(start + json.dumps(row).encode() + b"\n")
         if _runs_on_ray():
-            for key, (metric, term) in found.items():
+            for key, (metric, term) in metrics.items():
                 tags = self._tags | ({"term": term} if metric.has_term else {})
                 _exporter().export(metric, tags, values[key])
 
@@ -118,24 +118,24 @@ class Exporter:
     """This process's numbers for Ray, which forgets a gauge 20 s after it was set: each is set again until the end."""
 
     def __init__(self) -> None:
-        self._known: dict[str, ray_metrics.Gauge | ray_metrics.Counter] = {}
+        self._metrics: dict[str, ray_metrics.Gauge | ray_metrics.Counter] = {}
         self._standing: dict[tuple[str, ...], Callable[[], None]] = {}  # sets each gauge to its last value
         threading.Thread(target=self._refresh, daemon=True, name="metrics").start()
 
     def export(self, metric: Metric, tags: Mapping[str, str], value: float) -> None:
-        """One value more."""
+        """Set a gauge to a value, or add the value to a counter."""
         from ray.util.metrics import Counter, Gauge
 
-        if metric.name not in self._known:
+        if metric.name not in self._metrics:
             cls = Gauge if metric.kind == "gauge" else Counter
-            self._known[metric.name] = cls(metric.in_ray, f"{metric.help} ({metric.unit})", metric.tags)
-        known = self._known[metric.name]
-        if isinstance(known, Gauge):
+            self._metrics[metric.name] = cls(metric.in_ray, f"{metric.help} ({metric.unit})", metric.tags)
+        ray_metric = self._metrics[metric.name]
+        if isinstance(ray_metric, Gauge):
             # Ray leaves out what is not finite: `train/not_finite` counts those.
-            known.set(value, dict(tags))
-            self._standing[metric.name, *tags.values()] = partial(known.set, value, dict(tags))
+            ray_metric.set(value, dict(tags))
+            self._standing[metric.name, *tags.values()] = partial(ray_metric.set, value, dict(tags))
         elif value:
-            known.inc(value, dict(tags))
+            ray_metric.inc(value, dict(tags))
 
     def _refresh(self) -> None:
         while True:

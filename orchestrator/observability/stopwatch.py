@@ -1,4 +1,4 @@
-"""Where the seconds of a training step go, without stopping the device to find out."""
+"""Measures where the seconds of a training step go, without stopping the device to find out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Stopwatch:
         self._on_gpu = device.type == "cuda"
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []
 
-    def mark(self, part: str = "") -> None:
-        """What was done since the mark before was `part`; without a name it does not count."""
-        self._marks.append((part, self._now()))
+    def mark(self, phase: str = "") -> None:
+        """End a phase, which began at the mark before; time before a mark without a name does not count."""
+        self._marks.append((phase, self._now()))
 
     def read(self) -> dict[str, float]:
-        """The seconds of each part since the last reading; waits for the device to reach the last mark."""
+        """The seconds of each phase since the last reading; waits for the device to reach the last mark."""
         seconds: defaultdict[str, float] = defaultdict(float)
-        for (_, start), (part, end) in itertools.pairwise(self._marks):
-            seconds[part] += _between(start, end)
+        for (_, start), (phase, end) in itertools.pairwise(self._marks):
+            seconds[phase] += _between(start, end)
         self._marks.clear()
         seconds.pop("", None)
         return dict(seconds)

@@ -1,4 +1,4 @@
-"""Where training is followed besides its own files: TensorBoard, Weights & Biases, MLflow, through their libraries."""
+"""Follows training in TensorBoard, Weights & Biases or MLflow, through their libraries, besides its own files."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ class MLflow:
     def __init__(self, recipe: Followed, folder: Path, start: int) -> None:
         import mlflow
 
-        self._mlflow, known = mlflow, folder / "mlflow-run"
+        self._mlflow, id_file = mlflow, folder / "mlflow-run"
         mlflow.set_experiment(PROJECT)
         name = f"{Path(recipe.output).name}/{folder.name}"
-        run = mlflow.start_run(known.read_text()) if known.exists() else mlflow.start_run(run_name=name)
-        if not known.exists():
-            write_whole(known, run.info.run_id)
+        run = mlflow.start_run(id_file.read_text()) if id_file.exists() else mlflow.start_run(run_name=name)
+        if not id_file.exists():
+            write_whole(id_file, run.info.run_id)
             mlflow.log_dict(dict(recipe.resolved()), "recipe.json")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a class, sampled in pixel space: a diffusers pipeline that needs nothing but diffusers.
+"""Samples pictures of a class in pixel space: a diffusers pipeline that needs nothing but diffusers.
 
 It is saved with a copy of this file beside the weights, so that no other package is needed to load it:
 
@@ -74,34 +74,34 @@ class ClassConditionalPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         x = latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
-        embedded = self._embed_guidance(torch.full((len(labels),), guidance_scale, device=device))
-        is_doubled = guidance_scale > 1 and embedded is None
+        guidance_embedding = self._embed_guidance(torch.full((len(labels),), guidance_scale, device=device))
+        is_doubled = guidance_scale > 1 and guidance_embedding is None
         if is_doubled and not self.has_null_class:
             raise ValueError(
                 f"guidance_scale: {guidance_scale:g} needs a null class, and there is none; 1 is no guidance"
             )
         if is_doubled:
             labels = torch.cat([labels, torch.full_like(labels, self.null_class)])
-        known = inspect.signature(self.scheduler.step).parameters
-        options = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in known}
+        parameters = inspect.signature(self.scheduler.step).parameters
+        options = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in parameters}
         times = self.progress_bar(self.scheduler.timesteps)  # pyright: ignore[reportCallIssue] - decorated
         for t in times:  # pyright: ignore[reportGeneralTypeIssues]
-            seen = self.scheduler.scale_model_input(torch.cat([x, x]) if is_doubled else x, t)
-            told = self._predict(seen, t, labels, embedded)
+            x_in = self.scheduler.scale_model_input(torch.cat([x, x]) if is_doubled else x, t)
+            output = self._predict(x_in, t, labels, guidance_embedding)
             if is_doubled:
-                conditional, unconditional = told.chunk(2)
-                told = unconditional + guidance_scale * (conditional - unconditional)
-            x = self.scheduler.step(told, t, x, **options, return_dict=False)[0]
+                conditional, unconditional = output.chunk(2)
+                output = unconditional + guidance_scale * (conditional - unconditional)
+            x = self.scheduler.step(output, t, x, **options, return_dict=False)[0]
         self.maybe_free_model_hooks()
         images = self._convert(self.decode(x), output_type)
         if not return_dict:
             return (images,)
         return ImagePipelineOutput(images)  # pyright: ignore[reportArgumentType] - tensors too, as everywhere
 
-    def _predict(self, x: Tensor, t: Tensor, labels: Tensor, embedded: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, labels: Tensor, guidance_embedding: Tensor | None) -> Tensor:
         if isinstance(self.unet, UNet2DModel):
             return self.unet(x, t, labels).sample
-        return self.unet(x, t, None, class_labels=labels, timestep_cond=embedded).sample
+        return self.unet(x, t, None, class_labels=labels, timestep_cond=guidance_embedding).sample
 
     def _embed_guidance(self, guidance_scale: Tensor) -> Tensor | None:
         """The guidance input of the UNet, as StableDiffusionPipeline has it; None where the UNet has none."""

@@ -1,4 +1,4 @@
-"""DDIM that goes two steps towards clean data and one back in fresh noise: a scheduler that needs diffusers alone.
+"""Steps like DDIM, two towards clean data and one back in fresh noise: a scheduler that needs diffusers alone.
 
 It is saved with a copy of this file beside its configuration, so that no other package is needed to load it:
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import DDIMScheduler
@@ -33,8 +32,9 @@ class OvershootingScheduler(DDIMScheduler):
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """From timestep t in N steps of T: to t - 2 T / N without noise, from there back to t - T / N."""
-        believed = cast(DDIMSchedulerOutput, super().step(model_output, timestep, sample))
-        x0 = cast(Tensor, believed.pred_original_sample)
+        output = super().step(model_output, timestep, sample)
+        assert isinstance(output, DDIMSchedulerOutput) and output.pred_original_sample is not None
+        x0 = output.pred_original_sample
         stride = self.config["num_train_timesteps"] // self.num_inference_steps
         level, near, far = (self._level(int(timestep) - steps * stride) for steps in range(3))
         eps = (sample - level.sqrt() * x0) / (1 - level).sqrt()
@@ -45,7 +45,7 @@ class OvershootingScheduler(DDIMScheduler):
         return DDIMSchedulerOutput(state, x0) if return_dict else (state, x0)
 
     def _level(self, timestep: int) -> Tensor:
-        """alpha^2."""
+        """alpha^2 at a timestep; before the first one, that of clean data."""
         return self.alphas_cumprod[timestep] if timestep >= 0 else self.final_alpha_cumprod
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: object) -> None:

@@ -1,4 +1,4 @@
-"""Samples of a model that is no diffusers class: a diffusers pipeline around what a factory makes.
+"""Samples a model that is no diffusers class: a diffusers pipeline around what a factory makes.
 
 It is saved with copies of this file, so that loading it takes diffusers and the package of the factory alone:
 
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import Protocol, Self
 
 import torch
 from diffusers import (
@@ -41,8 +41,8 @@ class Model(Protocol):
     decode: Callable[[Tensor], Tensor] | None
 
 
-def made(factory: str) -> Model:
-    """What `package.module:function` returns."""
+def call_factory(factory: str) -> Model:
+    """Import `package.module:function` and call it. Raises ImportError or KeyError where there is none."""
     module, _, name = factory.partition(":")
     return vars(importlib.import_module(module))[name]()
 
@@ -55,12 +55,12 @@ class OwnNetwork(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, factory: str, network: nn.Module | None = None) -> None:
-        """`network` is what the factory made, where it has been asked already."""
+        """`network` is that of the factory's model, where the factory has run already."""
         super().__init__()
-        self.network = network or made(factory).network
+        self.network = network or call_factory(factory).network
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Samples [b, *shape] at times [b] to what the network says of them."""
+        """The network's raw output for samples [b, *shape] at times [b]."""
         return self.network(x_t, time, cond)
 
     @classmethod
@@ -86,7 +86,7 @@ class OwnPipeline(DiffusionPipeline):
     @cached_property
     def model(self) -> Model:
         """What the factory returns."""
-        return made(self.network.config["factory"])
+        return call_factory(self.network.config["factory"])
 
     @torch.no_grad()
     def __call__(
@@ -115,23 +115,24 @@ class OwnPipeline(DiffusionPipeline):
         if guidance_scale > 1:
             null = self._encode([negative] * len(conditions))
             cond = {name: torch.cat([value, null[name]]) for name, value in cond.items()}
-        known = inspect.signature(self.scheduler.step).parameters
-        options = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in known}
+        parameters = inspect.signature(self.scheduler.step).parameters
+        options = {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in parameters}
         times = self.progress_bar(self.scheduler.timesteps)  # pyright: ignore[reportCallIssue] - decorated
         for t in times:  # pyright: ignore[reportGeneralTypeIssues]
-            seen = torch.cat([x, x]) if guidance_scale > 1 else x
-            told = self.network(seen, t.to(device).expand(len(seen)), cond)
+            x_in = torch.cat([x, x]) if guidance_scale > 1 else x
+            output = self.network(x_in, t.to(device).expand(len(x_in)), cond)
             if guidance_scale > 1:
-                conditional, unconditional = told.chunk(2)
-                told = unconditional + guidance_scale * (conditional - unconditional)
-            x = self.scheduler.step(told, t, x, **options, return_dict=False)[0]
+                conditional, unconditional = output.chunk(2)
+                output = unconditional + guidance_scale * (conditional - unconditional)
+            x = self.scheduler.step(output, t, x, **options, return_dict=False)[0]
         self.maybe_free_model_hooks()
         if self.model.decode is not None and output_type != "latent":
             x = (self.model.decode(x).float() / 2 + 0.5).clamp(0, 1)
         return ImagePipelineOutput(x) if return_dict else (x,)  # pyright: ignore[reportArgumentType] - as everywhere
 
     def _set_times(self, steps: int) -> None:
-        scheduler, device = cast(SchedulerMixin, self.scheduler), self._execution_device
+        scheduler: SchedulerMixin = self.scheduler
+        device = self._execution_device
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler):
             # By themselves they spend the last step on what little is left a thousandth before clean data.
             scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
@@ -140,8 +141,8 @@ class OwnPipeline(DiffusionPipeline):
 
     def _encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         device, dtype = self._execution_device, self.network.dtype
-        told = self.model.encode(list(conditions)).items()
-        return {name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in told}
+        cond = self.model.encode(list(conditions)).items()
+        return {name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in cond}
 
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: object) -> None:
         """Write model_index.json, as save_pretrained does at its end, and this file as pipeline.py."""

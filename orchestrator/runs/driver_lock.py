@@ -1,4 +1,4 @@
-"""One live driver per directory."""
+"""Tells whether a live driver works in a directory, on this machine or another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run directory: whose recipe it is, who works in it, and what is done."""
+"""Keeps a run directory: whose recipe it is, who works in it, and what is done."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import psutil
 import yaml
@@ -28,6 +29,25 @@ from fewstep.orchestrator.runs.driver_lock import BEAT_S, driver_of
 ABANDONED = "abandoned"
 RESULT = "result"  # within the folder of a round: what it leaves behind once it is trained
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
+
+
+class DataRecord(TypedDict):
+    """A version of a data set that a round read."""
+
+    path: str
+    version: int
+    content_hash: str
+
+
+class RunRecord(TypedDict):
+    """What run.json holds."""
+
+    recipe: str  # its hash
+    rounds: dict[str, object]
+    stages: dict[str, float]  # seconds that each took, over all attempts
+    versions: dict[str, str]
+    manifests: NotRequired[dict[str, DataRecord]]  # by the names of the rounds
+    pinned: NotRequired[dict[str, dict[str, tuple[str, int]]]]  # a search's data: path and version by round and kind
 
 
 class Run:
@@ -54,8 +74,8 @@ class Run:
             self._write({"recipe": recipe_hash(recipe), "rounds": {}, "stages": {}, "versions": versions()})
 
     @property
-    def facts(self) -> Json:
-        """What is recorded so far."""
+    def facts(self) -> RunRecord:
+        """What is recorded so far, read anew."""
         return json.loads(self._file.read_text())
 
     def round_folder(self, number: int, round: Round) -> Path:
@@ -64,26 +84,27 @@ class Run:
 
     def record(self, section: str, key: str, value: object) -> None:
         """Note a fact, like what a stage took."""
-        facts = dict(self.facts)
-        part = facts.get(section, {})
-        assert isinstance(part, dict)
-        self._write(facts | {section: part | {key: value}})
+        facts: Json = self.facts
+        values = facts.get(section, {})
+        assert isinstance(values, dict)
+        self._write({**facts, section: values | {key: value}})
 
     def recorded(self, section: str, key: str) -> object:
         """A fact noted before, or an empty string."""
-        part = self.facts.get(section, {})
-        assert isinstance(part, dict)
-        return part.get(key, "")
+        facts: Json = self.facts
+        values = facts.get(section, {})
+        assert isinstance(values, dict)
+        return values.get(key, "")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage; what an interrupted attempt took is not lost."""
-        before = self.recorded("stages", name)
+        before = self.facts["stages"].get(name, 0.0)
         started = time.time()
         try:
             yield
         finally:
-            self.record("stages", name, round(float(str(before or 0)) + time.time() - started, 2))
+            self.record("stages", name, round(before + time.time() - started, 2))
 
     @contextmanager
     def driven(self) -> Iterator[None]:
@@ -143,8 +164,8 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """What ran: packages, and fewstep's own revision where it runs from a checkout."""
-    found = {name: importlib.metadata.version(name) for name in VERSIONS}
+    """The versions of what runs: packages, and fewstep's own revision where it runs from a checkout."""
+    packages = {name: importlib.metadata.version(name) for name in VERSIONS}
     here = Path(__file__).parent
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return found | ({"git": git.stdout.strip()} if git.returncode == 0 else {})
+    return packages | ({"git": git.stdout.strip()} if git.returncode == 0 else {})

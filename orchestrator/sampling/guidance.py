@@ -1,4 +1,4 @@
-"""Classifier-free guidance for a batch of samples."""
+"""Composes a teacher with classifier-free guidance, for a batch of samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GuidedDenoiser:
         self._is_guided = not teacher.has_guidance_input and bool((guidance_scale != 1).any())
 
     def output(self, x_t: Tensor, time: Tensor, rows: Tensor | slice = ALL) -> Tensor:
-        """What the network answers of these rows' samples when it is told `time`, in float32."""
+        """The guided output of the network at its own `time` for these rows' samples, in float32."""
         cond = {name: value[rows] for name, value in self._cond.items()}
         time = time.expand(len(x_t))
         if self._teacher.has_guidance_input:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fewstep.methods.diffusion import Estimate, coefficients, expand
+from fewstep.methods.diffusion import coefficients, expand
 from fewstep.methods.schedules import EDM, DiscreteVP, Schedule
+from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 
 # Dormand and Prince, A family of embedded Runge-Kutta formulae, 1980, table 2: where slopes are taken, the slopes
 # that lead there, and the difference between fifth and fourth order. The last slope is the next step's first.
@@ -31,17 +31,7 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 FIRST_STEP = 1 / 20  # of the whole way; a bad guess costs one step
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 
-Slope = Callable[[Tensor, Tensor, Tensor], Tensor]  # of states at places [b], of the samples with these numbers [b]
-
-
-class Teacher(Protocol):
-    """What it believes of the samples with these numbers, at times [b]."""
-
-    schedule: Schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, rows: Tensor, /) -> Estimate:
-        """At states x_t [b, *latent]."""
-        ...
+Slope = Callable[[Tensor, Tensor, Tensor], Tensor]  # of states [b, *x] at s [b]; last, their numbers [b] in the batch
 
 
 def trailing(schedule: Schedule, steps: int) -> Tensor:
@@ -67,29 +57,29 @@ def _cleanest(schedule: Schedule) -> Tensor:
     return torch.tensor(first, dtype=torch.float64)
 
 
-def heun(teacher: Teacher, noise: Tensor, times: Tensor) -> Tensor:
+def heun(denoiser: GuidedDenoiser, noise: Tensor, times: Tensor) -> Tensor:
     """The states [b, times, *latent] by Heun's method; the step to clean data is Euler's."""
-    angles, rows = _angles(teacher.schedule, times), torch.arange(len(noise), device=noise.device)
+    angles, rows = _angles(denoiser.schedule, times), torch.arange(len(noise), device=noise.device)
     z, states = noise, [noise]
     for (t, s), h in zip(pairwise(times[:-1].float()), angles.diff().float(), strict=False):
-        slope = _velocity(teacher, z, t.expand(len(z)), rows)
-        z = z + h / 2 * (slope + _velocity(teacher, z + h * slope, s.expand(len(z)), rows))
+        slope = _velocity(denoiser, z, t.expand(len(z)), rows)
+        z = z + h / 2 * (slope + _velocity(denoiser, z + h * slope, s.expand(len(z)), rows))
         states.append(z)
-    return _finished(teacher, torch.stack(states, 1), times[:-1])
+    return _finished(denoiser, torch.stack(states, 1), times[:-1])
 
 
-def rk45(teacher: Teacher, noise: Tensor, times: Tensor, tolerance: float) -> Tensor:
+def rk45(denoiser: GuidedDenoiser, noise: Tensor, times: Tensor, tolerance: float) -> Tensor:
     """The states [b, times, *latent] by Dormand and Prince's method, which stops at every time.
 
     The ODE ends where networks' training does; the rest of the way to clean data is one step of Euler's.
     """
-    schedule = teacher.schedule
-    known = torch.cat([times[:-1], _cleanest(schedule).to(times)[None]])
+    schedule = denoiser.schedule
+    noisy = torch.cat([times[:-1], _cleanest(schedule).to(times)[None]])
 
     def slope(z: Tensor, angle: Tensor, rows: Tensor) -> Tensor:
-        return _velocity(teacher, z, schedule.time_of(angle.tan()).float(), rows)
+        return _velocity(denoiser, z, schedule.time_of(angle.tan()).float(), rows)
 
-    states = _finished(teacher, integrate(slope, noise, _angles(schedule, known), tolerance), known)
+    states = _finished(denoiser, integrate(slope, noise, _angles(schedule, noisy), tolerance), noisy)
     return torch.cat([states[:, :-2], states[:, -1:]], 1)
 
 
@@ -97,19 +87,19 @@ def _angles(schedule: Schedule, times: Tensor) -> Tensor:
     return torch.atan2(schedule.sigma(times).double(), schedule.alpha(times).double())
 
 
-def _velocity(teacher: Teacher, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-    alpha, sigma = coefficients(teacher.schedule, t, z)
+def _velocity(denoiser: GuidedDenoiser, z: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+    alpha, sigma = coefficients(denoiser.schedule, t, z)
     norm = torch.hypot(alpha, sigma)
-    x0, eps = teacher(norm * z, t, rows)
+    x0, eps = denoiser(norm * z, t, rows)
     return (alpha * eps - sigma * x0) / norm
 
 
-def _finished(teacher: Teacher, states: Tensor, times: Tensor) -> Tensor:
+def _finished(denoiser: GuidedDenoiser, states: Tensor, times: Tensor) -> Tensor:
     """From states z at noisy times to states x_t, with clean data at the end."""
-    alpha, sigma = coefficients(teacher.schedule, times.float(), states[0])
+    alpha, sigma = coefficients(denoiser.schedule, times.float(), states[0])
     states = torch.hypot(alpha, sigma) * states
     rows = torch.arange(len(states), device=states.device)
-    clean = teacher(states[:, -1], times[-1:].float().expand(len(states)), rows).x0
+    clean = denoiser(states[:, -1], times[-1:].float().expand(len(states)), rows).x0
     return torch.cat([states, clean[:, None]], 1)
 
 
@@ -140,7 +130,7 @@ def integrate(slope: Slope, start: Tensor, stops: Tensor, tolerance: float) -> T
         passed = passed + arrives
         states[rows[arrives], passed[arrives]] = x[arrives]
         going = passed + 1 < len(stops)
-        rows, x, s, passed, size, first = (part[going] for part in (rows, x, s, passed, size, first))
+        rows, x, s, passed, size, first = (tensor[going] for tensor in (rows, x, s, passed, size, first))
     return states
 
 

@@ -1,10 +1,10 @@
-"""The solvers a teacher can be sampled with: one table for generation and for the baselines of evaluation."""
+"""Lists the solvers a teacher can be sampled with: one table for generation and for the baselines of evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ ANY = (*VP, *FLOW)
 class Solver:
     """A way from noise to data. It starts at the schedule's last time, and its last step lands on clean data."""
 
-    scheduler: str  # a diffusers class, or one of `orchestrator.sampling.OURS`
+    scheduler: str  # a diffusers class, or one of `sampling.ode.OURS`
     options: Mapping[str, object] = field(default_factory=dict)
     predictions: tuple[str, ...] = VP  # of the teachers that it can sample
     evaluations: Callable[[int], int] = lambda steps: steps  # of the network, for a number of steps
@@ -59,12 +59,10 @@ class Solver:
         import diffusers
 
         scheduler = getattr(diffusers, self.scheduler).from_config(dict(config), **self.options)
-        if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-            # By itself it spends the last step on what little is left a thousandth before clean data.
-            scheduler.set_timesteps(sigmas=falling(steps))
-        else:
-            scheduler.set_timesteps(steps)
-        return cast(Scheduler, scheduler)
+        # By itself it spends the last step on what little is left a thousandth before clean data.
+        is_flow_match = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+        scheduler.set_timesteps(**{"sigmas": falling(steps)} if is_flow_match else {"num_inference_steps": steps})
+        return scheduler
 
     def steps_within(self, evaluations: int, times: int) -> int:
         """The most steps that so many evaluations are enough for, on a schedule of so many times."""
@@ -82,7 +80,7 @@ def falling(steps: int) -> list[float]:
 _TRAILING = {"timestep_spacing": "trailing"}
 _SIGMAS = {**_TRAILING, "use_karras_sigmas": False}
 SOLVERS: dict[str, Solver] = {
-    # `orchestrator.judge` tells it the variance that it was calibrated to, and what draws its noise.
+    # `evaluation.Evaluator` adds the variances that it calibrated, and the generators that draw its noise.
     "analytic-dpm": Solver("AnalyticDPM", predictions=ANY, is_stochastic=True),
     "ddim": Solver("DDIMScheduler", {**_TRAILING, "set_alpha_to_one": True, "clip_sample": False}, needs_divisor=True),
     "dpm++": Solver(

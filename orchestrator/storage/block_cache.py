@@ -1,4 +1,4 @@
-"""A folder that keeps what was read from far away, up to a size."""
+"""Keeps what was read from a bucket in a folder on this machine, up to a size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Uncached:
     """Every block comes from its store."""
 
     def get(self, sha256: str, fetch: Callable[[], Data]) -> Data:
-        """Fetch it."""
+        """Fetch the block."""
         return fetch()
 
 
@@ -57,20 +57,20 @@ class BlockCache:
 
     def _keep(self, path: Path, data: Data) -> None:
         """Write the block, after the least recently used ones have made room."""
-        held = [(found.st_mtime, found.st_size, file) for file in self._folder.iterdir() if (found := _stat(file))]
-        excess = sum(size for _, size, _ in held) + len(data) - self._limit_bytes
-        for _, size, file in sorted(held):
+        blocks = [(stat.st_mtime, stat.st_size, file) for file in self._folder.iterdir() if (stat := _stat(file))]
+        excess = sum(size for _, size, _ in blocks) + len(data) - self._limit_bytes
+        for _, size, file in sorted(blocks):
             if excess <= 0:
                 break
             file.unlink(missing_ok=True)
             excess -= size
-        fresh = self._folder / f".{uuid.uuid4().hex}"
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        temporary = self._folder / f".{uuid.uuid4().hex}"
+        temporary.write_bytes(data)
+        temporary.replace(path)
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """Of a file that another process may just have removed."""
+    """The size and times of a file; None where another process has just removed it."""
     try:
         return file.stat()
     except FileNotFoundError:

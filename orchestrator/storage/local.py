@@ -1,4 +1,4 @@
-"""A folder: hard links and fsync."""
+"""Stores bytes in a folder, by hard links and fsync."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ from fewstep.orchestrator.storage.store import Stored, check_key
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 _MAPPED = 64  # ranges of files that stay mapped, each with a file handle
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
-    """A range of a file. By the inode and the time of change who keeps it knows a file that has changed for another."""
-    with path.open("rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
-    mapped.madvise(mmap.MADV_WILLNEED)
-    return memoryview(mapped)
 
 
 class LocalStore:
@@ -113,7 +105,7 @@ class LocalStore:
         return len(old)
 
     def free_bytes(self) -> float:
-        """Of the file system, where the folder is or will be."""
+        """Free space of the file system that the folder is or will be on."""
         existing = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
         return shutil.disk_usage(existing).free
 
@@ -121,8 +113,8 @@ class LocalStore:
         now = time.time()
         for path in sorted(self._root.rglob("*")):
             if path.is_file():
-                found = path.stat()
-                yield Stored(path.relative_to(self._root).as_posix(), found.st_size, now - found.st_mtime)
+                stat = path.stat()
+                yield Stored(path.relative_to(self._root).as_posix(), stat.st_size, now - stat.st_mtime)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -150,6 +142,14 @@ class LocalStore:
                 f"store: no space left at {self.url} ({error.strerror}); free some and repeat the command, "
                 "which continues after the shards that are committed"
             ) from error
+
+
+def _mapped(path: Path, inode: int, changed_ns: int, start: int, stop: int) -> memoryview:
+    """A mapped range of a file. `inode` and `changed_ns` tell the cache around it a changed file from the old one."""
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), stop - start, access=mmap.ACCESS_READ, offset=start)
+    mapped.madvise(mmap.MADV_WILLNEED)
+    return memoryview(mapped)
 
 
 def _sync(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A store on S3, or on anything that speaks it, through s3fs."""
+"""Stores bytes in a bucket of S3, or of anything that speaks its protocol, through s3fs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import BinaryIO, cast
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -19,7 +18,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
-from s3fs import S3FileSystem
+from s3fs import S3File, S3FileSystem
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.storage.store import Stored, check_key
@@ -72,7 +71,8 @@ class S3Store:
 
     def write(self, key: str, data: bytes | memoryview) -> None:
         """One PUT, or a multipart upload, which S3 shows when it is complete."""
-        with self._explained(), cast(BinaryIO, self._files.open(self._path(key), "wb")) as file:
+        with self._explained(), self._files.open(self._path(key), "wb") as file:
+            assert isinstance(file, S3File)
             for start in range(0, len(data), PIECE):
                 file.write(data[start : start + PIECE])
 
@@ -84,11 +84,13 @@ class S3Store:
         """A ranged GET."""
         try:
             with self._explained():
-                return cast(bytes, self._files.cat_file(self._path(key), start=offset, end=offset + length))
+                data = self._files.cat_file(self._path(key), start=offset, end=offset + length)
         except OSError as error:
             if _code(error) in ("InvalidRange", "416"):
                 return b""
             raise
+        assert isinstance(data, bytes)
+        return data
 
     def read_many(self, keys: Sequence[str]) -> list[bytes]:
         """Many GETs at once."""
@@ -104,19 +106,20 @@ class S3Store:
         """One LIST per thousand objects."""
         try:
             with self._explained():
-                found = self._files.ls(self._path(folder), detail=True, refresh=True)
+                entries = self._files.ls(self._path(folder), detail=True, refresh=True)
         except FileNotFoundError:
             return []
-        return sorted(self._key(file["name"]) for file in found if file["type"] == "file")
+        return sorted(self._key(file["name"]) for file in entries if file["type"] == "file")
 
     def files(self) -> list[Stored]:
         """One LIST per thousand objects."""
         now = datetime.now(UTC)
         with self._explained():
-            found = cast(dict, self._files.find(self._root, detail=True, refresh=True))
+            objects = self._files.find(self._root, detail=True, refresh=True)
+        assert isinstance(objects, dict)
         return [
             Stored(self._key(file["name"]), file["size"], (now - file["LastModified"]).total_seconds())
-            for _, file in sorted(found.items())
+            for _, file in sorted(objects.items())
         ]
 
     def delete(self, key: str) -> None:
@@ -129,9 +132,10 @@ class S3Store:
         bucket, _, prefix = self._root.partition("/")
         now = datetime.now(UTC)
         with self._explained():
+            uploads: list[dict] = self._files.list_multipart_uploads(bucket) or []
             old = [
                 upload
-                for upload in cast(list, self._files.list_multipart_uploads(bucket))
+                for upload in uploads
                 if upload["Key"].startswith(f"{prefix}/") and (now - upload["Initiated"]).total_seconds() > age_s
             ]
             for upload in old:

@@ -1,4 +1,4 @@
-"""Where trajectories are kept: a place for bytes under computed keys, with one atomic act, put-if-absent."""
+"""Describes where data sets are kept: bytes under computed keys, with one atomic act, put-if-absent."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def probe(store: Store, folder: str) -> None:
     try:
         store.put_if_absent(key, b"first")  # whose answer may get lost; what counts is what is there
         is_kept_apart = not store.put_if_absent(key, b"second")
-        found = store.read(key)
+        winner = store.read(key)
         store.delete(key)
     except OSError as error:
         raise BadInput(f"{refused} ({error}); {mend}") from error
-    if not is_kept_apart or found != b"first":
+    if not is_kept_apart or winner != b"first":
         raise BadInput(f"{refused}; {mend}")

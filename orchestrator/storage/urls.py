@@ -1,4 +1,4 @@
-"""The store behind a url."""
+"""Opens the store behind a URL."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.observability.durations import seconds_of
 from fewstep.orchestrator.planning.store_access import check_nodes, check_space
 from fewstep.orchestrator.recipe.resources import Resources
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import datasets
+from fewstep.orchestrator.workflow.plan import plan
 from tests.conftest import MakeRecipe
 
 
@@ -25,7 +26,7 @@ def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(
     cluster: None, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     recipe = make_recipe(store=str(tmp_path / "store"), save="ends")
-    facts = verbs.plan(recipe, 3600.0)
+    facts = plan(recipe, 3600.0)
     assert (facts["rows"], facts["shards"], facts["committed"]) == (20, 3, 0)
     assert facts["teacher_evaluations"] == 20 * 4 * 2
     seconds, hours = facts["seconds_per_batch"], facts["device_hours"]
@@ -62,10 +63,10 @@ def test_credentials_are_written_nowhere(
 ) -> None:
     assert "canary" in os.environ["AWS_SECRET_ACCESS_KEY"] and "canary" in os.environ["AWS_ACCESS_KEY_ID"]
     recipe = make_recipe(store=s3_url)
-    facts = verbs.plan(recipe, 1.0)
+    facts = plan(recipe, 1.0)
     commit_log = open_commit_log(generate(recipe, s3_url).url)
-    verbs.show(commit_log.url, 3, str(tmp_path / "paths.png"))
-    verbs.verify(commit_log.url)
+    datasets.show(commit_log.url, 3, str(tmp_path / "paths.png"))
+    datasets.verify(commit_log.url)
     with pytest.raises((BadInput, OSError)) as refused:
         generate(recipe, "s3://no-such-bucket/here")
     session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
@@ -79,7 +80,7 @@ def test_credentials_are_written_nowhere(
 
 
 def test_a_look_into_a_data_set(cluster: None, finished: CommitLog, tmp_path: Path) -> None:
-    facts = verbs.show(finished.url, 3, str(tmp_path / "paths.png"))
+    facts = datasets.show(finished.url, 3, str(tmp_path / "paths.png"))
     assert (facts["rows"], facts["solver"], facts["guidance_scale"]) == (20, "ddim", [1.0, 4.0])
     assert facts["content_hash"] == finished.newest().content_hash
     assert Image.open(tmp_path / "paths.png").size[0] > 3 * 96
@@ -111,7 +112,7 @@ def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: CommitLo
     assert commit_log.clean(60.0).files == 0
     for file in place.rglob("*"):
         os.utime(file, (1, 1))
-    removed = verbs.clean(commit_log.url, "1m")
+    removed = datasets.clean(commit_log.url, "1m")
     assert (removed["files"], removed["bytes"]) == (2, 16)
     assert {stored.key for stored in commit_log.store.files()} == before | {"notes.txt"}
     assert commit_log.verify().broken == ()
@@ -133,4 +134,4 @@ def test_ages_are_told_as_people_write_them(span: str, seconds: float) -> None:
 @pytest.mark.parametrize("span", ["7200", "2 weeks", "-1h", ""])
 def test_an_age_that_says_nothing_is_refused(finished: CommitLog, span: str) -> None:
     with pytest.raises(BadInput, match="--older-than: .* like 90s, 30m, 2h or 7d"):
-        verbs.clean(finished.url, span)
+        datasets.clean(finished.url, span)

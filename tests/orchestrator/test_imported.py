@@ -28,7 +28,7 @@ from fewstep.orchestrator.inputs.webdataset import open_samples
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow.datasets import show
 from fewstep.orchestrator.workflow.inspection import describe_dataset
 from tests import tiny
 
@@ -207,7 +207,7 @@ def test_importing_is_a_command_that_continues(cluster: None, data: dict, tmp_pa
     classes = parse(tiny.class_recipe_data(tmp_path) | {"data": {"imported": facts["path"]}})
     with pytest.raises(BadInput, match="is of another teacher"):
         imported(classes)
-    assert verbs.show(facts["path"], 2, str(tmp_path / "pairs.png"))["rows"] == 5
+    assert show(facts["path"], 2, str(tmp_path / "pairs.png"))["rows"] == 5
     (tmp_path / "tars" / "1.tar").write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read as a plain tar|does not hold the samples"):
         check_images(open_commit_log(facts["path"]).plan)

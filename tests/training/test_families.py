@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from fewstep.orchestrator.pipelines.own import made as own
+from fewstep.orchestrator.pipelines.own import call_factory as own
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.training.families import KINDS, METHODS, PIXELS
