@@ -182,12 +182,12 @@ def precision_and_recall(
 
 def _radii(values: NDArray[np.floating]) -> Floats:
     """Squared distance of each sample to its third nearest other."""
-    nth, found = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
+    nth, radii = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
     for rows in _blocks(len(values)):
         within = _squared_distances(values[rows], values)
         within[np.arange(len(within)), np.arange(len(values))[rows]] = np.inf
-        found[rows] = np.partition(within, nth, axis=1)[:, nth]
-    return found
+        radii[rows] = np.partition(within, nth, axis=1)[:, nth]
+    return radii
 
 
 def _blocks(count: int) -> list[slice]:
@@ -232,5 +232,5 @@ def units_of_images(captions: Sequence[str], prompts: Sequence[str], used: int, 
     """
     if not captions or used > len(prompts):
         return used + np.arange(count)
-    place = {prompt: number for number, prompt in enumerate(prompts[:used])}
-    return np.array([place.setdefault(caption, len(place)) for caption in captions[:count]])
+    units = {prompt: number for number, prompt in enumerate(prompts[:used])}
+    return np.array([units.setdefault(caption, len(units)) for caption in captions[:count]])

@@ -1,4 +1,4 @@
-"""Makes the pictures that are judged, and their features. All that evaluation does with networks; knows no Ray."""
+"""Samples the pictures that are judged, and measures their features: all that evaluation does with networks, no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers say, in words: for the terminal, the model card and the report."""
+"""Holds the numbers and claims of an evaluation, and says them in words for terminal, model card and report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,42 @@ from pathlib import Path
 from typing import Literal
 
 FRECHET = ("FID", "Frechet distance")  # by Inception's features, and by any others
+SAMPLES_FOR_A_CLAIM = 2000
+Reference = Literal["teacher", "images", "statistics"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of metrics.json. A metric without an interval has its value at both ends."""
+
+    system: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    metric: str  # names the feature network
+    features: str
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    samples: int
+    seconds_per_image: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paired difference and what it says. With too few samples it is an interval, and no claim."""
+
+    claim: str
+    kind: Literal["beats", "half", "level"]
+    steps: int
+    reference: Reference
+    value: float
+    low: float
+    high: float
+    holds: bool
+    samples: int
+    is_claim: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +127,9 @@ class EvaluationResults:
         return says if beats.is_claim else f"{says} {caution(beats.samples)}"
 
 
+UNJUDGED = EvaluationResults((), ())
+
+
 def interval(claim: Claim, what: str) -> str:
     """A difference with its interval."""
     return f"{what} {claim.value:+.4f}, 95 % interval [{claim.low:+.4f}, {claim.high:+.4f}]"
@@ -101,55 +140,6 @@ def caution(samples: int) -> str:
     return f"This is an interval from {samples:,} samples and no claim, which would need {SAMPLES_FOR_A_CLAIM:,}."
 
 
-SAMPLES_FOR_A_CLAIM = 2000
-Reference = Literal["teacher", "images", "statistics"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of metrics.json. A metric without an interval has its value at both ends."""
-
-    system: str
-    sampler: str
-    steps: int
-    guidance_scale: float
-    metric: str  # names the feature network
-    features: str
-    reference: Reference
-    value: float
-    low: float
-    high: float
-    samples: int
-    seconds_per_image: float
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A paired difference and what it says. With too few samples it is an interval, and no claim."""
-
-    claim: str
-    kind: Literal["beats", "half", "level"]
-    steps: int
-    reference: Reference
-    value: float
-    low: float
-    high: float
-    holds: bool
-    samples: int
-    is_claim: bool
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation found."""
-
-    rows: tuple[Row, ...]
-    claims: tuple[Claim, ...]
-
-
 def label(name: str, steps: int) -> str:
     """What a row of pictures is called."""
     return f"{name}, {steps} step{'s' if steps > 1 else ''}"
-
-
-UNJUDGED = EvaluationResults((), ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fewstep.orchestrator.recipe.data import Data, Trajectories
 from fewstep.orchestrator.recipe.evaluation import Evaluation
@@ -23,6 +23,11 @@ class Export(Section):
     merged: bool = True  # a pipeline; else a LoRA's adapters alone, for the teacher's own pipeline
 
 
+def _no_training() -> Training:
+    """What a recipe without the section has: no steps, which no section may ask for."""
+    return Training.model_construct(steps=0)
+
+
 class Recipe(Section):
     """One run, from teacher to report."""
 
@@ -30,7 +35,7 @@ class Recipe(Section):
     trajectories: Trajectories = Trajectories()
     data: Data = Data()
     method: MethodSpec
-    training: Training
+    training: Training = Field(default_factory=_no_training)  # `generate` does without
     evaluation: Evaluation = Evaluation()
     export: Export = Export()
     resources: Resources = Resources()
@@ -50,7 +55,7 @@ class Recipe(Section):
     def _divisible(self) -> Recipe:
         told, counts = self.resources, range(self.resources.first_workers, self.resources.workers + 1)
         parts = math.lcm(*counts) * self.training.accumulation
-        if self.training.batch_size % parts:
+        if self.has_training and self.training.batch_size % parts:
             workers = "every number of workers that there may be" if told.min_workers else "resources.workers"
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} must be a multiple of "
@@ -63,6 +68,12 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def has_training(self) -> bool:
+        """Whether there is a section `training`; what only samples the teacher needs none."""
+        return self.training.steps > 0
+
     def resolved(self) -> Json:
         """The recipe as plain data with every default filled in."""
-        return self.model_dump(mode="json") | {"method": self.method.resolved()}
+        absent = set() if self.has_training else {"training"}
+        return self.model_dump(mode="json", exclude=absent) | {"method": self.method.resolved()}

@@ -1,4 +1,4 @@
-"""What a teacher's authors ask of whoever passes its student on: their licence, its files, their gate."""
+"""Reads what a teacher's authors ask of whoever passes its student on: their licence, its files, their gate."""
 
 from __future__ import annotations
 

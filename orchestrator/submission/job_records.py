@@ -1,4 +1,4 @@
-"""What this machine knows of the jobs that were submitted from it: one small file each, in the user's state folder."""
+"""Keeps what this machine knows of jobs submitted from it: one small file each, in the user's state folder."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def folder() -> Path:
 
 def records() -> list[Record]:
     """All jobs, the newest first."""
-    found = [Record(**json.loads(file.read_text())) for file in folder().glob("*/job.json")]
-    return sorted(found, key=lambda record: record.submitted, reverse=True)
+    all_records = [Record(**json.loads(file.read_text())) for file in folder().glob("*/job.json")]
+    return sorted(all_records, key=lambda record: record.submitted, reverse=True)
 
 
 def record_of(id: str) -> Record:
