@@ -1,4 +1,4 @@
-"""The teacher's side of every comparison: its reference, the null, its best at few steps, and the gap between."""
+"""Measures the teacher's side of a comparison: its reference, the null, its best at few steps, and the gap between."""
 
 from __future__ import annotations
 

@@ -52,9 +52,10 @@ COLUMNS = 12  # of the picture
 
 
 def evaluate(recipe: Recipe, student: Path, out: Path) -> EvaluationResults:
-    """Judge an exported student, and write metrics.json, claims.json, grid.png and pictures.npz to `out`.
+    """Compare an exported student with its teacher.
 
-    Whatever was measured before is taken from there, so that the same call continues.
+    Writes metrics.json, claims.json, grid.png and pictures.npz to `out`. Whatever was measured before is taken
+    from there, so that the same call continues.
     """
     evaluation = recipe.evaluation
     check_evaluation(evaluation)
@@ -99,15 +100,15 @@ class Comparison:
         self._evaluation, self._teachers, self._moments = evaluation, teachers, moments
         self._texts = None if texts is None else texts[np.arange(evaluation.samples) % len(prompts)]
         units = units_of(evaluation.samples, len(prompts))
-        used = int(units.max()) + 1
+        num_units = int(units.max()) + 1
         self._sets = {_name(system): Features(one.features, units) for system, one in samples.items()}
         self._references: dict[Reference, str] = {"teacher": _name(teachers.reference)}
         others = 0
         if images is not None:
-            unit = units_of_images(_captions(evaluation), prompts, used, len(images.features))
+            unit = units_of_images(_captions(evaluation), prompts, num_units, len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
-            others = max(0, int(unit.max()) + 1 - used)
-        self._resampling = Resampling(used, others, evaluation.bootstraps, evaluation.seed)
+            others = max(0, int(unit.max()) + 1 - num_units)
+        self._resampling = Resampling(num_units, others, evaluation.bootstraps, evaluation.seed)
         self._kids = KernelDistances(self._sets, self._resampling)
 
     def kid(self, system: System, reference: Reference) -> BootstrapEstimate:
@@ -136,7 +137,7 @@ class Comparison:
                 )
 
     def _to_statistics(self, system: System) -> Iterator[tuple[Reference, str, BootstrapEstimate]]:
-        """To what somebody stored of real images."""
+        """The Frechet distance to what somebody stored of real images, where they stored moments."""
         if self._moments:
             distance = frechet_distance(FeatureMoments.of(self._sets[_name(system)].values), self._moments)
             yield "statistics", self._frechet, exactly(distance)
@@ -227,8 +228,8 @@ def picture(
     captions = [prompts[column % len(prompts)] for column in range(columns)]
     grid(rows, captions, out / "grid.png")
     fresh = out / ".pictures.npz"
-    shown = {name: pictures[:columns] for name, pictures in rows}
-    np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **shown)
+    arrays = {name: pictures[:columns] for name, pictures in rows}
+    np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **arrays)
     fresh.replace(out / "pictures.npz")
 
 
@@ -242,7 +243,7 @@ def _check_width(moments: FeatureMoments, width: int, evaluation: Evaluation) ->
 
 
 def _captions(evaluation: Evaluation) -> list[str]:
-    """Of the real images, where they are at hand and say something."""
+    """What the real images show, where they are at hand and have captions; else nothing."""
     if not evaluation.images:
         return []
     real = open_images(evaluation.images, "evaluation.images")

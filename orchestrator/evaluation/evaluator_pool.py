@@ -77,7 +77,7 @@ class EvaluatorActor:
         return self._evaluator.unsupported_reason(solver, evaluations)
 
     def measure(self, batch: SampleBatch) -> tuple[SampleBatch, SampleFeatures]:
-        """One batch."""
+        """The features of one batch, and whose they are: answers come in any order."""
         if isinstance(batch.of, str):
             return batch, self._evaluator.measure_images(batch.of, batch.samples)
         return batch, self._evaluator.measure(batch.of, batch.samples, batch.variances)
@@ -91,7 +91,7 @@ class EvaluatorActor:
         return self._evaluator.measure_texts()
 
     def num_features(self) -> int:
-        """Of a picture."""
+        """How many features a picture has."""
         return self._evaluator.num_features()
 
     def seconds_per_image(self, system: System, variances: tuple[float, ...]) -> float:
@@ -171,21 +171,21 @@ class EvaluatorPool:
         return self._ask(EvaluatorActor.measure_texts)
 
     def num_features(self) -> int:
-        """Of a picture, by the feature network."""
+        """How many features a picture has."""
         return self._ask(EvaluatorActor.num_features)
 
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""
-        known = json.loads(self._timings.read_text()) if self._timings.exists() else {}
+        timings = json.loads(self._timings.read_text()) if self._timings.exists() else {}
         stems = {system: self.key(system).stem for system in systems}
-        missing = [system for system, stem in stems.items() if stem not in known]
+        missing = [system for system, stem in stems.items() if stem not in timings]
         with _shown("timing", len(missing)) as advance:
             for system in missing:
                 variances = self._variances(system)
-                known[stems[system]] = self._ask(EvaluatorActor.seconds_per_image, system, variances)
-                write_whole(self._timings, json.dumps(known, indent=1))
+                timings[stems[system]] = self._ask(EvaluatorActor.seconds_per_image, system, variances)
+                write_whole(self._timings, json.dumps(timings, indent=1))
                 advance(1)
-        return {system: known[stem] for system, stem in stems.items()}
+        return {system: timings[stem] for system, stem in stems.items()}
 
     def _variances(self, of: System | str) -> tuple[float, ...]:
         """What a stochastic solver of the teacher is told, found once and kept."""
@@ -194,10 +194,11 @@ class EvaluatorPool:
         facts = {**self.key(of).facts, "calibration": [CALIBRATION, CALIBRATION_STEPS, analytic_dpm.GRID]}
         depends = {name: fact for name, fact in facts.items() if name not in ("features", "sampler", "steps", "noise")}
         key = Key(f"variances-{of.guidance_scale:g}", depends)
-        if (known := self.files.recall(key, SolverVariances)) is None:
-            known = SolverVariances(tuple(self._ask(EvaluatorActor.calibrate, of.guidance_scale)))
-            self.files.decide(key, asdict(known))
-        return known.variances
+        decision = self.files.recall(key, SolverVariances)
+        if decision is None:
+            decision = SolverVariances(tuple(self._ask(EvaluatorActor.calibrate, of.guidance_scale)))
+            self.files.decide(key, asdict(decision))
+        return decision.variances
 
     def _recall(self, key: Key, count: int) -> SampleFeatures:
         features = self.files.find(key, count)
@@ -259,8 +260,8 @@ def open_pool(
 ) -> Iterator[EvaluatorPool]:
     """Start the actors that a recipe asks for; `out` keeps the features. Connects to the cluster by itself."""
     connect(recipe.resources)
-    judged, resources = recipe.evaluation, recipe.resources
-    features_label(judged.features)
+    evaluation, resources = recipe.evaluation, recipe.resources
+    features_label(evaluation.features)
     require(resources, [worker_bundle(resources)] * resources.generators, "resources.generators")
     setting = EvaluationSetting(
         teacher=recipe.teacher,
@@ -268,16 +269,16 @@ def open_pool(
         call=call,
         negative_prompt=recipe.trajectories.negative_prompt,
         prompts=tuple(prompts),
-        features=judged.features,
-        seed=judged.seed,
-        batch_size=judged.batch_size,
+        features=evaluation.features,
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
         device=device_of(resources),
         threads=resources.threads_per_worker,
     )
     remote = ray.remote(EvaluatorActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
-        files, timings = FeatureFiles(out / "features", judged.baselines), out / "timings.json"
+        files, timings = FeatureFiles(out / "features", evaluation.baselines), out / "timings.json"
         recorder = Recorder(out / "progress.jsonl", Path(recipe.output).name, recipe.method.name)
         yield EvaluatorPool(setting, actors, files, timings, recorder)
     finally:

@@ -1,4 +1,4 @@
-"""Features on disk, under a hash of all that they depend on: made once, found again, never mistaken."""
+"""Keeps features on disk under a hash of all that they depend on: made once, found again, never mistaken."""
 
 from __future__ import annotations
 

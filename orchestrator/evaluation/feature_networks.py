@@ -1,4 +1,4 @@
-"""Feature networks by name: what pictures are compared with."""
+"""Loads feature networks by name: what pictures are compared with."""
 
 from __future__ import annotations
 

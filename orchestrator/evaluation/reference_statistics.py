@@ -1,4 +1,4 @@
-"""What an evaluation is told of the field: its named protocols, and statistics of real images that somebody stored."""
+"""Checks an evaluation by a named protocol, and reads statistics of real images that somebody stored."""
 
 from __future__ import annotations
 

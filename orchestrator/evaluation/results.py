@@ -67,7 +67,7 @@ class EvaluationResults:
 
     @property
     def many_steps(self) -> int:
-        """Of the teacher that all are compared with."""
+        """The steps of the teacher that all are compared with."""
         return max(row.steps for row in self.rows if row.system == "teacher")
 
     @property
@@ -97,7 +97,7 @@ class EvaluationResults:
         )
 
     def claim(self, kind: str, steps: int, reference: str = "teacher") -> Claim:
-        """One claim."""
+        """The one claim of this kind. Raises StopIteration where there is none."""
         return next(c for c in self.claims if (c.kind, c.steps, c.reference) == (kind, steps, reference))
 
     def quality(self) -> dict[str, float]:

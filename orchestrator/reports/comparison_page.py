@@ -52,7 +52,7 @@ class Finished:
 
     @property
     def teacher_evaluations(self) -> int:
-        """Of its data sets, made for it or found."""
+        """How often the teacher was evaluated for its data sets, made for it or found."""
         urls = {manifest.path for manifest in manifests_of(self.run).values()}
         return sum(open_commit_log(url).plan.teacher_evaluations for url in urls)
 
@@ -118,18 +118,18 @@ class Entry:
 
     @property
     def cpu_hours(self) -> float:
-        """Of that."""
+        """What that is of the training workers' CPUs."""
         resources = self.recipe.resources
         return self.train_s * resources.workers * resources.cpus_per_worker / 3600
 
     @property
     def peak_memory(self) -> float:
-        """Of the run that took most."""
+        """Bytes that a training worker held, in the run that took most."""
         return max(run.peak_memory for run in self.runs)
 
     @property
     def teacher_evaluations(self) -> int:
-        """Of its first run's data sets, which the others share or repeat."""
+        """How often the teacher was evaluated for its first run's data sets, which the others share or repeat."""
         return self.runs[0].teacher_evaluations
 
     @property

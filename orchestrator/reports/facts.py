@@ -86,9 +86,9 @@ def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:
 
 def _example(recipe: Recipe) -> str:
     """A prompt, held out where there is one."""
-    judged, trajectories = recipe.evaluation.prompts, recipe.trajectories
-    if judged:
-        return read_prompts(judged, "evaluation.prompts")[0]
+    held_out, trajectories = recipe.evaluation.prompts, recipe.trajectories
+    if held_out:
+        return read_prompts(held_out, "evaluation.prompts")[0]
     return read_prompts(trajectories.prompts, column=trajectories.prompt_column)[0]
 
 

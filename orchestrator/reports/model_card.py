@@ -46,7 +46,7 @@ def snippet(facts: CardFacts, student: Path, path: str) -> str:
 
 
 def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
-    """As `snippet`, for the adapters alone on the teacher's own pipeline."""
+    """The lines of `snippet` for the adapters alone on the teacher's own pipeline."""
     teacher = facts.recipe.teacher
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]

@@ -25,12 +25,13 @@ def steps_of(objective: str) -> int:
 
 def objectives_of(recipe: Recipe) -> tuple[str, ...]:
     """What the recipe's search minimises. Raises BadInput for a number that evaluation does not produce."""
-    known = [*(kid_name(steps) for steps in recipe.evaluation.steps), TRAINING_HOURS]
+    choices = [*(kid_name(steps) for steps in recipe.evaluation.steps), TRAINING_HOURS]
     objectives = recipe.search.objectives or (kid_name(_judged_steps(recipe)),)
     for name in (*objectives, *([recipe.search.stop_on] if recipe.search.stop_on else ())):
-        if name not in known:
+        if name not in choices:
             raise BadInput(
-                f"search.objectives: evaluation produces no {name!r}{nearest(name, known)}; it gives {', '.join(known)}"
+                f"search.objectives: evaluation produces no {name!r}{nearest(name, choices)}; "
+                f"it gives {', '.join(choices)}"
             )
     if len(set(objectives)) < len(objectives):
         raise BadInput(f"search.objectives: {', '.join(objectives)} names one twice")
@@ -69,7 +70,7 @@ def check_stopping(recipe: Recipe) -> None:
 
 
 def device_hours(recipe: Recipe, workers: int, seconds: float) -> float:
-    """Of GPUs, or of workers where they have none."""
+    """Hours of GPUs, or of workers where they have none."""
     return seconds * workers * (recipe.resources.gpus_per_worker or 1) / 3600
 
 
@@ -91,11 +92,11 @@ class Budget:
 
     def is_spent(self, trials: int, hours: float, device_hours: float) -> bool:
         """Whether there is to be no further trial."""
-        used = ((self.trials, trials), (self.hours, hours), (self.device_hours, device_hours))
-        return any(0 < limit <= much for limit, much in used)
+        pairs = ((self.trials, trials), (self.hours, hours), (self.device_hours, device_hours))
+        return any(0 < limit <= amount for limit, amount in pairs)
 
 
 def _judged_steps(recipe: Recipe) -> int:
     """The judged number of steps that is nearest to what the student is made for."""
-    wanted = recipe.method.build().student_steps
-    return min(recipe.evaluation.steps, key=lambda steps: (abs(steps - wanted), steps))
+    student_steps = recipe.method.build().student_steps
+    return min(recipe.evaluation.steps, key=lambda steps: (abs(steps - student_steps), steps))

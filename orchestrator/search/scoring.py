@@ -30,9 +30,9 @@ def judge_trial(recipe: Recipe, student: Path, steps: Sequence[int], out: Path) 
     evaluation = recipe.evaluation
     sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     scales = student_scales(evaluation, fixed_guidance(recipe))
-    systems = [System("student", sampler, count, scale, "selection") for count in steps for scale in scales]
-    prompts, samples = evaluation_prompts(evaluation), evaluation.selection_samples
+    systems = [System("student", sampler, each, scale, "selection") for each in steps for scale in scales]
+    prompts, count = evaluation_prompts(evaluation), evaluation.selection_samples
     with open_pool(recipe, prompts, out, str(student), inference_arguments(recipe)) as pool:
-        measured = pool.measure([selection_reference(evaluation), *systems], samples, "judging a trial")
-    distances = dict(zip(systems, kids(measured, units_of(samples, len(prompts))), strict=True))
-    return {count: min(kid for system, kid in distances.items() if system.steps == count) for count in steps}
+        samples = pool.measure([selection_reference(evaluation), *systems], count, "judging a trial")
+    distances = dict(zip(systems, kids(samples, units_of(count, len(prompts))), strict=True))
+    return {each: min(kid for system, kid in distances.items() if system.steps == each) for each in steps}

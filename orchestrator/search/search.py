@@ -140,11 +140,11 @@ def _confirm(recipe: Recipe, results: SearchResults, folder: Path) -> str:
 def table(trials: Sequence[TrialRecord], recipe: Recipe) -> Table:
     """How the trials stand."""
     objectives = objectives_of(recipe)
-    shown = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)
+    rows = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)
     for trial in trials:
         step, kid = trial.curve[-1] if trial.curve else ("", "")
         changes = ", ".join(f"{field.partition('.')[2]} {value}" for field, value in trial.changes.items())
         there = f"{kid:.4f}" if trial.curve else ""
         worth = [f"{trial.values[name]:.4f}" if name in trial.values else "" for name in objectives]
-        shown.add_row(str(trial.number), trial.state, escape(changes), str(step), there, *worth)
-    return shown
+        rows.add_row(str(trial.number), trial.state, escape(changes), str(step), there, *worth)
+    return rows

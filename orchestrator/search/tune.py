@@ -80,7 +80,7 @@ def scheduler_of(recipe: Recipe) -> TrialScheduler:
 def concurrency(recipe: Recipe) -> int:
     """How many trials run at a time. Raises BadInput with the arithmetic where the cluster has no room for that.
 
-    A trial holds its training workers, then its judges. Trials of which each got a part would wait for each other
+    A trial holds its training workers, then its evaluators. Trials of which each got a part would wait for each other
     forever, so that all have to find room at once.
     """
     concurrent, resources = recipe.search.concurrent, recipe.resources

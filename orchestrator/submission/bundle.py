@@ -73,9 +73,9 @@ def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
 def pins() -> tuple[str, ...]:
     """The packages that fewstep needs and the versions that are installed here, as name==version."""
     pinned: dict[str, str] = {}
-    wanted = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
-    while wanted:
-        name, extra = wanted.pop()
+    queue = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
+    while queue:
+        name, extra = queue.pop()
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -83,7 +83,7 @@ def pins() -> tuple[str, ...]:
         key = f"{name}[{extra}]"
         if key not in pinned:
             pinned[key] = f"{name}=={version.split('+')[0]}"  # +cpu is how it was built, and not for every machine
-            wanted += _needs(name, extra)
+            queue += _needs(name, extra)
     return tuple(sorted(set(pinned.values())))
 
 

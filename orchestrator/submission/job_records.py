@@ -32,7 +32,7 @@ class Record:
 
     @property
     def job(self) -> Job:
-        """As the cluster knows it."""
+        """The job as its cluster knows it."""
         name = self.id if self.attempt == 1 else f"{self.id}-{self.attempt}"
         return Job(name, self.digest, folder() / self.id)
 
@@ -42,7 +42,7 @@ class Record:
 
 
 def folder() -> Path:
-    """Of all records."""
+    """Where all records lie."""
     return state_folder() / "jobs"
 
 
@@ -54,10 +54,10 @@ def records() -> list[Record]:
 
 def record_of(id: str) -> Record:
     """One job. Raises BadInput where none has this id."""
-    known = {record.id: record for record in records()}
-    if id not in known:
-        raise BadInput(f"no job {id!r} was submitted from here{nearest(id, known)}; `fewstep jobs list` names them")
-    return known[id]
+    by_id = {record.id: record for record in records()}
+    if id not in by_id:
+        raise BadInput(f"no job {id!r} was submitted from here{nearest(id, by_id)}; `fewstep jobs list` names them")
+    return by_id[id]
 
 
 def cluster_of(data: Json, where: str) -> Cluster:

@@ -88,7 +88,7 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
     """The first samples, decoded along their paths, noise above, samples below; or the first images."""
     commit_log = open_commit_log(path)
     dataset = Dataset.open(path, commit_log.newest().version)
-    rows, listed = dataset.row_groups().read(0), commit_log.prompts()
+    rows, prompts = dataset.row_groups().read(0), commit_log.prompts()
     if "x0" in rows:
         labels, paths = ["image"], rows["x0"][:samples, None]
     else:
@@ -96,7 +96,7 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
         points = sorted({round(i) for i in np.linspace(0, len(times) - 1, min(POINTS, len(times)))})
         labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
         paths = rows["path"][:samples, points]
-    captions = [listed[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
+    captions = [prompts[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
     connect(Resources())
     pixels = run_task(_decoded, Resources(), commit_log.teacher, paths.float())
     grid(list(zip(labels, pixels, strict=True)), captions, file)

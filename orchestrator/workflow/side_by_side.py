@@ -106,5 +106,5 @@ def _check_safety(student: Path, teacher: Family, images: Tensor) -> Tensor:
 
 
 def _pixels(images: Tensor) -> Pixels:
-    """As pictures are drawn, [n, height, width, 3]."""
+    """Images in 0..1 as arrays of bytes, [n, height, width, 3]."""
     return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()

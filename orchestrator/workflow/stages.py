@@ -156,7 +156,7 @@ def _export(opened: Run) -> Json:
 
 
 def _push(opened: Run, hub_id: str, *, private: bool) -> str:
-    """To a model hub, with a card that says what was measured so far."""
+    """Push to a model hub, with a card that says what was measured so far; its address."""
     student = opened.folder / "student"
     facts = card_facts(opened, results_of(opened))
     return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
