@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a verb runs, so that --help answers at once."""
+"""Defines the command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ Price = Annotated[float, typer.Option(help="Of an hour of one GPU (or of one wor
 
 
 def load_recipe(name: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, which is not imported yet
+    """Read, override and check the recipe that a command was given. Raises BadInput."""
     from fewstep.orchestrator.recipe import parsing
 
     return parsing.load(name, overrides or [])

@@ -1,4 +1,4 @@
-"""How a job starts on a cluster: its inputs go where every node finds them, then it does what it was told."""
+"""Starts a job on a cluster: puts its inputs where every node finds them, then runs its command."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fewstep.orchestrator.cli import main as cli
 from fewstep.orchestrator.submission.layout import INPUTS, inputs_folder
 
 
-def unpack(inputs: Path, place: Path) -> None:
+def unpack(inputs: Path, folder: Path) -> None:
     """Copy each input whole or not at all; one that is there already stays."""
-    place.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(inputs.glob("*")):
-        target = place / source.name
-        fresh = place / f".{uuid.uuid4().hex}"
+        target = folder / source.name
+        fresh = folder / f".{uuid.uuid4().hex}"
         if target.exists():
             continue
         if source.is_dir():

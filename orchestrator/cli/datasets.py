@@ -1,4 +1,4 @@
-"""cli/datasets.py."""
+"""Defines the commands that import, check, mend and show data sets."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""cli/jobs.py."""
+"""Defines the commands that submit jobs to a cluster, follow them and end them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from inspect import signature
 from typing import Annotated
 
 import typer
@@ -13,8 +12,8 @@ from fewstep.orchestrator.cli.app import AsJson, Overrides, RecipeArgument, answ
 
 jobs = typer.Typer(help="Ask for jobs that were submitted from this machine, and end them.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
-
-
+VERBS = ("run", "plan", "generate", "train", "export", "evaluate", "teacher", "search")  # that need a recipe alone
+WITHOUT_TRAINING = ("plan", "generate", "teacher")  # those of them whose recipe may lack that section
 JobId = Annotated[str, typer.Argument(help="As `fewstep submit` and `fewstep jobs list` say it.")]
 
 
@@ -33,9 +32,8 @@ def submit(
     from fewstep.orchestrator.submission import submit as submit_commands
 
     def act() -> Mapping[str, object]:
-        _check_verb(verb)
-        told = load_recipe(recipe, overrides)
-        facts = submit_commands.submit(verb, told, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
+        resolved = _recipe_for(verb, recipe, overrides)
+        facts = submit_commands.submit(verb, resolved, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
         if dry_run and not as_json:
             sys.stdout.write(f"{facts['shown']}\n")
         return facts
@@ -79,14 +77,14 @@ def stop(id: JobId, as_json: AsJson = False) -> None:
     answer(as_json, lambda: submit.stop(id))
 
 
-def _check_verb(verb: str) -> None:
-    """Only what needs a recipe and nothing else can be submitted."""
+def _recipe_for(verb: str, recipe: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, as in `load_recipe`
+    """The recipe of a job. Raises BadInput for what cannot be submitted, and where the recipe lacks what it needs."""
     from fewstep.orchestrator.errors import BadInput, nearest
+    from fewstep.orchestrator.recipe.parsing import check_training
 
-    calls = [command.callback for command in app.registered_commands if command.callback]
-    needs = {
-        call.__name__: [p.name for p in signature(call).parameters.values() if p.default is p.empty] for call in calls
-    }
-    verbs = [name for name, needed in needs.items() if needed == ["recipe"]]
-    if verb not in verbs:
-        raise BadInput(f"{verb!r} cannot be submitted{nearest(verb, verbs)}; one of {', '.join(verbs)} can")
+    if verb not in VERBS:
+        raise BadInput(f"{verb!r} cannot be submitted{nearest(verb, VERBS)}; one of {', '.join(VERBS)} can")
+    loaded = load_recipe(recipe, overrides)
+    if verb not in WITHOUT_TRAINING:
+        check_training(loaded)
+    return loaded

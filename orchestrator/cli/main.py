@@ -1,4 +1,4 @@
-"""Fewstep."""
+"""Starts the `fewstep` command: registers every room's commands and quiets the libraries below them."""
 
 from __future__ import annotations
 

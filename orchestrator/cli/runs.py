@@ -1,4 +1,4 @@
-"""cli/runs.py."""
+"""Defines the commands that plan, do and show the stages of a run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def generate(
     from fewstep.orchestrator.workflow import plan as plan_commands
 
     def act() -> Mapping[str, object]:
-        told = load_recipe(recipe, overrides)
-        return plan_commands.plan(told, price) if dry_run else datasets.generate(told)
+        loaded = load_recipe(recipe, overrides)
+        return plan_commands.plan(loaded, price) if dry_run else datasets.generate(loaded)
 
     answer(as_json, act)
 
@@ -143,8 +143,8 @@ def sample(
     from fewstep.orchestrator.workflow import stages
     from fewstep.orchestrator.workflow.side_by_side import Request
 
-    asked = Request(prompts, steps, guidance_scale, seed, teacher)
-    answer(as_json, lambda: stages.sample(student, asked, out))
+    request = Request(prompts, steps, guidance_scale, seed, teacher)
+    answer(as_json, lambda: stages.sample(student, request, out))
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""The teacher's side of every comparison: its reference, the null, its best at few steps, and the gap between."""
+"""Measures the teacher's side of a comparison: its reference, the null, its best at few steps, and the gap between."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,24 @@ from fewstep.orchestrator.recipe.section import Json
 VARIETY_SAMPLES = 16  # of one prompt
 GATE_STEPS = 4  # the teacher must be bad at this many steps and fewer
 GATE_SPREADS = 5.0  # by this many times the spread of the null
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to sample a system that was compared with others, on disk as it is here."""
+
+    sampler: str
+    guidance_scale: float
+    kid: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of several candidates, on disk as it is here."""
+
+    sampler: str
+    guidance_scale: float
+    tried: tuple[Candidate, ...]  # the best first
 
 
 @dataclass(frozen=True)
@@ -67,16 +85,16 @@ def choose(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[Sys
     if len(candidates) == 1:
         return replace(candidates[0], noise="judged")
     reference, key = selection_reference(evaluation), _choice_key(pool, evaluation, candidates)
-    known = pool.files.recall(key)
-    if not known:
+    choice = pool.files.recall(key, Choice)
+    if choice is None:
         count = evaluation.selection_samples
-        parts = pool.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
-        found = kids(parts, units_of(count, len(pool.setting.prompts)))
-        order = np.argsort(found, kind="stable")
-        tried = [{"sampler": c.sampler, "guidance_scale": c.guidance_scale} for c in candidates]
-        known = {**tried[order[0]], "tried": [{**tried[i], "kid": found[i]} for i in order]}
-        pool.files.decide(key, known)
-    return System(name, str(known["sampler"]), steps, float(str(known["guidance_scale"])))
+        samples = pool.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
+        distances = kids(samples, units_of(count, len(pool.setting.prompts)))
+        order = np.argsort(distances, kind="stable")
+        tried = tuple(Candidate(candidates[i].sampler, candidates[i].guidance_scale, distances[i]) for i in order)
+        choice = Choice(tried[0].sampler, tried[0].guidance_scale, tried)
+        pool.files.decide(key, asdict(choice))
+    return System(name, choice.sampler, steps, choice.guidance_scale)
 
 
 def selection_reference(evaluation: Evaluation) -> System:
@@ -102,11 +120,11 @@ def _choice_key(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequenc
     return Key(f"best-{whose}{candidates[0].steps}-steps", facts)
 
 
-def kids(parts: Sequence[SampleFeatures], units: np.ndarray) -> list[float]:
-    """KID of each part but the first against the first."""
-    sets = {str(place): Features(part.features, units) for place, part in enumerate(parts)}
+def kids(samples: Sequence[SampleFeatures], units: np.ndarray) -> list[float]:
+    """KID of each system's samples but the first's, to those of the first."""
+    sets = {str(number): Features(system.features, units) for number, system in enumerate(samples)}
     distances = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
-    return [distances.between(str(place), "0").value for place in range(1, len(parts))]
+    return [distances.between(str(number), "0").value for number in range(1, len(samples))]
 
 
 def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[SampleFeatures]]:
@@ -119,7 +137,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSyste
     with open_pool(recipe, evaluation_prompts(evaluation), work) as pool:
         systems = teacher_systems(pool, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
-        parts = pool.measure(judged, evaluation.samples, "measuring the teacher")
+        samples = pool.measure(judged, evaluation.samples, "measuring the teacher")
         for system in (*judged, selection_reference(evaluation)):
             pool.files.ship(pool.key(system), out)
         for steps in evaluation.steps:
@@ -127,7 +145,7 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSyste
         if evaluation.images:
             pool.measure_images(evaluation.images)
             pool.files.ship(pool.images_key(evaluation.images), out)
-    return systems, parts
+    return systems, samples
 
 
 def present_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) -> Json:
@@ -136,18 +154,18 @@ def present_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) 
     Writes to `out` what `measure_teacher` does, a contact sheet, 16 samples of `variety_prompt`, and gate.json, which
     is returned.
     """
-    systems, parts = measure_teacher(recipe, work, out)
-    contact_sheet(parts[0].pictures, 6, out / "contact-sheet.png")
+    systems, samples = measure_teacher(recipe, work, out)
+    contact_sheet(samples[0].pictures, 6, out / "contact-sheet.png")
     with open_pool(recipe, [variety_prompt], work) as pool:
         (same,) = pool.measure([systems.null], VARIETY_SAMPLES, "sampling one prompt")
     contact_sheet(same.pictures[:VARIETY_SAMPLES], 8, out / "variety.png")
-    variety = {"prompt": variety_prompt, "ratio": _variety(same, parts[0])}
-    gate = {**teacher_gate(recipe, systems, parts), "variety": variety}
+    variety = {"prompt": variety_prompt, "ratio": _variety(same, samples[0])}
+    gate = {**teacher_gate(recipe, systems, samples), "variety": variety}
     write_whole(out / "gate.json", json.dumps(gate, indent=1) + "\n")
     return gate
 
 
-def teacher_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[SampleFeatures]) -> Json:
+def teacher_gate(recipe: Recipe, systems: TeacherSystems, samples: Sequence[SampleFeatures]) -> Json:
     """Is the teacher at few steps so much worse than at many that there is something to distill?
 
     The spread of the null is half of its 95 % interval.
@@ -155,14 +173,14 @@ def teacher_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Sample
     evaluation = recipe.evaluation
     units = units_of(evaluation.samples, len(evaluation_prompts(evaluation)))
     names = ["reference", "null", *(str(system.steps) for system in systems.best)]
-    sets = {name: Features(part.features, units) for name, part in zip(names, parts, strict=True)}
+    sets = {name: Features(system.features, units) for name, system in zip(names, samples, strict=True)}
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
-    kids = KernelDistances(sets, resampling)
-    null = kids.between("null", "reference")
+    distances = KernelDistances(sets, resampling)
+    null = distances.between("null", "reference")
     spread = (null.high - null.low) / 2
     rows = []
     for system in systems.best:
-        gap = combine((1, kids.between(str(system.steps), "reference")), (-1, null))
+        gap = combine((1, distances.between(str(system.steps), "reference")), (-1, null))
         row = {"steps": system.steps, "sampler": system.sampler, "guidance_scale": system.guidance_scale}
         rows.append(row | {"kid": gap.value + null.value, "worse_by_spreads": gap.value / spread})
     few = [row for row in rows if row["steps"] <= GATE_STEPS]
@@ -175,16 +193,21 @@ def teacher_gate(recipe: Recipe, systems: TeacherSystems, parts: Sequence[Sample
             f"teacher at {row['steps']} steps ({how}): KID {row['kid']:.4f}, {row['worse_by_spreads']:.1f} null spreads"
         )
     say(f"gate {'passed' if passes else 'NOT passed'}: null KID {null.value:.5f}, spread {spread:.5f}")
-    found = {"value": null.value, "low": null.low, "high": null.high, "spread": spread}
-    return {"passes": passes, "needed_spreads": GATE_SPREADS, "null": found, "teacher": rows, "samples": len(units)}
+    return {
+        "passes": passes,
+        "needed_spreads": GATE_SPREADS,
+        "null": {"value": null.value, "low": null.low, "high": null.high, "spread": spread},
+        "teacher": rows,
+        "samples": len(units),
+    }
 
 
 def _variety(same: SampleFeatures, others: SampleFeatures) -> float:
     """Mean distance between samples of one prompt, over that between samples of many."""
-    within, across = (_mean_distance(part.features[:VARIETY_SAMPLES].astype(np.float64)) for part in (same, others))
+    within, across = (_mean_distance(one.features[:VARIETY_SAMPLES].astype(np.float64)) for one in (same, others))
     return within / across
 
 
 def _mean_distance(values: np.ndarray) -> float:
-    apart = np.linalg.norm(values[:, None] - values[None], axis=-1)
-    return float(apart[np.triu_indices(len(values), 1)].mean())
+    distances = np.linalg.norm(values[:, None] - values[None], axis=-1)
+    return float(distances[np.triu_indices(len(values), 1)].mean())

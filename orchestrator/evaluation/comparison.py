@@ -1,4 +1,4 @@
-"""The protocol: the student at few steps against the teacher at the same, by the teacher at many and real images."""
+"""Compares the student at few steps with the teacher at the same, by the teacher at many and by real images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation import distances as quality
 from fewstep.orchestrator.evaluation.baselines import TeacherSystems, student_systems, teacher_systems
 from fewstep.orchestrator.evaluation.distances import (
+    SAMPLES_FOR_FRECHET,
     BootstrapEstimate,
     FeatureMoments,
     Features,
     KernelDistances,
     Resampling,
+    clip_score,
     combine,
+    exactly,
+    frechet_distance,
+    precision_and_recall,
+    same_noise_distance,
+    units_of,
+    units_of_images,
 )
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_networks import features_label
 from fewstep.orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
-from fewstep.orchestrator.evaluation.results import SAMPLES_FOR_A_CLAIM, Claim, Evaluated, Reference, Row, label
+from fewstep.orchestrator.evaluation.results import (
+    SAMPLES_FOR_A_CLAIM,
+    Claim,
+    EvaluationResults,
+    Reference,
+    Row,
+    label,
+)
 from fewstep.orchestrator.evaluation.system import SampleFeatures, System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
@@ -37,35 +51,37 @@ from fewstep.orchestrator.students.inference import fixed_guidance, inference_ar
 COLUMNS = 12  # of the picture
 
 
-def evaluate(recipe: Recipe, student: Path, out: Path) -> Evaluated:
-    """Judge an exported student, and write metrics.json, claims.json, grid.png and pictures.npz to `out`.
+def evaluate(recipe: Recipe, student: Path, out: Path) -> EvaluationResults:
+    """Compare an exported student with its teacher.
 
-    Whatever was measured before is taken from there, so that the same call continues.
+    Writes metrics.json, claims.json, grid.png and pictures.npz to `out`. Whatever was measured before is taken
+    from there, so that the same call continues.
     """
-    told = recipe.evaluation
-    check_evaluation(told)
-    stored = read_statistics(told) if told.statistics else None
+    evaluation = recipe.evaluation
+    check_evaluation(evaluation)
+    stored = read_statistics(evaluation) if evaluation.statistics else None
     moments = stored if isinstance(stored, FeatureMoments) else None
-    prompts = evaluation_prompts(told)
+    prompts = evaluation_prompts(evaluation)
     with open_pool(recipe, prompts, out, str(student), inference_arguments(recipe)) as pool:
         if moments:
-            _check_width(moments, pool.num_features(), told)
-        teachers = teacher_systems(pool, told)
+            _check_width(moments, pool.num_features(), evaluation)
+        teachers = teacher_systems(pool, evaluation)
         sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-        students = student_systems(pool, told, sampler, fixed_guidance(recipe))
+        students = student_systems(pool, evaluation, sampler, fixed_guidance(recipe))
         judged = [teachers.null, *teachers.best, *students]
         systems = [teachers.reference, *judged]
-        parts = dict(zip(systems, pool.measure(systems, told.samples, "sampling what is judged"), strict=True))
-        images = pool.measure_images(told.images) if told.images else None
+        measured = pool.measure(systems, evaluation.samples, "sampling what is judged")
+        images = pool.measure_images(evaluation.images) if evaluation.images else None
         images = stored if isinstance(stored, SampleFeatures) else images
         texts = pool.measure_texts()
         seconds = pool.seconds_per_image(judged)
-    comparison = Comparison(told, prompts, teachers, parts, images, texts, moments)
-    evaluated = Evaluated(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
-    write_whole(out / "metrics.json", json.dumps([asdict(row) for row in evaluated.rows], indent=1) + "\n")
-    write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in evaluated.claims], indent=1) + "\n")
-    picture(parts, teachers, students, prompts, out)
-    return evaluated
+    samples = dict(zip(systems, measured, strict=True))
+    comparison = Comparison(evaluation, prompts, teachers, samples, images, texts, moments)
+    results = EvaluationResults(tuple(comparison.rows(judged, seconds)), tuple(comparison.claims(students)))
+    write_whole(out / "metrics.json", json.dumps([asdict(row) for row in results.rows], indent=1) + "\n")
+    write_whole(out / "claims.json", json.dumps([asdict(claim) for claim in results.claims], indent=1) + "\n")
+    picture(samples, teachers, students, prompts, out)
+    return results
 
 
 class Comparison:
@@ -73,26 +89,26 @@ class Comparison:
 
     def __init__(
         self,
-        told: Evaluation,
+        evaluation: Evaluation,
         prompts: Sequence[str],
         teachers: TeacherSystems,
-        parts: Mapping[System, SampleFeatures],
+        samples: Mapping[System, SampleFeatures],
         images: SampleFeatures | None,
         texts: NDArray[np.float32] | None,
         moments: FeatureMoments | None = None,
     ) -> None:
-        self._told, self._teachers, self._moments = told, teachers, moments
-        self._texts = None if texts is None else texts[np.arange(told.samples) % len(prompts)]
-        units = quality.units_of(told.samples, len(prompts))
-        used = int(units.max()) + 1
-        self._sets = {_name(system): Features(part.features, units) for system, part in parts.items()}
+        self._evaluation, self._teachers, self._moments = evaluation, teachers, moments
+        self._texts = None if texts is None else texts[np.arange(evaluation.samples) % len(prompts)]
+        units = units_of(evaluation.samples, len(prompts))
+        num_units = int(units.max()) + 1
+        self._sets = {_name(system): Features(one.features, units) for system, one in samples.items()}
         self._references: dict[Reference, str] = {"teacher": _name(teachers.reference)}
         others = 0
         if images is not None:
-            unit = quality.units_of_images(_captions(told), prompts, used, len(images.features))
+            unit = units_of_images(_captions(evaluation), prompts, num_units, len(images.features))
             self._sets["images"], self._references["images"] = Features(images.features, unit), "images"
-            others = max(0, int(unit.max()) + 1 - used)
-        self._resampling = Resampling(used, others, told.bootstraps, told.seed)
+            others = max(0, int(unit.max()) + 1 - num_units)
+        self._resampling = Resampling(num_units, others, evaluation.bootstraps, evaluation.seed)
         self._kids = KernelDistances(self._sets, self._resampling)
 
     def kid(self, system: System, reference: Reference) -> BootstrapEstimate:
@@ -101,50 +117,50 @@ class Comparison:
 
     def rows(self, judged: Sequence[System], seconds: Mapping[System, float]) -> Iterator[Row]:
         """Every metric of every system."""
-        label = features_label(self._told.features)
+        label = features_label(self._evaluation.features)
         for system in judged:
-            found = [(ref, *metric) for ref in self._references for metric in self._metrics(system, ref)]
-            for reference, metric, estimate in [*found, *self._to_statistics(system)]:
+            estimates = [(ref, *metric) for ref in self._references for metric in self._metrics(system, ref)]
+            for reference, metric, estimate in [*estimates, *self._to_statistics(system)]:
                 yield Row(
                     system=system.name,
                     sampler=system.sampler,
                     steps=system.steps,
                     guidance_scale=system.guidance_scale,
                     metric=f"{metric} ({label})",
-                    features=self._told.features,
+                    features=self._evaluation.features,
                     reference=reference,
                     value=estimate.value,
                     low=estimate.low,
                     high=estimate.high,
-                    samples=self._told.samples,
+                    samples=self._evaluation.samples,
                     seconds_per_image=round(seconds[system], 6),
                 )
 
     def _to_statistics(self, system: System) -> Iterator[tuple[Reference, str, BootstrapEstimate]]:
-        """To what somebody stored of real images."""
+        """The Frechet distance to what somebody stored of real images, where they stored moments."""
         if self._moments:
-            distance = quality.frechet_distance(FeatureMoments.of(self._sets[_name(system)].values), self._moments)
-            yield "statistics", self._frechet, quality.exactly(distance)
+            distance = frechet_distance(FeatureMoments.of(self._sets[_name(system)].values), self._moments)
+            yield "statistics", self._frechet, exactly(distance)
 
     @property
     def _frechet(self) -> str:
         """By Inception's features it is FID."""
-        return "FID" if self._told.features.startswith("inception:") else "Frechet distance"
+        return "FID" if self._evaluation.features.startswith("inception:") else "Frechet distance"
 
     def _metrics(self, system: System, reference: Reference) -> Iterator[tuple[str, BootstrapEstimate]]:
         one, other = self._sets[_name(system)], self._sets[self._references[reference]]
         yield "KID", self.kid(system, reference)
-        precision, recall = quality.precision_and_recall(one, other, self._resampling)
+        precision, recall = precision_and_recall(one, other, self._resampling)
         yield "precision", precision
         yield "recall", recall
         if reference == "teacher" and self._texts is not None:
-            yield "CLIP score", quality.clip_score(one, self._texts, self._resampling)
-        if min(len(one), len(other)) >= quality.SAMPLES_FOR_FRECHET:
-            distance = quality.frechet_distance(FeatureMoments.of(one.values), FeatureMoments.of(other.values))
-            yield self._frechet, quality.exactly(distance)
+            yield "CLIP score", clip_score(one, self._texts, self._resampling)
+        if min(len(one), len(other)) >= SAMPLES_FOR_FRECHET:
+            distance = frechet_distance(FeatureMoments.of(one.values), FeatureMoments.of(other.values))
+            yield self._frechet, exactly(distance)
         if reference == "teacher" and system != self._teachers.null:
             same = self._sets[_name(self._teachers.null)]
-            yield "same-noise distance", quality.same_noise_distance(one, same, self._resampling)
+            yield "same-noise distance", same_noise_distance(one, same, self._resampling)
 
     def claims(self, students: Sequence[System]) -> Iterator[Claim]:
         """The student against the best teacher at the same steps, and against the teacher at many."""
@@ -165,7 +181,8 @@ class Comparison:
         for four in self._teachers.best:
             if four.steps == 4:
                 limit = 0.1 * combine((1, self.kid(four, "teacher")), (-1, many)).value
-                text = f"The student at {student.steps} steps is level with the teacher at {self._told.reference_steps}"
+                at = f"at {student.steps} steps"
+                text = f"The student {at} is level with the teacher at {self._evaluation.reference_steps}"
                 difference = combine((1, self.kid(student, "teacher")), (-1, many))
                 yield self._claim(text, "level", student.steps, "teacher", difference, limit)
 
@@ -178,7 +195,7 @@ class Comparison:
         difference: BootstrapEstimate,
         limit: float,
     ) -> Claim:
-        samples = self._told.samples
+        samples = self._evaluation.samples
         return Claim(
             claim=text.replace(" 1 steps", " 1 step"),
             kind=kind,
@@ -194,7 +211,7 @@ class Comparison:
 
 
 def picture(
-    parts: Mapping[System, SampleFeatures],
+    samples: Mapping[System, SampleFeatures],
     teachers: TeacherSystems,
     students: Sequence[System],
     prompts: Sequence[str],
@@ -204,31 +221,32 @@ def picture(
 
     As grid.png, and as arrays for other grids: pictures.npz, by label, with the captions.
     """
-    rows = [(label("teacher", teachers.null.steps), parts[teachers.null].pictures)]
+    rows = [(label("teacher", teachers.null.steps), samples[teachers.null].pictures)]
     for pair in zip(teachers.best, students, strict=True):
-        rows += [(label(system.name, system.steps), parts[system].pictures) for system in pair]
+        rows += [(label(system.name, system.steps), samples[system].pictures) for system in pair]
     columns = min(COLUMNS, len(rows[0][1]))
     captions = [prompts[column % len(prompts)] for column in range(columns)]
     grid(rows, captions, out / "grid.png")
     fresh = out / ".pictures.npz"
-    shown = {name: pictures[:columns] for name, pictures in rows}
-    np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **shown)
+    arrays = {name: pictures[:columns] for name, pictures in rows}
+    np.savez_compressed(fresh, allow_pickle=False, captions=np.array(captions), **arrays)
     fresh.replace(out / "pictures.npz")
 
 
-def _check_width(moments: FeatureMoments, width: int, told: Evaluation) -> None:
+def _check_width(moments: FeatureMoments, width: int, evaluation: Evaluation) -> None:
     if len(moments.mean) != width:
         raise BadInput(
-            f"{FIELD}: {told.statistics} is of {len(moments.mean)} features, and {told.features} has {width}; "
+            f"{FIELD}: {evaluation.statistics} is of {len(moments.mean)} features, "
+            f"and {evaluation.features} has {width}; "
             "set evaluation.features to the network that it was made with"
         )
 
 
-def _captions(told: Evaluation) -> list[str]:
-    """Of the real images, where they are at hand and say something."""
-    if not told.images:
+def _captions(evaluation: Evaluation) -> list[str]:
+    """What the real images show, where they are at hand and have captions; else nothing."""
+    if not evaluation.images:
         return []
-    real = open_images(told.images, "evaluation.images")
+    real = open_images(evaluation.images, "evaluation.images")
     return real.captions("prompt") if real.has("prompt") else []
 
 

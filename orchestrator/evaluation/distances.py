@@ -1,4 +1,4 @@
-"""How near two sets of pictures are, with intervals. Plain numpy on features; knows no network and no Ray.
+"""Measures how near two sets of pictures are, with intervals. Plain numpy on features; knows no network and no Ray.
 
 Sets share prompts, so a pair of samples of one prompt is not a pair of independent samples: such pairs are
 left out of every sum. What is left is a U-statistic over prompts (Eq. 4 of Gretton et al., "A kernel two-sample
@@ -74,8 +74,8 @@ class Resampling:
 
     def __init__(self, prompts: int, others: int, bootstraps: int, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        drawn = [_draws(generator, units, bootstraps) for units in (prompts, others) if units]
-        self.weights = np.concatenate([np.ones((1, prompts + others)), np.concatenate(drawn, axis=1)])
+        draws = [_draws(generator, units, bootstraps) for units in (prompts, others) if units]
+        self.weights = np.concatenate([np.ones((1, prompts + others)), np.concatenate(draws, axis=1)])
 
     def mean(self, values: Floats, units: NDArray[np.int64]) -> BootstrapEstimate:
         """The mean of one number per sample."""
@@ -88,10 +88,10 @@ def _draws(generator: np.random.Generator, units: int, bootstraps: int) -> Float
     if units < 2:
         raise ValueError("an interval needs at least two units to resample, got 1")
     even = np.full(units, 1 / units)
-    drawn = generator.multinomial(units, even, bootstraps)
-    while len(single := np.flatnonzero(drawn.max(axis=1) == units)):
-        drawn[single] = generator.multinomial(units, even, len(single))
-    return drawn.astype(np.float64)
+    counts = generator.multinomial(units, even, bootstraps)
+    while len(single := np.flatnonzero(counts.max(axis=1) == units)):
+        counts[single] = generator.multinomial(units, even, len(single))
+    return counts.astype(np.float64)
 
 
 class KernelDistances:
@@ -150,7 +150,7 @@ class FeatureMoments:
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> FeatureMoments:
-        """Of features [n, d]."""
+        """The moments of features [n, d]."""
         values = values.astype(np.float64)
         return cls(values.mean(axis=0), np.cov(values, rowvar=False))
 
@@ -182,12 +182,12 @@ def precision_and_recall(
 
 def _radii(values: NDArray[np.floating]) -> Floats:
     """Squared distance of each sample to its third nearest other."""
-    nth, found = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
+    nth, radii = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
     for rows in _blocks(len(values)):
         within = _squared_distances(values[rows], values)
         within[np.arange(len(within)), np.arange(len(values))[rows]] = np.inf
-        found[rows] = np.partition(within, nth, axis=1)[:, nth]
-    return found
+        radii[rows] = np.partition(within, nth, axis=1)[:, nth]
+    return radii
 
 
 def _blocks(count: int) -> list[slice]:
@@ -232,5 +232,5 @@ def units_of_images(captions: Sequence[str], prompts: Sequence[str], used: int, 
     """
     if not captions or used > len(prompts):
         return used + np.arange(count)
-    place = {prompt: number for number, prompt in enumerate(prompts[:used])}
-    return np.array([place.setdefault(caption, len(place)) for caption in captions[:count]])
+    units = {prompt: number for number, prompt in enumerate(prompts[:used])}
+    return np.array([units.setdefault(caption, len(units)) for caption in captions[:count]])

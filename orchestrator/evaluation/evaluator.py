@@ -1,4 +1,4 @@
-"""Makes the pictures that are judged, and their features. All that evaluation does with networks; knows no Ray."""
+"""Samples the pictures that are judged, and measures their features: all that evaluation does with networks, no Ray."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ class Evaluator:
 
     def _noise(self, role: str, samples: range) -> Tensor:
         shape = self.teacher.family.latent_shape
-        drawn = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
-        return torch.stack(drawn).to(self.setting.device)
+        noise = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
+        return torch.stack(noise).to(self.setting.device)
 
     def _guided(self, guidance_scale: float, prompts: list[str]) -> GuidedDenoiser:
         scale = torch.full((len(prompts),), guidance_scale, device=self.setting.device)
@@ -131,14 +131,14 @@ class Evaluator:
         return self.teacher.decode(states[:, -1])
 
     def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
-        """As a user would: the exported pipeline with its own scheduler."""
+        """Sample as a user would: by the exported pipeline with its own scheduler."""
         pipeline, roles = self.student.pipeline, (system.noise, f"{system.noise} steps")
         starting, stepping = ([self.setting.generator(role, i) for i in samples] for role in roles)
         eta = {"eta": self.setting.call.eta} if self.setting.call.eta else {}
         with torch.random.fork_rng():
             # Not every pipeline hands its generators on to its scheduler.
             torch.manual_seed(stepping[0].initial_seed())
-            sampled = pipeline(
+            output = pipeline(
                 **self.student.call_arguments(
                     prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale
                 ),
@@ -146,7 +146,7 @@ class Evaluator:
                 **eta,
                 output_type="pt",
             )
-        return sampled.images
+        return output.images
 
     def seconds_per_image(self, system: System, variances: Sequence[float] = ()) -> float:
         """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
@@ -171,7 +171,7 @@ class Evaluator:
         return self._features.read(self.setting.prompts).numpy()
 
     def num_features(self) -> int:
-        """Of a picture."""
+        """How many features a picture has."""
         return self._features(torch.zeros(1, 3, 64, 64)).shape[1]
 
     def _image_features(self, images: Tensor, samples: range) -> SampleFeatures:

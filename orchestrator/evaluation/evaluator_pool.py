@@ -1,14 +1,14 @@
-"""Judges on the cluster: samples are split among actors, and what was measured before is not measured again."""
+"""Measures systems on the cluster: actors share their samples, and what was measured before is not measured again."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import ray
@@ -38,6 +38,14 @@ PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
 ALONE = InferenceArguments()  # of a teacher that is judged without a student
 Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
+
+
+@dataclass(frozen=True)
+class SolverVariances:
+    """What a stochastic solver of the teacher has to know, on disk as it is here."""
+
+    variances: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class SampleBatch:
 
 
 class EvaluatorActor:
-    """A Judge in a process of its own."""
+    """An Evaluator in a process of its own."""
 
     def __init__(self, setting: EvaluationSetting) -> None:
         self._setting = setting
@@ -69,7 +77,7 @@ class EvaluatorActor:
         return self._evaluator.unsupported_reason(solver, evaluations)
 
     def measure(self, batch: SampleBatch) -> tuple[SampleBatch, SampleFeatures]:
-        """One batch."""
+        """The features of one batch, and whose they are: answers come in any order."""
         if isinstance(batch.of, str):
             return batch, self._evaluator.measure_images(batch.of, batch.samples)
         return batch, self._evaluator.measure(batch.of, batch.samples, batch.variances)
@@ -83,7 +91,7 @@ class EvaluatorActor:
         return self._evaluator.measure_texts()
 
     def num_features(self) -> int:
-        """Of a picture."""
+        """How many features a picture has."""
         return self._evaluator.num_features()
 
     def seconds_per_image(self, system: System, variances: tuple[float, ...]) -> float:
@@ -104,8 +112,7 @@ class EvaluatorPool:
     ) -> None:
         self.setting, self.files = setting, files
         self._actors, self._timings, self._recorder = actors, timings, recorder
-        with unwrap_bad_input():
-            self.revisions = cast(dict[str, str], ray.get(actors[0].revisions.remote()))
+        self.revisions = self._ask(EvaluatorActor.revisions)
         self._refusals: dict[tuple[str, int], str] = {}  # of solvers and numbers of steps
 
     def key(self, system: System) -> Key:
@@ -137,8 +144,7 @@ class EvaluatorPool:
         """The solvers that can sample the teacher in so many evaluations. Raises BadInput where there is none."""
         for solver in solvers:
             if (solver, steps) not in self._refusals:
-                with unwrap_bad_input():
-                    why = cast(str, ray.get(self._actors[0].unsupported_reason.remote(solver, steps)))
+                why = self._ask(EvaluatorActor.unsupported_reason, solver, steps)
                 self._refusals[solver, steps] = why
                 if why:
                     say(f"not a candidate: {why}")
@@ -151,38 +157,35 @@ class EvaluatorPool:
         """`count` samples of each system, in their order."""
         keys = {system: self.key(system) for system in systems}
         self._make({system: (key, count) for system, key in keys.items()}, description)
-        return [self._found(keys[system], count) for system in systems]
+        return [self._recall(keys[system], count) for system in systems]
 
     def measure_images(self, file: str) -> SampleFeatures:
         """All real images of a file."""
         count = len(open_images(file, "evaluation.images"))
         key = self.images_key(file)
         self._make({file: (key, count)}, "real images")
-        return self._found(key, count)
+        return self._recall(key, count)
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of the prompts, in the space of the pictures'; None where they have none."""
-        with unwrap_bad_input():
-            return cast("NDArray[np.float32] | None", ray.get(self._actors[0].measure_texts.remote()))
+        return self._ask(EvaluatorActor.measure_texts)
 
     def num_features(self) -> int:
-        """Of a picture, by the feature network."""
-        with unwrap_bad_input():
-            return cast(int, ray.get(self._actors[0].num_features.remote()))
+        """How many features a picture has."""
+        return self._ask(EvaluatorActor.num_features)
 
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""
-        known = json.loads(self._timings.read_text()) if self._timings.exists() else {}
+        timings = json.loads(self._timings.read_text()) if self._timings.exists() else {}
         stems = {system: self.key(system).stem for system in systems}
-        missing = [system for system, stem in stems.items() if stem not in known]
+        missing = [system for system, stem in stems.items() if stem not in timings]
         with _shown("timing", len(missing)) as advance:
             for system in missing:
-                with unwrap_bad_input():
-                    timed = self._actors[0].seconds_per_image.remote(system, self._variances(system))
-                    known[stems[system]] = ray.get(timed)
-                write_whole(self._timings, json.dumps(known, indent=1))
+                variances = self._variances(system)
+                timings[stems[system]] = self._ask(EvaluatorActor.seconds_per_image, system, variances)
+                write_whole(self._timings, json.dumps(timings, indent=1))
                 advance(1)
-        return {system: known[stem] for system, stem in stems.items()}
+        return {system: timings[stem] for system, stem in stems.items()}
 
     def _variances(self, of: System | str) -> tuple[float, ...]:
         """What a stochastic solver of the teacher is told, found once and kept."""
@@ -191,40 +194,49 @@ class EvaluatorPool:
         facts = {**self.key(of).facts, "calibration": [CALIBRATION, CALIBRATION_STEPS, analytic_dpm.GRID]}
         depends = {name: fact for name, fact in facts.items() if name not in ("features", "sampler", "steps", "noise")}
         key = Key(f"variances-{of.guidance_scale:g}", depends)
-        if known := self.files.recall(key):
-            return tuple(cast(list[float], known["variances"]))
-        with unwrap_bad_input():
-            variances = cast(list[float], ray.get(self._actors[0].calibrate.remote(of.guidance_scale)))
-        self.files.decide(key, {"variances": variances})
-        return tuple(variances)
+        decision = self.files.recall(key, SolverVariances)
+        if decision is None:
+            decision = SolverVariances(tuple(self._ask(EvaluatorActor.calibrate, of.guidance_scale)))
+            self.files.decide(key, asdict(decision))
+        return decision.variances
 
-    def _found(self, key: Key, count: int) -> SampleFeatures:
-        found = self.files.find(key, count)
-        assert found is not None
-        return found
+    def _recall(self, key: Key, count: int) -> SampleFeatures:
+        features = self.files.find(key, count)
+        assert features is not None
+        return features
+
+    def _ask(
+        self,
+        method: Callable[Concatenate[EvaluatorActor, Arguments], Answer],
+        *arguments: Arguments.args,
+        **options: Arguments.kwargs,
+    ) -> Answer:
+        """What one method of the first actor returns."""
+        with unwrap_bad_input():
+            return ray.get(getattr(self._actors[0], method.__name__).remote(*arguments, **options))
 
     def _make(self, wanted: Mapping[System | str, tuple[Key, int]], description: str) -> None:
         """Measure what is missing. A file is written as soon as its last batch is there."""
         missing = {of: (key, n) for of, (key, n) in wanted.items() if self.files.find(key, n) is None}
         size = self.setting.batch_size
         batches = {
-            of: [SampleBatch(of, range(start, min(start + size, n)), told) for start in range(0, n, size)]
+            of: [SampleBatch(of, range(start, min(start + size, n)), variances) for start in range(0, n, size)]
             for of, (_, n) in missing.items()
-            for told in [self._variances(of)]
+            for variances in [self._variances(of)]
         }
         done: dict[System | str, dict[int, SampleFeatures]] = {of: {} for of in missing}
         pool = ActorPool(list(self._actors))
         answers = pool.map_unordered(lambda actor, batch: actor.measure.remote(batch), sum(batches.values(), []))
-        planned, made = sum(n for _, n in missing.values()), 0
+        planned, count = sum(n for _, n in missing.values()), 0
         with _shown(description, planned) as advance:
             for batch, measured in _each(answers):
-                parts = done[batch.of]
-                parts[batch.samples.start] = measured
-                made += len(batch.samples)
+                by_start = done[batch.of]
+                by_start[batch.samples.start] = measured
+                count += len(batch.samples)
                 advance(len(batch.samples))
-                self._recorder.record(made, {"evaluate/samples": made, "evaluate/samples_planned": planned})
-                if len(parts) == len(batches[batch.of]):
-                    whole = SampleFeatures.join([parts[start] for start in sorted(parts)])
+                self._recorder.record(count, {"evaluate/samples": count, "evaluate/samples_planned": planned})
+                if len(by_start) == len(batches[batch.of]):
+                    whole = SampleFeatures.join([by_start[start] for start in sorted(by_start)])
                     self.files.keep(missing[batch.of][0], whole)
                     done[batch.of] = {}
 
@@ -239,7 +251,7 @@ def evaluation_prompts(evaluation: Evaluation) -> list[str]:
     """The prompts in an order of chance, so that any number of samples has a fair share of them."""
     prompts = read_prompts(evaluation.prompts, "evaluation.prompts", distinct=not evaluation.protocol)
     order = np.random.default_rng(evaluation.seed).permutation(len(prompts))
-    return [prompts[place] for place in order]
+    return [prompts[number] for number in order]
 
 
 @contextmanager
@@ -248,8 +260,8 @@ def open_pool(
 ) -> Iterator[EvaluatorPool]:
     """Start the actors that a recipe asks for; `out` keeps the features. Connects to the cluster by itself."""
     connect(recipe.resources)
-    judged, resources = recipe.evaluation, recipe.resources
-    features_label(judged.features)
+    evaluation, resources = recipe.evaluation, recipe.resources
+    features_label(evaluation.features)
     require(resources, [worker_bundle(resources)] * resources.generators, "resources.generators")
     setting = EvaluationSetting(
         teacher=recipe.teacher,
@@ -257,16 +269,16 @@ def open_pool(
         call=call,
         negative_prompt=recipe.trajectories.negative_prompt,
         prompts=tuple(prompts),
-        features=judged.features,
-        seed=judged.seed,
-        batch_size=judged.batch_size,
+        features=evaluation.features,
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
         device=device_of(resources),
         threads=resources.threads_per_worker,
     )
     remote = ray.remote(EvaluatorActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
-        files, timings = FeatureFiles(out / "features", judged.baselines), out / "timings.json"
+        files, timings = FeatureFiles(out / "features", evaluation.baselines), out / "timings.json"
         recorder = Recorder(out / "progress.jsonl", Path(recipe.output).name, recipe.method.name)
         yield EvaluatorPool(setting, actors, files, timings, recorder)
     finally:

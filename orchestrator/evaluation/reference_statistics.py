@@ -1,4 +1,4 @@
-"""What an evaluation is told of the field: its named protocols, and statistics of real images that somebody stored."""
+"""Checks an evaluation by a named protocol, and reads statistics of real images that somebody stored."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def check_evaluation(evaluation: Evaluation) -> None:
     if evaluation.statistics:
         read_statistics(evaluation)
     if evaluation.protocol:
-        found = len(read_prompts(evaluation.prompts, "evaluation.prompts", distinct=False))
-        if found < evaluation.samples:
+        count = len(read_prompts(evaluation.prompts, "evaluation.prompts", distinct=False))
+        if count < evaluation.samples:
             raise BadInput(
-                f"evaluation.prompts: {evaluation.prompts} has {found:,} captions, and {evaluation.protocol} takes "
+                f"evaluation.prompts: {evaluation.prompts} has {count:,} captions, and {evaluation.protocol} takes "
                 f"{evaluation.samples:,}, one for each sample; give its whole list, one a line"
             )
 
@@ -34,35 +34,35 @@ def read_statistics(evaluation: Evaluation) -> FeatureMoments | SampleFeatures:
 
     Raises BadInput for a file that holds neither, or features of another network.
     """
-    place = evaluation.statistics
+    file = evaluation.statistics
     try:
-        with np.load(place, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             if "features" in arrays:
                 _check_own(evaluation, json.loads(str(arrays["facts"])))
                 return SampleFeatures(arrays["features"], arrays["pictures"])
-            found = FeatureMoments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+            moments = FeatureMoments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         if isinstance(error, BadInput):
             raise
         holds = "mu and sigma, as FID's statistics do, or features that fewstep wrote"
-        raise BadInput(f"{FIELD}: {place} must be an .npz that holds {holds} ({error})") from None
-    _check_moments(evaluation, found)
-    return found
+        raise BadInput(f"{FIELD}: {file} must be an .npz that holds {holds} ({error})") from None
+    _check_moments(evaluation, moments)
+    return moments
 
 
 def _check_own(evaluation: Evaluation, facts: dict[str, object]) -> None:
-    made = facts["features"]
-    if made != evaluation.features:
+    network = facts["features"]
+    if network != evaluation.features:
         raise BadInput(
-            f"{FIELD}: {evaluation.statistics} is of {made}, and evaluation.features is not; take one network"
+            f"{FIELD}: {evaluation.statistics} is of {network}, and evaluation.features is not; take one network"
         )
     if evaluation.images:
         raise BadInput(f"{FIELD} holds features, which take the place of evaluation.images; leave one of the two out")
 
 
-def _check_moments(evaluation: Evaluation, found: FeatureMoments) -> None:
-    width = len(found.mean)
-    if found.covariance.shape != (width, width):
+def _check_moments(evaluation: Evaluation, moments: FeatureMoments) -> None:
+    width = len(moments.mean)
+    if moments.covariance.shape != (width, width):
         raise BadInput(f"{FIELD}: sigma of {evaluation.statistics} must be {width} x {width}, as mu says")
     if evaluation.samples < SAMPLES_FOR_FRECHET:
         raise BadInput(

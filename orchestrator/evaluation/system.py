@@ -1,4 +1,4 @@
-"""evaluation/system.py."""
+"""Says what an evaluation samples: a network with a sampler, the setting they share, and what is measured of them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,7 @@ class SampleFeatures:
     pictures: NDArray[np.uint8]  # [at most PICTURES, height, width, 3]
 
     @staticmethod
-    def join(parts: Sequence[SampleFeatures]) -> SampleFeatures:
+    def join(batches: Sequence[SampleFeatures]) -> SampleFeatures:
         """Batches in order as one."""
-        return SampleFeatures(
-            np.concatenate([part.features for part in parts]), np.concatenate([part.pictures for part in parts])
-        )
+        features = np.concatenate([batch.features for batch in batches])
+        return SampleFeatures(features, np.concatenate([batch.pictures for batch in batches]))

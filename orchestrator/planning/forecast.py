@@ -24,7 +24,8 @@ def forecast(recipe: Recipe) -> Json:
     """
     teacher = Teacher(recipe.teacher, load=skeleton)
     preflight(recipe, teacher, is_offline=True)
-    return {**_sampled(recipe, teacher), **memory_facts(estimate(recipe, teacher))}
+    memory = memory_facts(estimate(recipe, teacher)) if recipe.has_training else {}
+    return {**_sampled(recipe, teacher), **memory}
 
 
 def memory_of(recipe: Recipe) -> MemoryEstimate:

@@ -45,15 +45,16 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         raise BadInput(
             "teacher.compile: each size would be compiled; give one teacher.resolution, or leave compile out"
         )
-    if teacher.family.has_pictures:
+    is_evaluated = teacher.family.has_pictures and recipe.has_training
+    if is_evaluated:
         if why := unsupported_reason(evaluation.solvers[0], evaluation.reference_steps, teacher.prediction, config):
             raise BadInput(f"evaluation.solvers: {why}")
     elif recipe.training.evaluate_every:
         raise BadInput("training.evaluate_every: this teacher's samples are no pictures to judge; leave it out")
     if teacher.family.is_conditional:
-        _check_prompts(recipe, rounds, is_evaluated=teacher.family.has_pictures)
+        _check_prompts(recipe, rounds, is_evaluated=is_evaluated)
     if not teacher.family.has_null:
-        _check_unguided(recipe, rounds, is_evaluated=teacher.family.has_pictures)
+        _check_unguided(recipe, rounds, is_evaluated=is_evaluated)
     for round in rounds:
         _check_networks(round, recipe, teacher, is_offline=is_offline)
     if recipe.training.init_from and not is_offline:
@@ -126,7 +127,7 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
             net.init(network)
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
-        if isinstance(net, Frozen) and net.role != "decoder":
+        if isinstance(net, Frozen) and net.role != "decoder" and recipe.has_training:
             features_label(recipe.training.features, section="training")
             if not is_offline and not feature_network(recipe.training.features, section="training").channels:
                 raise BadInput(f"training.features: {recipe.training.features} shows no layers, which losses look at")

@@ -74,6 +74,15 @@ def parse(data: Mapping[str, object]) -> Recipe:
     return recipe
 
 
+def check_training(recipe: Recipe) -> None:
+    """Raises BadInput where a recipe that only samples the teacher is to train a student."""
+    if not recipe.has_training:
+        raise BadInput(
+            "training is missing: only what samples the teacher alone, like generate, does without this section; "
+            "add it to the recipe with its number of steps, or give training.steps=1000"
+        )
+
+
 def _check_adapters(recipe: Recipe) -> None:
     """Refuse to shard or to move the weights that low-rank adapters share with the teacher."""
     nets = [net for round in recipe.method.build().rounds() for net in round.nets.values() if isinstance(net, Trained)]

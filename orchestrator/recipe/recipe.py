@@ -27,6 +27,11 @@ class Export(Section):
     )
 
 
+def _no_training() -> Training:
+    """What a recipe without the section has: no steps, which no section may ask for."""
+    return Training.model_construct(steps=0)
+
+
 class Recipe(Section):
     """One run, from teacher to report."""
 
@@ -34,7 +39,7 @@ class Recipe(Section):
     trajectories: Trajectories = Trajectories()
     data: Data = Data()
     method: MethodSpec
-    training: Training
+    training: Training = Field(default_factory=_no_training)  # `generate` does without
     evaluation: Evaluation = Evaluation()
     export: Export = Export()
     resources: Resources = Resources()
@@ -62,7 +67,7 @@ class Recipe(Section):
     def _divisible(self) -> Recipe:
         resources, counts = self.resources, range(self.resources.first_workers, self.resources.workers + 1)
         parts = math.lcm(*counts) * self.training.accumulation
-        if self.training.batch_size % parts:
+        if self.has_training and self.training.batch_size % parts:
             workers = "every number of workers that there may be" if resources.min_workers else "resources.workers"
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} must be a multiple of "
@@ -75,6 +80,12 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def has_training(self) -> bool:
+        """Whether there is a section `training`; what only samples the teacher needs none."""
+        return self.training.steps > 0
+
     def resolved(self) -> Json:
         """The recipe as plain data with every default filled in."""
-        return self.model_dump(mode="json") | {"method": self.method.resolved()}
+        absent = set() if self.has_training else {"training"}
+        return self.model_dump(mode="json", exclude=absent) | {"method": self.method.resolved()}

@@ -1,4 +1,4 @@
-"""Several runs in one table and one picture."""
+"""Writes several runs into one table and one picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from fewstep.orchestrator.observability.image_grid import Pixels, grid
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.recipe.teacher import teacher_name
+from fewstep.orchestrator.reports.facts import manifests_of, stages_of
 from fewstep.orchestrator.runs.run import Run
 
 PICTURED_STEPS = (1, 4)  # of the teacher
@@ -48,14 +48,13 @@ class Finished:
     @property
     def train_s(self) -> float:
         """What training took, of all rounds."""
-        return cast(Mapping[str, float], self.run.facts["stages"])["train"]
+        return stages_of(self.run)["train"]
 
     @property
     def teacher_evaluations(self) -> int:
-        """Of its data sets, made for it or found."""
-        manifests = cast(Mapping[str, Mapping[str, str]], self.run.facts["manifests"])
-        places = {manifest["path"] for manifest in manifests.values()}
-        return sum(open_commit_log(place).plan.teacher_evaluations for place in places)
+        """How often the teacher was evaluated for its data sets, made for it or found."""
+        urls = {manifest.path for manifest in manifests_of(self.run).values()}
+        return sum(open_commit_log(url).plan.teacher_evaluations for url in urls)
 
     @property
     def peak_memory(self) -> float:
@@ -105,12 +104,12 @@ class Entry:
         better = sum(claim.holds for claim in self.differences)
         worse = sum(claim.low > 0 for claim in self.differences)
         if len(self.runs) in (better, worse):
-            found = "better" if better else "worse"
+            verdict = "better" if better else "worse"
         else:
-            found = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
+            verdict = f"better {better}, worse {worse} of {len(self.runs)}" if better + worse else "not told apart"
         claims = [claim for run in self.runs for claim in run.results.claims]
         level = [claim.holds for claim in claims if (claim.kind, claim.steps) == ("level", self.steps)]
-        return found + (f", level with {self.results.many_steps} steps" if level and all(level) else "")
+        return verdict + (f", level with {self.results.many_steps} steps" if level and all(level) else "")
 
     @property
     def train_s(self) -> float:
@@ -119,18 +118,18 @@ class Entry:
 
     @property
     def cpu_hours(self) -> float:
-        """Of that."""
+        """What that is of the training workers' CPUs."""
         resources = self.recipe.resources
         return self.train_s * resources.workers * resources.cpus_per_worker / 3600
 
     @property
     def peak_memory(self) -> float:
-        """Of the run that took most."""
+        """Bytes that a training worker held, in the run that took most."""
         return max(run.peak_memory for run in self.runs)
 
     @property
     def teacher_evaluations(self) -> int:
-        """Of its first run's data sets, which the others share or repeat."""
+        """How often the teacher was evaluated for its first run's data sets, which the others share or repeat."""
         return self.runs[0].teacher_evaluations
 
     @property
@@ -156,7 +155,8 @@ class Entry:
         }
 
 
-def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) -> Json:
+def write_comparison(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) -> Json:
+    """Write compare.json, compare.md and, where a run has finished, compare.png; the facts of the first."""
     facts: dict[str, object] = {"methods": [entry.facts() for entry in entries], "failed": dict(failed)}
     if entries:
         null, *best = _teacher(entries[0].results)
@@ -167,17 +167,17 @@ def _write(entries: Sequence[Entry], failed: Mapping[str, str], folder: Path) ->
     return facts
 
 
-def _teacher(found: EvaluationResults) -> list[Row]:
+def _teacher(results: EvaluationResults) -> list[Row]:
     """The null, then the best at each number of steps."""
-    return [found.find("teacher", steps, "KID") for steps in (found.many_steps, *found.steps)]
+    return [results.find("teacher", steps, "KID") for steps in (results.many_steps, *results.steps)]
 
 
 def _picture(entries: Sequence[Entry], file: Path) -> None:
-    found, shown = entries[0].results, entries[0].pictures
-    steps = (found.many_steps, *(steps for steps in found.steps if steps in PICTURED_STEPS))
-    rows = [(label("teacher", count), shown[label("teacher", count)]) for count in steps]
+    results, pictures = entries[0].results, entries[0].pictures
+    steps = (results.many_steps, *(steps for steps in results.steps if steps in PICTURED_STEPS))
+    rows = [(label("teacher", count), pictures[label("teacher", count)]) for count in steps]
     rows += [(label(entry.name, entry.steps), entry.pictures[label("student", entry.steps)]) for entry in entries]
-    grid(rows, [str(caption) for caption in shown["captions"]], file)
+    grid(rows, [str(caption) for caption in pictures["captions"]], file)
 
 
 def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
@@ -185,9 +185,9 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     errors = [f"- {name} did not finish: {error.splitlines()[-1]}" for name, error in failed.items()]
     if not entries:
         return "\n".join(errors) + "\n"
-    found, recipe = entries[0].results, entries[0].recipe
-    null, *best = _teacher(found)
-    heads = ["recipe", "method", *(f"KID at {steps}" for steps in found.steps), "its steps"]
+    results, recipe = entries[0].results, entries[0].recipe
+    null, *best = _teacher(results)
+    heads = ["recipe", "method", *(f"KID at {steps}" for steps in results.steps), "its steps"]
     heads += ["there, less the teacher's best", "verdict", "training", "CPU hours", "memory", "teacher evaluations"]
     lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), *[""] * 7]]
     for entry in entries:
@@ -199,8 +199,8 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     several = f" Of {seeds} seeds of training: the mean, and the outermost ends of the intervals." if seeds > 1 else ""
     parts = [
         f"# Methods on {teacher_name(recipe.teacher)}",
-        f"{found.kid} to the teacher's {found.many_steps}-step pictures at few steps, lower is nearer, with 95 % "
-        f"intervals. The teacher itself at {found.many_steps} steps, on other noise: {_cell(null)}.{note}{several}",
+        f"{results.kid} to the teacher's {results.many_steps}-step pictures at few steps, lower is nearer, with 95 % "
+        f"intervals. The teacher itself at {results.many_steps} steps, on other noise: {_cell(null)}.{note}{several}",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         *(["\n".join(errors)] if errors else []),
         "Recipes with equal plans share one data set; its teacher evaluations stand with each of them. Memory is the "

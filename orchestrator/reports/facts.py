@@ -1,9 +1,11 @@
-"""What a run directory knows so far, as its student's card and its report tell it."""
+"""Reads what a run directory knows so far, as its student's card and its report tell it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
@@ -19,6 +21,15 @@ from fewstep.orchestrator.runs.run import Run
 from fewstep.orchestrator.teachers.load import FAMILIES
 
 
+@dataclass(frozen=True)
+class ManifestRecord:
+    """A version of a data set, as run.json names it."""
+
+    path: str
+    version: int
+    content_hash: str
+
+
 def results_of(opened: Run) -> EvaluationResults:
     """What was found of its student, if it was judged."""
     evaluation = opened.folder / "evaluation"
@@ -27,7 +38,17 @@ def results_of(opened: Run) -> EvaluationResults:
 
 def teacher_facts(opened: Run) -> Json:
     """What a run's data, which there is, knows of its teacher."""
-    return open_commit_log(str(next(iter(_manifests(opened).values()))["path"])).plan.teacher
+    return open_commit_log(next(iter(manifests_of(opened).values())).path).plan.teacher
+
+
+def manifests_of(opened: Run) -> Mapping[str, ManifestRecord]:
+    """The data sets of a run's rounds, by name; none before the first is there."""
+    return TypeAdapter(dict[str, ManifestRecord]).validate_python(opened.facts.get("manifests", {}))
+
+
+def stages_of(opened: Run) -> Mapping[str, float]:
+    """The seconds that each stage of a run took so far."""
+    return TypeAdapter(dict[str, float]).validate_python(opened.facts["stages"])
 
 
 def card_facts(opened: Run, results: EvaluationResults) -> CardFacts:
@@ -42,9 +63,9 @@ def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:
     """What a run knows of itself, at any time."""
     recipe, folder = opened.recipe, opened.folder
     method, student, evaluation = recipe.method.build(), folder / "student", folder / "evaluation"
-    told = card_facts(opened, results) if student.exists() else None
+    card = card_facts(opened, results) if student.exists() else None
     rounds = {round.name: opened.round_folder(number, round) for number, round in enumerate(method.rounds(), 1)}
-    stores = {f"data of {name}": str(made["path"]) for name, made in _manifests(opened).items()}
+    stores = {f"data of {name}": manifest.path for name, manifest in manifests_of(opened).items()}
     files = {"student": student, "metrics": evaluation / "metrics.json"}
     return ReportFacts(
         run=folder.name,
@@ -54,32 +75,27 @@ def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:
         student_steps=method.student_steps,
         results=results,
         grid=evaluation / "grid.png",
-        training={name: metrics.read(place / "metrics.jsonl") for name, place in rounds.items()},
-        stages_s=cast(Mapping[str, float], opened.facts["stages"]),
-        snippet=snippet(told, student, str(student)) if told else "",
-        lineage=told.lineage if told else _lineage(opened),
-        places=stores | {name: str(place) for name, place in files.items() if place.exists()},
+        training={name: metrics.read(round / "metrics.jsonl") for name, round in rounds.items()},
+        stages_s=stages_of(opened),
+        snippet=snippet(card, student, str(student)) if card else "",
+        lineage=card.lineage if card else _lineage(opened),
+        places=stores | {name: str(path) for name, path in files.items() if path.exists()},
         recipe=recipe.resolved(),
     )
 
 
 def _example(recipe: Recipe) -> str:
     """A prompt, held out where there is one."""
-    judged, told = recipe.evaluation.prompts, recipe.trajectories
-    if judged:
-        return read_prompts(judged, "evaluation.prompts")[0]
-    return read_prompts(told.prompts, column=told.prompt_column)[0]
-
-
-def _manifests(opened: Run) -> Mapping[str, Json]:
-    return cast(Mapping[str, Json], opened.facts.get("manifests", {}))
+    held_out, trajectories = recipe.evaluation.prompts, recipe.trajectories
+    if held_out:
+        return read_prompts(held_out, "evaluation.prompts")[0]
+    return read_prompts(trajectories.prompts, column=trajectories.prompt_column)[0]
 
 
 def _lineage(opened: Run) -> dict[str, str]:
     """Its data, and the versions of what made it."""
     data = {
-        f"data of {name}": f"{made['content_hash']} (version {made['version']})"
-        for name, made in _manifests(opened).items()
+        f"data of {name}": f"{manifest.content_hash} (version {manifest.version})"
+        for name, manifest in manifests_of(opened).items()
     }
-    versions = cast(Mapping[str, Json], opened.facts["versions"])
-    return data | {name: str(version) for name, version in versions.items()}
+    return data | TypeAdapter(dict[str, str]).validate_python(opened.facts["versions"])

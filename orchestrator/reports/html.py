@@ -1,4 +1,4 @@
-"""reports/html.py."""
+"""Builds HTML pages that load nothing from elsewhere: a document, and its sections."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def section(title: str, body: str, note: str) -> str:
     """A part of the page; nothing where there is nothing to show."""
     if not body:
         return ""
-    said = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{said}{body}</section>"
+    paragraph = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<section><h2>{html.escape(title)}</h2>{paragraph}{body}</section>"

@@ -1,4 +1,4 @@
-"""To a model hub: an exported student, behind the gate that its teacher is behind."""
+"""Pushes an exported student to a model hub, behind the gate that its teacher is behind."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def push(folder: Path, card: str, id: str, gate: Gate, *, private: bool) -> str:
     named = {file.relative_to(folder).as_posix(): file for file in files}
     operations = [CommitOperationAdd(name, file) for name, file in named.items() if not name.startswith(".")]
     try:
-        made = api.create_repo(id, private=private, exist_ok=True)
+        repo = api.create_repo(id, private=private, exist_ok=True)
         if private or gate:  # before there is anything to read
-            api.update_repo_settings(made.repo_id, private=private or None, gated=gate or None)
+            api.update_repo_settings(repo.repo_id, private=private or None, gated=gate or None)
         card_file = CommitOperationAdd("README.md", card.encode())
-        api.create_commit(made.repo_id, [*operations, card_file], commit_message="Upload a student made by fewstep")
+        api.create_commit(repo.repo_id, [*operations, card_file], commit_message="Upload a student made by fewstep")
     except HUB_ERRORS as error:
         raise BadInput(f"--push-to-hub: {api.endpoint} did not take {id}: {' '.join(str(error).split())}") from error
-    say(f"pushed: {made.url}")
-    return str(made.url)
+    say(f"pushed: {repo.url}")
+    return str(repo.url)

@@ -1,4 +1,4 @@
-"""What a teacher's authors ask of whoever passes its student on: their licence, its files, their gate."""
+"""Reads what a teacher's authors ask of whoever passes its student on: their licence, its files, their gate."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Terms:
 
     @property
     def licence(self) -> str:
-        """As the card names it; "other" where it names none that can be read here."""
+        """The licence as the card names it; "other" where it names none that can be read here."""
         return str(self.front.get("license_name") or self.front.get("license") or "other")
 
 
 def terms_of(teacher: TeacherSpec) -> Terms:
-    """From the teacher's own card and files, on disk or on the model hub.
+    """Read the terms from the teacher's own card and files, on disk or on the model hub.
 
     Nothing for a factory's model, and where the hub does not answer.
     """

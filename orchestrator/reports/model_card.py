@@ -1,4 +1,4 @@
-"""The model card of an exported student: how to use it, how good it is, where it comes from."""
+"""Writes the model card of an exported student: how to use it, how good it is, where it comes from."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ RECIPE = "recipe.yaml"  # resolved, in the exported folder
 HERE = "."  # how a folder's own card names it
 
 
-def snippet(facts: CardFacts, student: Path, place: str) -> str:
+def snippet(facts: CardFacts, student: Path, path: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     if not holds_pipeline(student):
-        return lora_snippet(facts, student, place)
+        return lora_snippet(facts, student, path)
     recipe, family = facts.recipe, facts.family
-    options, first = family.usage_snippet(place, facts.prompt, recipe.method.build().student_steps)
+    options, first = family.usage_snippet(path, facts.prompt, recipe.method.build().student_steps)
     arguments = ", ".join([first, *_arguments(recipe, family, facts.results)])
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
-    told = "".join(f", {name}={value!r}" for name, value in options.items())
+    keywords = "".join(f", {name}={value!r}" for name, value in options.items())
     return "\n".join(
         [
             "from diffusers import DiffusionPipeline",
             "",
-            f"pipeline = DiffusionPipeline.from_pretrained({place!r}{told})",
+            f"pipeline = DiffusionPipeline.from_pretrained({path!r}{keywords})",
             f"image = pipeline({arguments}).images[0]",
             family.save_snippet,
         ]
     )
 
 
-def lora_snippet(facts: CardFacts, student: Path, place: str) -> str:
-    """As `snippet`, for the adapters alone on the teacher's own pipeline."""
+def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
+    """The lines of `snippet` for the adapters alone on the teacher's own pipeline."""
     teacher = facts.recipe.teacher
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    _, first = facts.family.usage_snippet(place, facts.prompt, facts.recipe.method.build().student_steps)
+    _, first = facts.family.usage_snippet(path, facts.prompt, facts.recipe.method.build().student_steps)
     arguments = ", ".join([first, *_arguments(facts.recipe, facts.family, facts.results)])
     return "\n".join(
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({teacher.origin!r}{pinned})",
-            f"pipeline.load_lora_weights({place!r}, subfolder='lora')",
-            f"pipeline.scheduler = {scheduler}.from_pretrained({place!r}, subfolder='scheduler')",
+            f"pipeline.load_lora_weights({path!r}, subfolder='lora')",
+            f"pipeline.scheduler = {scheduler}.from_pretrained({path!r}, subfolder='scheduler')",
             f"image = pipeline({arguments}).images[0]",
             'image.save("picture.png")',
         ]
@@ -104,20 +104,20 @@ def write_card(facts: CardFacts, student: Path, evaluation: Path) -> None:
     write_whole(student / "README.md", card(facts, student, HERE))
 
 
-def card(facts: CardFacts, student: Path, place: str) -> str:
-    """The card of a folder that is found at a place, like a hub's id."""
+def card(facts: CardFacts, student: Path, path: str) -> str:
+    """The card of a folder that is found at a path, which may be a hub's id."""
     recipe, results, method = facts.recipe, facts.results, facts.recipe.method.build()
     steps = method.student_steps
     about = f"Distilled with {recipe.method.name} ([arXiv:{method.paper}](https://arxiv.org/abs/{method.paper})) by "
-    where = "From inside this folder, or with its path in place of the dot:\n\n" if place == HERE else ""
+    where = "From inside this folder, or with its path in place of the dot:\n\n" if path == HERE else ""
     judged = ["![The same noise and prompts down each column](grid.png)"] if results.rows else []
     parts = [
         f"---\n{_front(facts)}---",
         f"# {Path(recipe.output).name}: {teacher_name(recipe.teacher)} in {steps} step{'s' if steps > 1 else ''}",
         about + "fewstep. " + (results.headline(steps) if results.rows else "It has not been judged yet."),
         *judged,
-        f"## Use\n\n{where}```python\n{snippet(facts, student, place)}\n```",
-        *_adapters(facts, student, place),
+        f"## Use\n\n{where}```python\n{snippet(facts, student, path)}\n```",
+        *_adapters(facts, student, path),
         *(["## Quality\n\n" + table(results)] if results.rows else []),
         "## Where it comes from\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in facts.lineage.items()),
         f"## Licence\n\n{_conditions(facts, student)}",
@@ -126,13 +126,13 @@ def card(facts: CardFacts, student: Path, place: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _adapters(facts: CardFacts, student: Path, place: str) -> list[str]:
+def _adapters(facts: CardFacts, student: Path, path: str) -> list[str]:
     """How the adapters are used alone, where there is more."""
     if not (student / "lora").is_dir() or not holds_pipeline(student):
         return []
     if not issubclass(facts.family.pipeline_class, LoraBaseMixin):
         return ["The adapters alone are in `lora/`; the teacher's pipeline loads none, its model or peft does."]
-    code = lora_snippet(facts, student, place)
+    code = lora_snippet(facts, student, path)
     return [f"The adapters alone, on the teacher or a model made from it:\n\n```python\n{code}\n```"]
 
 

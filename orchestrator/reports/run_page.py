@@ -1,4 +1,4 @@
-"""report.html: one page that shows a run to whoever opens it, with nothing to load from elsewhere."""
+"""Writes report.html: one page that shows a run to whoever opens it, with nothing to load from elsewhere."""
 
 from __future__ import annotations
 
@@ -86,19 +86,19 @@ def _header(facts: ReportFacts, title: str) -> str:
 
 
 def _tiles(facts: ReportFacts) -> str:
-    found = facts.results
-    steps = found.judged_steps(facts.student_steps)
-    student, teacher = (found.find(system, steps, "KID") for system in ("student", "teacher"))
-    many = found.find("teacher", found.many_steps, "KID")
+    results = facts.results
+    steps = results.judged_steps(facts.student_steps)
+    student, teacher = (results.find(system, steps, "KID") for system in ("student", "teacher"))
+    many = results.find("teacher", results.many_steps, "KID")
     faster = many.seconds_per_image / student.seconds_per_image
     tiles = [
-        ("student", _number(student.value), f"{found.kid} at {_steps(steps)}", _range(student)),
+        ("student", _number(student.value), f"{results.kid} at {_steps(steps)}", _range(student)),
         ("teacher", _number(teacher.value), f"the teacher's best at {_steps(steps)}", _range(teacher)),
-        ("null", _number(many.value), f"the teacher at {found.many_steps}, other noise", _range(many)),
+        ("null", _number(many.value), f"the teacher at {results.many_steps}, other noise", _range(many)),
         (
             "",
             f"{faster:.1f}x",
-            f"as fast as the teacher at {found.many_steps}",
+            f"as fast as the teacher at {results.many_steps}",
             f"{student.seconds_per_image:.3g} s per image",
         ),
     ]
@@ -115,30 +115,29 @@ def _picture(file: Path) -> str:
     return f'<div class="wide paper"><img alt="Systems across the rows" src="data:image/png;base64,{data}"></div>'
 
 
-def _quality(found: EvaluationResults) -> str:
-    return (
-        '<div class="charts">' + "".join(_quality_chart(found, reference) for reference in found.references) + "</div>"
-    )
+def _quality(results: EvaluationResults) -> str:
+    charts = "".join(_quality_chart(results, reference) for reference in results.references)
+    return f'<div class="charts">{charts}</div>'
 
 
-def _quality_chart(found: EvaluationResults, reference: str) -> str:
+def _quality_chart(results: EvaluationResults, reference: str) -> str:
     def line(system: str, name: str) -> Series:
-        rows = [found.find(system, steps, "KID", reference) for steps in found.steps]
+        rows = [results.find(system, steps, "KID", reference) for steps in results.steps]
         points = [(row.steps, row.value) for row in rows]
         return Series(name, system, points, [(row.low, row.high) for row in rows])
 
-    many = found.find("teacher", found.many_steps, "KID", reference)
+    many = results.find("teacher", results.many_steps, "KID", reference)
     series = [line("student", "student"), line("teacher", "teacher at its best")]
-    bands = [Band(f"teacher at {found.many_steps} steps", "null", many.low, many.high)]
-    chart = line_chart(series, "sampling steps", found.kid, bands=bands, log_x=True)
-    title = {"teacher": f"To the teacher's {found.many_steps}-step pictures", "images": "To real images"}[reference]
+    bands = [Band(f"teacher at {results.many_steps} steps", "null", many.low, many.high)]
+    chart = line_chart(series, "sampling steps", results.kid, bands=bands, log_x=True)
+    title = {"teacher": f"To the teacher's {results.many_steps}-step pictures", "images": "To real images"}[reference]
     return f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
 
 
-def _quality_note(found: EvaluationResults) -> str:
+def _quality_note(results: EvaluationResults) -> str:
     return (
-        f"{found.kid}, lower is nearer, on a logarithmic scale. The band is the teacher at {found.many_steps} steps on "
-        "other noise: no system can do better than not to be told from it."
+        f"{results.kid}, lower is nearer, on a logarithmic scale. The band is the teacher at {results.many_steps} "
+        "steps on other noise: no system can do better than not to be told from it."
     )
 
 
@@ -146,49 +145,49 @@ METRICS = ("same-noise distance", "precision", "recall", "CLIP score")
 OF_REFERENCES = {"teacher": "to the teacher", "images": "to images", "statistics": "to statistics"}
 
 
-def _table(found: EvaluationResults) -> str:
-    names = {"teacher": f"KID to teacher at {found.many_steps}", "images": "KID to images"}
-    head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in found.references)]
-    metrics = [metric for metric in METRICS if found.measured(metric)]
-    distances = [(name, ref) for name in FRECHET for ref in OF_REFERENCES if found.measured(name, ref)]
+def _table(results: EvaluationResults) -> str:
+    names = {"teacher": f"KID to teacher at {results.many_steps}", "images": "KID to images"}
+    head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in results.references)]
+    metrics = [metric for metric in METRICS if results.measured(metric)]
+    distances = [(name, ref) for name in FRECHET for ref in OF_REFERENCES if results.measured(name, ref)]
     head += [f"{name} {OF_REFERENCES[ref]}" for name, ref in distances]
     head += [metric[0].upper() + metric[1:] for metric in metrics] + ["s per image"]
     rows = []
-    judged = [row for row in found.rows if row.metric == found.kid and row.reference == "teacher"]
+    judged = [row for row in results.rows if row.metric == results.kid and row.reference == "teacher"]
     for row in sorted(judged, key=lambda row: (row.steps, row.system)):
         cells = [row.system, str(row.steps), row.sampler, f"{row.guidance_scale:g}"]
-        cells += [_measure(found.find(row.system, row.steps, "KID", ref)) for ref in found.references]
-        cells += [_number(found.find(row.system, row.steps, *distance).value) for distance in distances]
-        cells += [_measure_of(found, row, metric) for metric in metrics] + [f"{row.seconds_per_image:.3g}"]
+        cells += [_measure(results.find(row.system, row.steps, "KID", ref)) for ref in results.references]
+        cells += [_number(results.find(row.system, row.steps, *distance).value) for distance in distances]
+        cells += [_measure_of(results, row, metric) for metric in metrics] + [f"{row.seconds_per_image:.3g}"]
         rows.append(f'<tr class="{row.system}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _measure_of(found: EvaluationResults, row: Row, metric: str) -> str:
-    is_null = row.system == "teacher" and row.steps == found.many_steps
+def _measure_of(results: EvaluationResults, row: Row, metric: str) -> str:
+    is_null = row.system == "teacher" and row.steps == results.many_steps
     if is_null and metric == "same-noise distance":
         return "0"
-    return _measure(found.find(row.system, row.steps, metric))
+    return _measure(results.find(row.system, row.steps, metric))
 
 
 def _measure(row: Row) -> str:
     return f"{_number(row.value)}<small>{_range(row)}</small>"
 
 
-def _table_note(found: EvaluationResults) -> str:
-    samples = found.rows[0].samples
+def _table_note(results: EvaluationResults) -> str:
+    samples = results.rows[0].samples
     return (
         f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
         "same prompts for every system. The teacher's sampler and guidance, and the student's guidance where it is an "
         "input, are the best found on other noise. Same-noise distance is between the features of a sample and of the "
-        f"teacher's at {found.many_steps} steps from equal noise."
+        f"teacher's at {results.many_steps} steps from equal noise."
     )
 
 
-def _claims(found: EvaluationResults) -> str:
+def _claims(results: EvaluationResults) -> str:
     rows = []
-    for claim in found.claims:
+    for claim in results.claims:
         verdict = ("yes", "holds") if claim.holds else ("no", "not shown")
         words = f"{claim.value:+.4f}<small>[{claim.low:+.4f}, {claim.high:+.4f}]</small>"
         mark = f'<span class="verdict {verdict[0]}">{verdict[1]}</span>'
@@ -197,8 +196,8 @@ def _claims(found: EvaluationResults) -> str:
     return f'<div class="wide"><table class="claims"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _claims_note(found: EvaluationResults) -> str:
-    first = found.claims[0]
+def _claims_note(results: EvaluationResults) -> str:
+    first = results.claims[0]
     note = "A claim holds where the whole 95 % interval of its paired difference is on the right side."
     return note if first.is_claim else f"{note} {caution(first.samples)}"
 
@@ -210,8 +209,8 @@ def _curves(rounds: Mapping[str, Rows], family: str) -> str:
         keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(family)))
         points = {key: curve for key in keys if (curve := _smoothed(rows, key))}
         series = [
-            Series(key.removeprefix(family), INKS_OF_CURVES[place % len(INKS_OF_CURVES)], curve)
-            for place, (key, curve) in enumerate(points.items())
+            Series(key.removeprefix(family), INKS_OF_CURVES[number % len(INKS_OF_CURVES)], curve)
+            for number, (key, curve) in enumerate(points.items())
         ]
         if any(value > 0 for curve in points.values() for _, value in curve):
             chart = line_chart(series, "step", family.rstrip("/"), log_x=False)
@@ -222,8 +221,8 @@ def _curves(rounds: Mapping[str, Rows], family: str) -> str:
 def _smoothed(rows: Rows, key: str) -> list[tuple[float, float]]:
     points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
     size = max(1, len(points) // LOSS_POINTS)
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
+    stretches = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(stretch[-1][0], sum(loss for _, loss in stretch) / len(stretch)) for stretch in stretches]
 
 
 def _timings(stages: Mapping[str, float]) -> str:

@@ -61,7 +61,10 @@ class Run:
         resolved = recipe.resolved()
         written = self.folder / "recipe.yaml"
         if written.exists():
-            differences = compare(identity(yaml.safe_load(written.read_text())), identity(resolved))
+            there, here = identity(yaml.safe_load(written.read_text())), identity(resolved)
+            if "training" not in there:  # `generate` began it without, and it may be added
+                here = {key: value for key, value in here.items() if key != "training"}
+            differences = compare(there, here)
             if differences:
                 raise BadInput(
                     f"output: {self.folder} belongs to another recipe; choose another output or use its own values: "
@@ -71,7 +74,7 @@ class Run:
             raise BadInput(f"output: {self.folder} holds files that are no run of fewstep; choose an empty folder")
         write_whole(written, yaml.safe_dump(resolved, sort_keys=False))
         if not self._file.exists():
-            self._write({"recipe": recipe_hash(recipe), "rounds": {}, "stages": {}, "versions": versions()})
+            self._write({"recipe": "", "rounds": {}, "stages": {}, "versions": versions()})
 
     @property
     def facts(self) -> RunRecord:
@@ -133,7 +136,8 @@ class Run:
             file.unlink(missing_ok=True)
 
     def _write(self, facts: Mapping[str, object]) -> None:
-        write_whole(self._file, json.dumps(facts, indent=1))
+        current = {**facts, "recipe": recipe_hash(self.recipe)}  # which changes where training is added
+        write_whole(self._file, json.dumps(current, indent=1))
 
 
 def reopen(folder: Path) -> Run:

@@ -1,4 +1,4 @@
-"""The pictures of a search: which values led where, which fields mattered, what cannot be had at once."""
+"""Draws a search: which values led where, which fields mattered, what cannot be had at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Axis:
 
     name: str
     ticks: Mapping[str, float]
-    places: Sequence[float]  # of the trials
+    positions: Sequence[float]  # of the trials
 
 
 def parallel_coordinates(trials: Sequence[TrialRecord], space: Space, objective: str, best: Sequence[int]) -> str:
@@ -36,11 +36,11 @@ def parallel_coordinates(trials: Sequence[TrialRecord], space: Space, objective:
         picture = figure.subplots()
         for x, axis in enumerate(axes):
             picture.axvline(x, color=LINE)
-            for label, place in axis.ticks.items():
-                picture.annotate(label, (x, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-        for place, trial in enumerate(trials):
+            for label, y in axis.ticks.items():
+                picture.annotate(label, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        for index, trial in enumerate(trials):
             is_best = trial.number in best
-            line = [axis.places[place] for axis in axes]
+            line = [axis.positions[index] for axis in axes]
             ink, width = (INKS["student"], 2.5) if is_best else (INKS["null"], 1.2)
             picture.plot(line, color=ink, linewidth=width, alpha=1 if is_best else 0.6, zorder=3 if is_best else 2)
         picture.set_xticks(range(len(axes)), [axis.name for axis in axes])
@@ -80,12 +80,13 @@ def _axis(field: str, range: Range, values: Sequence[object]) -> Axis:
     name = field.partition(".")[2]
     if isinstance(range, Choice):
         labels = [json.dumps(option) for option in range.options]
-        ticks = {label: place / max(1, len(labels) - 1) for place, label in enumerate(labels)}
+        ticks = {label: index / max(1, len(labels) - 1) for index, label in enumerate(labels)}
         return Axis(name, ticks, [ticks[json.dumps(value)] for value in values])
     scale = math.log if isinstance(range, LogUniform) else float
     low, high = scale(range.low), scale(range.high)
-    places = [(scale(float(str(value))) - low) / (high - low) for value in values]
-    return Axis(name, {f"{range.low:g}": 0.0, f"{range.high:g}": 1.0}, places)
+    numbers = [value for value in values if isinstance(value, int | float)]  # all of them: a range has no others
+    positions = [(scale(number) - low) / (high - low) for number in numbers]
+    return Axis(name, {f"{range.low:g}": 0.0, f"{range.high:g}": 1.0}, positions)
 
 
 def _values(name: str, values: Sequence[float]) -> Axis:

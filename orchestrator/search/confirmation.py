@@ -1,4 +1,4 @@
-"""The end of a search: is its best really better than the recipe as it is? Both trained again, on prompts none saw."""
+"""Ends a search: trains its best and the recipe as it is again, and compares them on prompts that no trial saw."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fewstep.orchestrator.search.objectives import watched_steps
 from fewstep.orchestrator.workflow.comparison import compare, run_recipe
 from fewstep.orchestrator.workflow.round_data import store_of
 
-PLACE = "confirmation"  # folder of a search
+FOLDER = "confirmation"  # folder of a search
 BEST, DEFAULT = "best", "default"
 
 
@@ -49,13 +49,13 @@ class Confirmation:
     def sentence(self) -> str:
         """What may be quoted."""
         seeds = ", ".join(f"{value:+.4f}" for value in self.by_seed)
-        said = (
+        text = (
             f"Trained again with {len(self.by_seed)} seeds each, and judged by {self.samples:,} samples of noise and "
             f"prompts that no trial saw: KID at {self.steps} steps {self.best:.4f} for the search's best and "
             f"{self.default:.4f} for the recipe as it is, paired difference {self.value:+.4f}, 95 % interval "
             f"[{self.low:+.4f}, {self.high:+.4f}]; by seed {seeds}. That is {self.verdict}."
         ).replace(" 1 steps", " 1 step")
-        return said if self.samples >= SAMPLES_FOR_A_CLAIM else f"{said} {caution(self.samples)}"
+        return text if self.samples >= SAMPLES_FOR_A_CLAIM else f"{text} {caution(self.samples)}"
 
 
 def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Confirmation:
@@ -63,8 +63,9 @@ def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Conf
     shared = {"trajectories.store": store_of(recipe)}
     recipes = {DEFAULT: vary(recipe, shared), BEST: vary(recipe, {**changes, **shared})}
     seeds = recipe.search.seeds
-    facts = compare(recipes, folder, seeds)
-    for name, why in dict(facts["failed"]).items():  # pyright: ignore[reportCallIssue, reportArgumentType]
+    failed = compare(recipes, folder, seeds)["failed"]
+    assert isinstance(failed, dict)
+    for name, why in failed.items():
         raise RuntimeError(f"{name} of {folder} did not finish: {why}; the same command tries it again")
     evaluation, steps = recipe.evaluation, watched_steps(recipe)
     units = units_of(evaluation.samples, len(evaluation_prompts(evaluation)))
@@ -72,10 +73,10 @@ def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Conf
     sets = {"reference": Features(newest(folder / "teacher", key_name(reference)).features, units)}
     for name, one in recipes.items():
         for seed in range(seeds):
-            place = Path(run_recipe(one, name, seed, folder).output) / "evaluation"
-            row = EvaluationResults.read(place).find("student", steps, "KID")
+            evaluated = Path(run_recipe(one, name, seed, folder).output) / "evaluation"
+            row = EvaluationResults.read(evaluated).find("student", steps, "KID")
             student = System("student", row.sampler, steps, row.guidance_scale)
-            sets[f"{name} {seed}"] = Features(newest(place / "features", key_name(student)).features, units)
+            sets[f"{name} {seed}"] = Features(newest(evaluated / "features", key_name(student)).features, units)
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
     distances = KernelDistances(sets, resampling)
 
@@ -84,7 +85,7 @@ def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Conf
 
     best, default = kids(BEST, 1 / seeds), kids(DEFAULT, -1 / seeds)
     difference = combine(*best, *default)
-    found = Confirmation(
+    confirmation = Confirmation(
         steps=steps,
         value=difference.value,
         low=difference.low,
@@ -94,5 +95,6 @@ def confirm(recipe: Recipe, changes: Mapping[str, object], folder: Path) -> Conf
         default=-combine(*default).value,
         samples=evaluation.samples,
     )
-    write_whole(folder / "confirmation.json", json.dumps(asdict(found) | {"verdict": found.verdict}, indent=1) + "\n")
-    return found
+    facts = asdict(confirmation) | {"verdict": confirmation.verdict}
+    write_whole(folder / "confirmation.json", json.dumps(facts, indent=1) + "\n")
+    return confirmation

@@ -1,4 +1,4 @@
-"""What a search goes by: the numbers that a trial is judged by, and what it may spend."""
+"""Names what a search minimises and what it may spend, by its recipe."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ def steps_of(objective: str) -> int:
 
 def objectives_of(recipe: Recipe) -> tuple[str, ...]:
     """What the recipe's search minimises. Raises BadInput for a number that evaluation does not produce."""
-    known = [*(kid_name(steps) for steps in recipe.evaluation.steps), TRAINING_HOURS]
-    told = recipe.search.objectives or (kid_name(_made_for(recipe)),)
-    for name in (*told, *([recipe.search.stop_on] if recipe.search.stop_on else ())):
-        if name not in known:
+    choices = [*(kid_name(steps) for steps in recipe.evaluation.steps), TRAINING_HOURS]
+    objectives = recipe.search.objectives or (kid_name(_judged_steps(recipe)),)
+    for name in (*objectives, *([recipe.search.stop_on] if recipe.search.stop_on else ())):
+        if name not in choices:
             raise BadInput(
-                f"search.objectives: evaluation produces no {name!r}{nearest(name, known)}; it gives {', '.join(known)}"
+                f"search.objectives: evaluation produces no {name!r}{nearest(name, choices)}; "
+                f"it gives {', '.join(choices)}"
             )
-    if len(set(told)) < len(told):
-        raise BadInput(f"search.objectives: {', '.join(told)} names one twice")
-    if recipe.search.stop_on and recipe.search.stop_on not in told:
-        raise BadInput(f"search.stop_on: {recipe.search.stop_on} is none of the objectives {', '.join(told)}")
-    return told
+    if len(set(objectives)) < len(objectives):
+        raise BadInput(f"search.objectives: {', '.join(objectives)} names one twice")
+    if recipe.search.stop_on and recipe.search.stop_on not in objectives:
+        raise BadInput(f"search.stop_on: {recipe.search.stop_on} is none of the objectives {', '.join(objectives)}")
+    return objectives
 
 
 def target_of(recipe: Recipe) -> str:
@@ -46,7 +47,7 @@ def target_of(recipe: Recipe) -> str:
 
 def watched_steps(recipe: Recipe) -> int:
     """The student's steps that a trial is evaluated at while it trains: the target's."""
-    return steps_of(target_of(recipe)) or _made_for(recipe)
+    return steps_of(target_of(recipe)) or _judged_steps(recipe)
 
 
 def watched(recipe: Recipe) -> str:
@@ -56,26 +57,20 @@ def watched(recipe: Recipe) -> str:
 
 def check_stopping(recipe: Recipe) -> None:
     """Refuse a scheduler that would have nothing to go by."""
-    told, target = recipe.search, target_of(recipe)
-    if told.scheduler == "none":
+    scheduler, target = recipe.search.scheduler, target_of(recipe)
+    if scheduler == "none":
         return
     if not steps_of(target):
         raise BadInput(f"search.stop_on: {target} is not measured while training; name a KID, like kid@4")
     if not recipe.training.evaluate_every:
         raise BadInput(
-            f"search.scheduler: {told.scheduler} goes by evaluations while training, and there are none; set "
+            f"search.scheduler: {scheduler} goes by evaluations while training, and there are none; set "
             f"training.evaluate_every, like {max(1, recipe.training.steps // 5)}"
         )
 
 
-def _made_for(recipe: Recipe) -> int:
-    """The judged number of steps that is nearest to what the student is made for."""
-    wanted = recipe.method.build().student_steps
-    return min(recipe.evaluation.steps, key=lambda steps: (abs(steps - wanted), steps))
-
-
 def device_hours(recipe: Recipe, workers: int, seconds: float) -> float:
-    """Of GPUs, or of workers where they have none."""
+    """Hours of GPUs, or of workers where they have none."""
     return seconds * workers * (recipe.resources.gpus_per_worker or 1) / 3600
 
 
@@ -90,12 +85,18 @@ class Budget:
     @classmethod
     def of(cls, recipe: Recipe) -> Budget:
         """The recipe's. Raises BadInput where a search would never end."""
-        told = recipe.search
-        if not (told.trials or told.hours or told.device_hours) and told.searcher != "grid":
+        search = recipe.search
+        if not (search.trials or search.hours or search.device_hours) and search.searcher != "grid":
             raise BadInput("search.trials is missing: a search needs a budget; set trials, hours or device_hours")
-        return cls(told.trials, told.hours, told.device_hours)
+        return cls(search.trials, search.hours, search.device_hours)
 
     def is_spent(self, trials: int, hours: float, device_hours: float) -> bool:
         """Whether there is to be no further trial."""
-        used = ((self.trials, trials), (self.hours, hours), (self.device_hours, device_hours))
-        return any(0 < limit <= much for limit, much in used)
+        pairs = ((self.trials, trials), (self.hours, hours), (self.device_hours, device_hours))
+        return any(0 < limit <= amount for limit, amount in pairs)
+
+
+def _judged_steps(recipe: Recipe) -> int:
+    """The judged number of steps that is nearest to what the student is made for."""
+    student_steps = recipe.method.build().student_steps
+    return min(recipe.evaluation.steps, key=lambda steps: (abs(steps - student_steps), steps))

@@ -1,4 +1,4 @@
-"""How good a trial's student is, on noise and prompts that choices are made by and no result is quoted of."""
+"""Measures how good a trial's student is, on noise and prompts that serve choices alone and give no result."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ SELECTION = "selection"  # folder of a search: what trials are chosen by
 
 def measure_target(recipe: Recipe, out: Path) -> None:
     """Sample the teacher at many steps, once for all trials: to a folder that is their `evaluation.baselines`."""
-    told = recipe.evaluation
-    with open_pool(recipe, evaluation_prompts(told), out / "work") as pool:
-        pool.measure([selection_reference(told)], told.selection_samples, "sampling what trials are chosen by")
-        pool.files.ship(pool.key(selection_reference(told)), out)
+    evaluation = recipe.evaluation
+    reference, count = selection_reference(evaluation), evaluation.selection_samples
+    with open_pool(recipe, evaluation_prompts(evaluation), out / "work") as pool:
+        pool.measure([reference], count, "sampling what trials are chosen by")
+        pool.files.ship(pool.key(reference), out)
 
 
 def judge_trial(recipe: Recipe, student: Path, steps: Sequence[int], out: Path) -> dict[int, float]:
     """The KID of an exported student at each number of steps, at its best guidance scale where that is an input."""
-    told = recipe.evaluation
+    evaluation = recipe.evaluation
     sampler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    scales = student_scales(told, fixed_guidance(recipe))
-    systems = [System("student", sampler, count, scale, "selection") for count in steps for scale in scales]
-    prompts = evaluation_prompts(told)
+    scales = student_scales(evaluation, fixed_guidance(recipe))
+    systems = [System("student", sampler, each, scale, "selection") for each in steps for scale in scales]
+    prompts, count = evaluation_prompts(evaluation), evaluation.selection_samples
     with open_pool(recipe, prompts, out, str(student), inference_arguments(recipe)) as pool:
-        parts = pool.measure([selection_reference(told), *systems], told.selection_samples, "judging a trial")
-    found = kids(parts, units_of(told.selection_samples, len(prompts)))
-    return {
-        count: min(kid for system, kid in zip(systems, found, strict=True) if system.steps == count) for count in steps
-    }
+        samples = pool.measure([selection_reference(evaluation), *systems], count, "judging a trial")
+    distances = dict(zip(systems, kids(samples, units_of(count, len(prompts))), strict=True))
+    return {each: min(kid for system, kid in distances.items() if system.steps == each) for each in steps}

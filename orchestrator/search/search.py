@@ -1,4 +1,4 @@
-"""`fewstep search`: many trials of one recipe on the same data, then a fair look at whether the best is any better."""
+"""Searches: runs many trials of one recipe on the same data, then looks fairly at whether the best is any better."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.datasets.sources import check_sources as check_recipe
+from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.observability.console import console, say
 from fewstep.orchestrator.planning.preflight import check_paths
-from fewstep.orchestrator.recipe.parsing import vary
+from fewstep.orchestrator.recipe.parsing import check_training, vary
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.search.confirmation import PLACE, confirm
+from fewstep.orchestrator.search.confirmation import FOLDER, confirm
 from fewstep.orchestrator.search.objectives import Budget, check_stopping, objectives_of, target_of
 from fewstep.orchestrator.search.report import SearchResults, write_best, write_results
 from fewstep.orchestrator.search.scoring import SELECTION, measure_target
@@ -50,22 +50,22 @@ def search(recipe: Recipe) -> Json:
             measure_target(_selecting(recipe), opened.folder / SELECTION)
             with Live(get_renderable=shown, console=console, refresh_per_second=0.5):
                 run_trials(proposals, recipe, pinned)
-        found = _found(study, recipe, space, "")
-        write_results(found, opened.folder)
-        if found.best < 0:
+        results = _results(study, recipe, space, "")
+        write_results(results, opened.folder)
+        if results.best < 0:
             say("no trial finished")
-            return {"failed": {str(trial.number): trial.why for trial in found.trials}}
-        file = write_best(found, opened.folder)
-        say(f"best trial: {found.best}, {file}")
-        verdict = _confirm(recipe, found, opened.folder / PLACE)
-        found = _found(study, recipe, space, verdict)
-        write_results(found, opened.folder)
-        write_best(found, opened.folder)
+            return {"failed": {str(trial.number): trial.why for trial in results.trials}}
+        file = write_best(results, opened.folder)
+        say(f"best trial: {results.best}, {file}")
+        verdict = _confirm(recipe, results, opened.folder / FOLDER)
+        results = _results(study, recipe, space, verdict)
+        write_results(results, opened.folder)
+        write_best(results, opened.folder)
     say(f"\n{escape(verdict)}\ndone: [bold]{opened.folder / 'search.html'}[/bold] shows the trials, {file} is the best")
     return {
-        "trials": [asdict(trial) for trial in found.trials],
-        "front": list(found.front),
-        "best": found.best,
+        "trials": [asdict(trial) for trial in results.trials],
+        "front": list(results.front),
+        "best": results.best,
         "recipe": str(file),
         "verdict": verdict,
     }
@@ -73,7 +73,8 @@ def search(recipe: Recipe) -> Json:
 
 def check_search(recipe: Recipe) -> Space:
     """What a search of this recipe varies. Refuses one that could not be run, before anything starts."""
-    check_recipe(recipe)
+    check_training(recipe)
+    check_sources(recipe)
     space = space_of(recipe)
     if recipe.search.searcher == "grid":
         grid_of(space)
@@ -82,7 +83,7 @@ def check_search(recipe: Recipe) -> Space:
     Budget.of(recipe)
 
     def readable(trial: Recipe) -> None:
-        check_recipe(trial)
+        check_sources(trial)
         check_data(recipe, trial)
 
     _check_each(recipe, space, readable)
@@ -121,7 +122,7 @@ def _selecting(recipe: Recipe) -> Recipe:
     return vary(recipe, {"evaluation.prompts": recipe.search.prompts})
 
 
-def _found(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> SearchResults:
+def _results(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> SearchResults:
     target = objectives_of(recipe).index(target_of(recipe))
     front = front_of(study)
     best = best_of(study, target) if front else -1
@@ -129,8 +130,8 @@ def _found(study: optuna.Study, recipe: Recipe, space: Space, verdict: str) -> S
     return SearchResults(recipe, space, trials, front, best, importance_of(study, target), verdict)
 
 
-def _confirm(recipe: Recipe, found: SearchResults, folder: Path) -> str:
-    changes = next(trial.changes for trial in found.trials if trial.number == found.best)
+def _confirm(recipe: Recipe, results: SearchResults, folder: Path) -> str:
+    changes = next(trial.changes for trial in results.trials if trial.number == results.best)
     if vary(recipe, changes).resolved() == recipe.resolved():
         return "The recipe as it is came out best, so that there is nothing to compare: no gain."
     return confirm(recipe, changes, folder).sentence()
@@ -139,11 +140,11 @@ def _confirm(recipe: Recipe, found: SearchResults, folder: Path) -> str:
 def table(trials: Sequence[TrialRecord], recipe: Recipe) -> Table:
     """How the trials stand."""
     objectives = objectives_of(recipe)
-    shown = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)
+    rows = Table("trial", "", "changes", "steps", "KID there", *objectives, box=None, pad_edge=False)
     for trial in trials:
         step, kid = trial.curve[-1] if trial.curve else ("", "")
         changes = ", ".join(f"{field.partition('.')[2]} {value}" for field, value in trial.changes.items())
         there = f"{kid:.4f}" if trial.curve else ""
         worth = [f"{trial.values[name]:.4f}" if name in trial.values else "" for name in objectives]
-        shown.add_row(str(trial.number), trial.state, escape(changes), str(step), there, *worth)
-    return shown
+        rows.add_row(str(trial.number), trial.state, escape(changes), str(step), there, *worth)
+    return rows

@@ -1,4 +1,4 @@
-"""The space of a search: what the method declares, narrowed or widened by the recipe, as Optuna reads it."""
+"""Builds the space of a search: what the method declares, narrowed or widened by the recipe, as Optuna reads it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def space_of(recipe: Recipe) -> Space:
     space = {f"method.{field}": declared for field, declared in method.space.items()}
     fields = [*(f"method.{name}" for name in method.__dataclass_fields__)]
     fields += [f"training.{name}" for name in Training.model_fields]
-    for field, told in recipe.search.space.items():
+    for field, values in recipe.search.space.items():
         if field not in fields:
             raise BadInput(
                 f"search.space: {field} is not a field that a trial could vary{nearest(field, fields)}; "
                 f"those are method.* and training.*"
             )
-        space[field] = _range(told) if isinstance(told, Span) else Choice(told)
+        space[field] = _range(values) if isinstance(values, Span) else Choice(values)
     extremes = extremes_of(recipe, space)
     for field, values in extremes.items():
         for value in values:
@@ -62,15 +62,15 @@ def changes_of(params: Params, space: Space) -> dict[str, object]:
 
 def params_of(recipe: Recipe, space: Space) -> dict[str, object]:
     """The recipe as it is, as far as the space holds it; what it does not hold is left to the searcher."""
-    found: dict[str, object] = {}
+    params: dict[str, object] = {}
     for field, range in space.items():
         now = value_of(recipe, field)
         if isinstance(range, Choice):
             if json.dumps(now) in map(json.dumps, range.options):
-                found[field] = json.dumps(now)
+                params[field] = json.dumps(now)
         elif isinstance(now, int | float) and range.low <= now <= range.high:
-            found[field] = now
-    return found
+            params[field] = now
+    return params
 
 
 def grid_of(space: Space) -> dict[str, Sequence[str]]:
@@ -86,9 +86,9 @@ def grid_of(space: Space) -> dict[str, Sequence[str]]:
 def value_of(recipe: Recipe, field: str) -> object:
     """What a field of the recipe is, defaults filled in."""
     section, _, name = field.partition(".")
-    part = recipe.resolved()[section]
-    assert isinstance(part, Mapping)
-    return json.loads(json.dumps(part[name]))
+    values = recipe.resolved()[section]
+    assert isinstance(values, Mapping)
+    return json.loads(json.dumps(values[name]))
 
 
 def is_whole(recipe: Recipe, field: str) -> bool:
@@ -97,8 +97,8 @@ def is_whole(recipe: Recipe, field: str) -> bool:
     return isinstance(now, int) and not isinstance(now, bool)
 
 
-def _range(told: Span) -> Range:
-    return (LogUniform if told.log else Uniform)(told.low, told.high)
+def _range(span: Span) -> Range:
+    return (LogUniform if span.log else Uniform)(span.low, span.high)
 
 
 def _extremes(range: Range, is_whole: bool) -> Sequence[object]:

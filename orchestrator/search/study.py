@@ -1,4 +1,4 @@
-"""The trials of a search, on disk: what each changed, how it went and what it was worth. Optuna's study, in a file."""
+"""Keeps the trials of a search on disk, as Optuna's study: what each changed, how it went and what it was worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -59,12 +58,12 @@ def open_study(recipe: Recipe, space: Space, file: Path) -> optuna.Study:
         directions=[StudyDirection.MINIMIZE] * len(objectives),
         load_if_exists=True,
     )
-    told = recipe.search
+    search = recipe.search
     here = {
-        "searcher": told.searcher,
-        "scheduler": told.scheduler,
+        "searcher": search.searcher,
+        "scheduler": search.scheduler,
         "objectives": list(objectives),
-        "prompts": prompts_digest(read_prompts(told.prompts, "search.prompts")),
+        "prompts": prompts_digest(read_prompts(search.prompts, "search.prompts")),
         "space": {field: repr(range) for field, range in space.items()},
     }
     there = study.user_attrs.get("told", here)
@@ -97,10 +96,9 @@ def settle(study: optuna.Study, trial: optuna.Trial, recipe: Recipe) -> None:
     """Note how a trial ended: finished, stopped early, or else failed."""
     folder = trial_folder(recipe, trial.number)
     outcome = read_outcome(folder)
-    if "values" in outcome:
-        values = cast(Mapping[str, float], outcome["values"])
-        study.tell(trial, [values[objective] for objective in objectives_of(recipe)])
-    elif "why" not in outcome and is_abandoned(folder):
+    if outcome.values:
+        study.tell(trial, [outcome.values[objective] for objective in objectives_of(recipe)])
+    elif not outcome.why and is_abandoned(folder):
         if len(study.directions) == 1:  # Optuna takes no reports of several
             for step, kid in evaluations(recipe, trial.number):
                 trial.report(kid, step)
@@ -119,7 +117,7 @@ def trials_of(study: optuna.Study, recipe: Recipe, space: Space) -> list[TrialRe
             values=dict(zip(objectives_of(recipe), frozen.values, strict=True)) if _has_values(frozen) else {},
             curve=evaluations(recipe, frozen.number),
             device_hours=hours_of(recipe, frozen.number),
-            why=str(read_outcome(trial_folder(recipe, frozen.number)).get("why", _silent(frozen.state))),
+            why=read_outcome(trial_folder(recipe, frozen.number)).why or _silent(frozen.state),
         )
         for frozen in study.get_trials(deepcopy=False)
         if frozen.state != TrialState.WAITING

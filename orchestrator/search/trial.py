@@ -1,4 +1,4 @@
-"""One trial of a search: the ordinary training, export and judging of a recipe, in a folder of its own."""
+"""Runs one trial of a search: the ordinary training, export and judging of a recipe, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from pydantic import TypeAdapter
 from ray import tune
 
 from fewstep.methods.base import Round
@@ -22,7 +23,6 @@ from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.data import Trajectories
 from fewstep.orchestrator.recipe.parsing import vary
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import RESULT, Run, abandon, is_abandoned
 from fewstep.orchestrator.search.objectives import (
     KID,
@@ -42,6 +42,7 @@ from fewstep.orchestrator.training.round_trainer import length
 from fewstep.orchestrator.workflow.round_data import make_round_data, samples_itself, store_of
 
 OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
+PINNED_ROUND = TypeAdapter(dict[DatasetKind, tuple[str, int]])  # as run.json keeps it
 LOOK_S = 1.0  # between two looks at what a trial has measured
 
 
@@ -50,12 +51,25 @@ class Pinned:
     """The data sets that all trials read: of each round that the recipe's own teacher samples for."""
 
     recipe: Recipe  # as it is, but in absolute paths: Tune runs each trial in a folder of its own
-    datasets: Mapping[int, Mapping[DatasetKind, tuple[str, int]]]  # place and version, by the round's number from 0
+    datasets: Mapping[int, Mapping[DatasetKind, tuple[str, int]]]  # URL and version, by the round's number from 0
 
     def of(self, recipe: Recipe, number: int) -> dict[DatasetKind, Dataset]:
         """What a round of a trial reads. Raises BadInput where it needs other data."""
-        found = self.datasets[shared_round(self.recipe, recipe, number)]
-        return {dataset_kind: Dataset.open(place, version) for dataset_kind, (place, version) in found.items()}
+        datasets = self.datasets[shared_round(self.recipe, recipe, number)]
+        return {dataset_kind: Dataset.open(url, version) for dataset_kind, (url, version) in datasets.items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: what it was worth, or why it failed."""
+
+    values: Mapping[str, float] = field(default_factory=dict)  # by objective
+    why: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is worth anything, or failed."""
+        return bool(self.values or self.why)
 
 
 def pin(run: Run) -> Pinned:
@@ -65,16 +79,11 @@ def pin(run: Run) -> Pinned:
         if samples_itself(run.recipe, number):
             continue
         if not run.recorded("pinned", str(number)):
-            made = {
-                dataset_kind: (part.url, part.version) for dataset_kind, part in make_round_data(run, number).items()
-            }
-            run.record("pinned", str(number), made)
-        known = cast(Mapping[DatasetKind, Sequence], run.recorded("pinned", str(number)))
-        datasets[number] = {
-            dataset_kind: (str(place), int(version)) for dataset_kind, (place, version) in known.items()
-        }
-    places = {"output": str(run.folder), "trajectories.store": store_of(run.recipe)}
-    return Pinned(vary(run.recipe, places), datasets)
+            generated = make_round_data(run, number)
+            run.record("pinned", str(number), {kind: (one.url, one.version) for kind, one in generated.items()})
+        datasets[number] = PINNED_ROUND.validate_python(run.recorded("pinned", str(number)))
+    paths = {"output": str(run.folder), "trajectories.store": store_of(run.recipe)}
+    return Pinned(vary(run.recipe, paths), datasets)
 
 
 def shared_round(recipe: Recipe, trial: Recipe, number: int) -> int:
@@ -103,13 +112,13 @@ def _data(recipe: Recipe, round: Round) -> Trajectories:
 def trial_recipe(recipe: Recipe, number: int, changes: Mapping[str, object]) -> Recipe:
     """What a trial runs, in a folder of the search's, judged by its prompts."""
     folder = Path(recipe.output).resolve()
-    told = {
+    own = {
         "output": str(trial_folder(recipe, number)),
         "evaluation.prompts": recipe.search.prompts,
         "evaluation.baselines": str(folder / SELECTION),
         "training.evaluate_at": watched_steps(recipe),
     }
-    return vary(recipe, {**changes, **told})
+    return vary(recipe, {**changes, **own})
 
 
 def trial_folder(recipe: Recipe, number: int) -> Path:
@@ -128,7 +137,7 @@ class TuneTrial(tune.Trainable):
         self._pinned, self._number = pinned, int(config["number"])
         self._run = Run(trial_recipe(pinned.recipe, self._number, config["changes"]))
         self._errors: list[BaseException] = []
-        self._told = 0
+        self._num_reported = 0
         self._thread = threading.Thread(target=self._work, daemon=True, name="trial")
         self._thread.start()
 
@@ -138,9 +147,9 @@ class TuneTrial(tune.Trainable):
         while True:
             is_over = not self._thread.is_alive()  # before the look, or a row could be missed
             rows = [{STEP: step, KID: kid} for step, kid in evaluations(self._pinned.recipe, self._number)]
-            if len(rows) > self._told and rows[self._told][STEP] < total:
-                self._told += 1
-                return rows[self._told - 1]
+            if len(rows) > self._num_reported and rows[self._num_reported][STEP] < total:
+                self._num_reported += 1
+                return rows[self._num_reported - 1]
             if is_over:
                 if self._errors:
                     raise self._errors[0]
@@ -173,8 +182,8 @@ def run_trial(run: Run, pinned: Pinned) -> None:
     def data_of(number: int) -> dict[DatasetKind, Dataset]:
         if samples_itself(recipe, number):
             return {
-                dataset_kind: Dataset.open(part.url, part.version)
-                for dataset_kind, part in make_round_data(run, number).items()
+                dataset_kind: Dataset.open(generated.url, generated.version)
+                for dataset_kind, generated in make_round_data(run, number).items()
             }
         return pinned.of(recipe, number)
 
@@ -186,7 +195,8 @@ def run_trial(run: Run, pinned: Pinned) -> None:
             export(recipe, run.round_folder(len(rounds), rounds[-1]) / RESULT, student)
         judged = [steps for objective in objectives_of(recipe) if (steps := steps_of(objective))]
         kids = judge_trial(recipe, student, judged, run.folder / "judged")
-    train_s = float(str(run.recorded("stages", "train")))
+    train_s = run.recorded("stages", "train")
+    assert isinstance(train_s, int | float)
     values = {kid_name(steps): kid for steps, kid in kids.items()}
     values[TRAINING_HOURS] = device_hours(recipe, recipe.resources.workers, train_s)
     write_whole(run.folder / OUTCOME, json.dumps({"values": values}))
@@ -194,24 +204,24 @@ def run_trial(run: Run, pinned: Pinned) -> None:
 
 def has_ended(folder: Path) -> bool:
     """Whether there is nothing left to do of a trial."""
-    return bool(read_outcome(folder)) or is_abandoned(folder)
+    return read_outcome(folder).has_ended or is_abandoned(folder)
 
 
-def read_outcome(folder: Path) -> Json:
-    """The "values" of a finished trial, or "why" it failed; neither while it is under way or where it was stopped."""
+def read_outcome(folder: Path) -> Outcome:
+    """How a trial ended; without anything while it is under way or where it was stopped."""
     file = folder / OUTCOME
-    return json.loads(file.read_text()) if file.exists() else {}
+    return Outcome(**json.loads(file.read_text())) if file.exists() else Outcome()
 
 
 def evaluations(recipe: Recipe, number: int) -> list[tuple[int, float]]:
     """Training steps and KID of what a trial of a search has measured on its way."""
-    before, found = 0, list[tuple[int, float]]()
+    before, curve = 0, list[tuple[int, float]]()
     files = trial_folder(recipe, number).glob("rounds/*/metrics.jsonl")
     for file in sorted(files, key=lambda file: int(file.parent.name.partition("-")[0])):
         rows = metrics.read(file)
-        found += [(before + int(row["step"]), row[watched(recipe)]) for row in rows if watched(recipe) in row]
+        curve += [(before + int(row["step"]), row[watched(recipe)]) for row in rows if watched(recipe) in row]
         before += int(rows[-1]["step"]) if rows else 0
-    return found
+    return curve
 
 
 def hours_of(recipe: Recipe, number: int) -> float:

@@ -1,4 +1,4 @@
-"""Trials on Ray Tune: which is next, which is stopped early, how many run at a time, and what became of each."""
+"""Runs trials on Ray Tune: which is next, which is stopped early, how many run at a time, and what became of each."""
 
 from __future__ import annotations
 
@@ -67,28 +67,30 @@ def run_trials(proposals: Proposals, recipe: Recipe, pinned: Pinned) -> None:
 
 def scheduler_of(recipe: Recipe) -> TrialScheduler:
     """Who stops trials early."""
-    told = {"time_attr": STEP, "metric": KID, "mode": "min", "grace_period": recipe.training.evaluate_every}
+    options = {"time_attr": STEP, "metric": KID, "mode": "min", "grace_period": recipe.training.evaluate_every}
     if recipe.search.scheduler == "asha":
-        return AsyncHyperBandScheduler(**told, max_t=total_steps(recipe), reduction_factor=REDUCTION)
+        return AsyncHyperBandScheduler(**options, max_t=total_steps(recipe), reduction_factor=REDUCTION)
     if recipe.search.scheduler == "median":
-        return MedianStoppingRule(**told, min_samples_required=COMPARED, min_time_slice=sys.maxsize)  # it never pauses
+        return MedianStoppingRule(  # which never pauses
+            **options, min_samples_required=COMPARED, min_time_slice=sys.maxsize
+        )
     return FIFOScheduler()
 
 
 def concurrency(recipe: Recipe) -> int:
     """How many trials run at a time. Raises BadInput with the arithmetic where the cluster has no room for that.
 
-    A trial holds its training workers, then its judges. Trials of which each got a part would wait for each other
+    A trial holds its training workers, then its evaluators. Trials of which each got a part would wait for each other
     forever, so that all have to find room at once.
     """
-    told, resources = recipe.search.concurrent, recipe.resources
+    concurrent, resources = recipe.search.concurrent, recipe.resources
     one = [worker_bundle(resources)] * max(resources.workers, resources.generators)
     field = (
-        f"search.concurrent={max(1, told)} with resources.workers={resources.workers} and "
+        f"search.concurrent={max(1, concurrent)} with resources.workers={resources.workers} and "
         f"resources.generators={resources.generators}"
     )
-    require(resources, one * max(1, told), field)
-    return told or room_for(one)
+    require(resources, one * max(1, concurrent), field)
+    return concurrent or room_for(one)
 
 
 class Proposals(Searcher):
@@ -98,7 +100,9 @@ class Proposals(Searcher):
         super().__init__()
         self._study, self._run, self._space = study, run, space
         self._budget = Budget.of(run.recipe)
-        self._started = time.time() - float(str(run.recorded("stages", "search") or 0))
+        before_s = run.recorded("stages", "search") or 0.0
+        assert isinstance(before_s, int | float)
+        self._started = time.time() - before_s
         self._live: dict[str, optuna.Trial] = {}  # by Tune's name
         self._recorder = metrics.Recorder(run.folder / "search.jsonl", run.folder.name, run.recipe.method.name)
         self._unfinished = begun(study, run.recipe)
@@ -130,7 +134,7 @@ class Proposals(Searcher):
         """Finished, failed or stopped early; Tune tells of a stop before the trial itself hears of it."""
         trial = self._live.pop(trial_id)
         folder = trial_folder(self._run.recipe, trial.number)
-        if not error and not read_outcome(folder):
+        if not error and not read_outcome(folder).has_ended:
             abandon(folder)
         settle(self._study, trial, self._run.recipe)
         trials = trials_of(self._study, self._run.recipe, self._space)

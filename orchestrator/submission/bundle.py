@@ -1,4 +1,4 @@
-"""What a job takes along to another machine: our packages, the recipe, its input files, the versions; nothing else."""
+"""Packs what a job takes to another machine: our packages, the recipe, its input files, the versions; nothing else."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
             return path
         if field == "evaluation.baselines" and (verb == "teacher" or not source.exists()):
             return ""  # written by this job, and so with its outputs
-        found = _input_files(field, source)
-        hashes[field] = _hash({name: file_hash(file) for name, file in found.items()})
+        inputs = _input_files(field, source)
+        hashes[field] = _hash({name: file_hash(file) for name, file in inputs.items()})
         if source.is_relative_to(outputs):
             return path
         name = f"{field}-{hashes[field][:12]}" + (source.suffix if source.is_file() else "")
-        files.update({(Path(INPUTS) / name / inner).as_posix(): file for inner, file in found.items()})
+        files.update({(Path(INPUTS) / name / inner).as_posix(): file for inner, file in inputs.items()})
         return str(inputs_folder(outputs) / name)
 
     moved = relocate(recipe, take)
@@ -72,19 +72,19 @@ def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
 @cache
 def pins() -> tuple[str, ...]:
     """The packages that fewstep needs and the versions that are installed here, as name==version."""
-    found: dict[str, str] = {}
-    wanted = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
-    while wanted:
-        name, extra = wanted.pop()
+    pinned: dict[str, str] = {}
+    queue = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
+    while queue:
+        name, extra = queue.pop()
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra's, left out here
         key = f"{name}[{extra}]"
-        if key not in found:
-            found[key] = f"{name}=={version.split('+')[0]}"  # +cpu is how it was built, and not for every machine
-            wanted += _needs(name, extra)
-    return tuple(sorted(set(found.values())))
+        if key not in pinned:
+            pinned[key] = f"{name}=={version.split('+')[0]}"  # +cpu is how it was built, and not for every machine
+            queue += _needs(name, extra)
+    return tuple(sorted(set(pinned.values())))
 
 
 def _needs(package: str, extra: str) -> Iterator[tuple[str, str]]:
@@ -130,7 +130,7 @@ def _data_files(folder: Path) -> Iterator[str]:
     """Files of data under a folder; none that is hidden, and none in a hidden folder."""
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
-        if file.suffix in DATA_SUFFIXES and file.is_file() and not any(part.startswith(".") for part in name.parts):
+        if file.suffix in DATA_SUFFIXES and file.is_file() and not any(folder.startswith(".") for folder in name.parts):
             yield name.as_posix()
 
 
@@ -138,12 +138,12 @@ def _hash(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _under(outputs: str, place: str) -> str:
-    """A place where the job runs: "", absolute ones and URLs as they are."""
-    return place if not place or "://" in place else str(Path(outputs) / place)
+def _under(outputs: str, path: str) -> str:
+    """A path where the job runs: "", absolute ones and URLs as they are."""
+    return path if not path or "://" in path else str(Path(outputs) / path)
 
 
 def _check_features(section: str, name: str) -> None:
-    place = name.partition(":")[2]
-    if place and Path(place).is_dir():
-        raise BadInput(f"{section}.features: {place} is a folder of this machine and does not travel; give a hub id")
+    path = name.partition(":")[2]
+    if path and Path(path).is_dir():
+        raise BadInput(f"{section}.features: {path} is a folder of this machine and does not travel; give a hub id")

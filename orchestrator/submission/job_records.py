@@ -1,4 +1,4 @@
-"""What this machine knows of the jobs that were submitted from it: one small file each, in the user's state folder."""
+"""Keeps what this machine knows of jobs submitted from it: one small file each, in the user's state folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Record:
 
     @property
     def job(self) -> Job:
-        """As the cluster knows it."""
+        """The job as its cluster knows it."""
         name = self.id if self.attempt == 1 else f"{self.id}-{self.attempt}"
         return Job(name, self.digest, folder() / self.id)
 
@@ -42,22 +42,22 @@ class Record:
 
 
 def folder() -> Path:
-    """Of all records."""
+    """Where all records lie."""
     return state_folder() / "jobs"
 
 
 def records() -> list[Record]:
     """All jobs, the newest first."""
-    found = [Record(**json.loads(file.read_text())) for file in folder().glob("*/job.json")]
-    return sorted(found, key=lambda record: record.submitted, reverse=True)
+    all_records = [Record(**json.loads(file.read_text())) for file in folder().glob("*/job.json")]
+    return sorted(all_records, key=lambda record: record.submitted, reverse=True)
 
 
 def record_of(id: str) -> Record:
     """One job. Raises BadInput where none has this id."""
-    known = {record.id: record for record in records()}
-    if id not in known:
-        raise BadInput(f"no job {id!r} was submitted from here{nearest(id, known)}; `fewstep jobs list` names them")
-    return known[id]
+    by_id = {record.id: record for record in records()}
+    if id not in by_id:
+        raise BadInput(f"no job {id!r} was submitted from here{nearest(id, by_id)}; `fewstep jobs list` names them")
+    return by_id[id]
 
 
 def cluster_of(data: Json, where: str) -> Cluster:

@@ -1,4 +1,4 @@
-"""submission/layout.py."""
+"""Names what a bundle holds, and where its inputs lie on a cluster."""
 
 from __future__ import annotations
 

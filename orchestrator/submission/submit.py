@@ -1,4 +1,4 @@
-"""Any verb on a cluster instead of here: handed over once, followed, asked for, stopped."""
+"""Hands any command to a cluster instead of running it here: once, then follows it, asks for it, stops it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def submit(
     output = str(Path(cluster.outputs) / recipe.output)
     record = Record(id, verb, Path(name).stem, digest, cluster.model_dump(mode="json"), output)
     loaded = {"arguments": (cluster.outputs, verb, RECIPE), "bundle": bundle, "pins": pins()}
-    with _told():
+    with _as_bad_input():
         if dry_run:
-            shown = cluster.preview(dataclasses.replace(record.job, **loaded))
-            return {"id": id, "shown": shown, "files": list(bundle.files)}
+            request = cluster.preview(dataclasses.replace(record.job, **loaded))
+            return {"id": id, "shown": request, "files": list(bundle.files)}
         record = _earlier(record)
         if record.status != "SUCCEEDED":
             cluster.prepare(dataclasses.replace(record.job, **loaded))
@@ -61,19 +61,19 @@ def submit(
 
 def listed() -> Json:
     """All jobs of this machine, as they were last seen."""
-    found = jobs.records()
+    records = jobs.records()
     table = Table("id", "cluster", "last seen", "submitted", "output", box=None)
     table.columns[0].no_wrap = True
-    for record in found:
+    for record in records:
         table.add_row(record.id, str(record.cluster["kind"]), record.status, record.submitted[:16], record.output)
     console.print(table)
-    return {"jobs": [_facts(record) for record in found]}
+    return {"jobs": [_facts(record) for record in records]}
 
 
 def status(id: str) -> Json:
     """What has become of a job, and where its outputs are."""
     record, cluster = _known(id)
-    with _told():
+    with _as_bad_input():
         record = _look(cluster, record)
     facts = _facts(record)
     say(f"{record.job.id}: {record.status}; its output is {record.output} on {record.cluster['kind']}")
@@ -85,7 +85,7 @@ def status(id: str) -> Json:
 def logs(id: str, follow: bool) -> Json:
     """What a job printed."""
     record, cluster = _known(id)
-    with _told():
+    with _as_bad_input():
         for piece in cluster.logs(record.job, follow):
             sys.stderr.write(piece)
     return _facts(record)
@@ -94,10 +94,10 @@ def logs(id: str, follow: bool) -> Json:
 def stop(id: str) -> Json:
     """End a job."""
     record, cluster = _known(id)
-    with _told():
+    with _as_bad_input():
         cluster.stop(record.job)
         ends = time.monotonic() + STOPS_S
-        while (found := cluster.find(record.job)) and found.status not in ENDED and time.monotonic() < ends:
+        while (state := cluster.find(record.job)) and state.status not in ENDED and time.monotonic() < ends:
             time.sleep(1.0)
         record = _look(cluster, record)
         _release(cluster)
@@ -121,11 +121,11 @@ def _newest(cluster: Cluster, record: Record) -> Record:
 
     Raises BadInput where its id belongs to something else that was asked.
     """
-    while found := cluster.find(record.job):
-        _refuse_other(found.digest, record)
-        if found.status not in ("FAILED", "STOPPED"):
-            return dataclasses.replace(record, status=found.status)
-        say(f"job {record.job.id} ended {found.status}; the next attempt continues what it left")
+    while state := cluster.find(record.job):
+        _refuse_other(state.digest, record)
+        if state.status not in ("FAILED", "STOPPED"):
+            return dataclasses.replace(record, status=state.status)
+        say(f"job {record.job.id} ended {state.status}; the next attempt continues what it left")
         record = dataclasses.replace(record, attempt=record.attempt + 1)
     return dataclasses.replace(record, status="")
 
@@ -151,11 +151,11 @@ def _follow(cluster: Cluster, record: Record) -> Json:
 
 def _look(cluster: Cluster, record: Record) -> Record:
     """The record with the newest status; the last one known where the cluster has forgotten the job."""
-    found = cluster.find(record.job)
-    if found is None:
+    state = cluster.find(record.job)
+    if state is None:
         say(f"the cluster knows no job {record.job.id} any more; it was last seen {record.status}")
         return record
-    record = dataclasses.replace(record, status=found.status)
+    record = dataclasses.replace(record, status=state.status)
     record.write()
     return record
 
@@ -167,8 +167,8 @@ def _release(cluster: Cluster) -> None:
 
 def _facts(record: Record) -> dict[str, object]:
     report = Path(record.output) / "report.html"
-    told = {name: getattr(record, name) for name in ("id", "verb", "recipe", "status", "output", "submitted")}
-    return {**told, "cluster": record.cluster["kind"], "report": str(report) if report.exists() else ""}
+    facts = {name: getattr(record, name) for name in ("id", "verb", "recipe", "status", "output", "submitted")}
+    return {**facts, "cluster": record.cluster["kind"], "report": str(report) if report.exists() else ""}
 
 
 def _known(id: str) -> tuple[Record, Cluster]:
@@ -189,7 +189,7 @@ def _read_cluster(name: str) -> Cluster:
 def _id(verb: str, name: str, digest: str) -> str:
     """Readable, and another for anything else that is asked."""
     word = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20].strip("-")
-    return "-".join(part for part in (verb, word, digest[:10]) if part)
+    return "-".join(filter(None, (verb, word, digest[:10])))
 
 
 def _check_id(id: str) -> str:
@@ -199,7 +199,7 @@ def _check_id(id: str) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_bad_input() -> Iterator[None]:
     """What a cluster refuses is bad input."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several recipes on one teacher: a run for each, then all of them in one table and one picture."""
+"""Runs several recipes on one teacher, then puts all of them into one table and one picture."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from fewstep.orchestrator.datasets.sources import check_sources as check_recipe
+from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.baselines import measure_teacher
 from fewstep.orchestrator.evaluation.results import EvaluationResults
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.identity import compare as differences
-from fewstep.orchestrator.recipe.parsing import load
+from fewstep.orchestrator.recipe.parsing import check_training, load
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
-from fewstep.orchestrator.reports.comparison_page import Entry, Finished, _write
+from fewstep.orchestrator.reports.comparison_page import Entry, Finished, write_comparison
 from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 
 
 def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json:
@@ -29,32 +29,33 @@ def compare(recipes: Mapping[str, Recipe], folder: Path, seeds: int = 1) -> Json
     another recipe.
     """
     check(recipes)
-    placed = [
+    runs = [
         (name, run_recipe(recipe, name, seed, folder.resolve()))
         for seed in range(seeds)
         for name, recipe in recipes.items()
     ]
-    for _, recipe in placed:
+    for _, recipe in runs:
         if Path(recipe.output).exists():
             Run(recipe)  # refused now, where it was begun with another recipe
-    if not all(_is_done(recipe) for _, recipe in placed):
+    if not all(_is_done(recipe) for _, recipe in runs):
         say("\n[bold]the teacher[/bold], once for all")
         measure_teacher(next(iter(recipes.values())), folder / "teacher" / "work", folder / "teacher")
     finished: dict[str, list[Finished]] = {}
     failed: dict[str, str] = {}
     facts: Json = {}
-    for number, (name, recipe) in enumerate(placed, 1):
-        place = Path(recipe.output).name
-        say(f"\n[bold]{place}[/bold], {number} of {len(placed)}")
+    for number, (name, recipe) in enumerate(runs, 1):
+        label = Path(recipe.output).name
+        say(f"\n[bold]{label}[/bold], {number} of {len(runs)}")
         try:
             if not _is_done(recipe):
-                verbs.run(recipe)
+                stages.run(recipe)
             run = Run(recipe)
             finished.setdefault(name, []).append(Finished(run, EvaluationResults.read(run.folder / "evaluation")))
         except Exception as error:  # whatever went wrong here, the others can be compared
-            failed[place] = str(error).strip() or type(error).__name__
-            say(f"{place} did not finish: {escape(failed[place])}")
-        facts = _write([Entry(name, runs) for name, runs in finished.items()], failed, folder)
+            failed[label] = str(error).strip() or type(error).__name__
+            say(f"{label} did not finish: {escape(failed[label])}")
+        entries = [Entry(name, recipe_runs) for name, recipe_runs in finished.items()]
+        facts = write_comparison(entries, failed, folder)
     say(f"\n{folder / 'compare.md'} shows them side by side")
     return facts
 
@@ -82,7 +83,8 @@ def check(recipes: Mapping[str, Recipe]) -> None:
         for field, there, here in differences(_shared(recipes[first]), _shared(recipes[name])):
             raise BadInput(f"{field} is {there} in {first} and {here} in {name}; what is compared must share it")
     for recipe in recipes.values():
-        check_recipe(recipe)
+        check_training(recipe)
+        check_sources(recipe)
 
 
 def _shared(recipe: Recipe) -> Json:
@@ -98,10 +100,9 @@ def run_recipe(recipe: Recipe, name: str, seed: int, folder: Path) -> Recipe:
     store = recipe.trajectories.store or str(folder / "trajectories")
     trajectories = recipe.trajectories.model_copy(update={"store": store})
     evaluation = recipe.evaluation.model_copy(update={"baselines": str(folder / "teacher")})
-    told = {"output": str(folder / "runs" / (f"{name}-{seed + 1}" if seed else name))}
-    return recipe.model_copy(
-        update={**told, "training": training, "trajectories": trajectories, "evaluation": evaluation}
-    )
+    output = str(folder / "runs" / (f"{name}-{seed + 1}" if seed else name))
+    sections = {"training": training, "trajectories": trajectories, "evaluation": evaluation}
+    return recipe.model_copy(update={"output": output, **sections})
 
 
 def _is_done(recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""workflow/datasets.py."""
+"""Does what the commands do with data sets: make, import, verify, repair, clean, show. Each returns its facts."""
 
 from __future__ import annotations
 
@@ -36,46 +36,47 @@ def generate(recipe: Recipe) -> Json:
     check_sources(recipe)
     opened = Run(recipe)
     with opened.driven():
-        made = make_round_data(opened, 0)
-    parts = {
+        datasets = make_round_data(opened, 0)
+    facts = {
         dataset_kind: {
-            "path": part.url,
-            "manifest": part.version,
-            "content_hash": part.content_hash,
-            "shards": part.shards,
-            "rows": part.rows,
+            "path": dataset.url,
+            "manifest": dataset.version,
+            "content_hash": dataset.content_hash,
+            "shards": dataset.shards,
+            "rows": dataset.rows,
         }
-        for dataset_kind, part in made.items()
+        for dataset_kind, dataset in datasets.items()
     }
-    return {**parts, "quarantined": _quarantined(made.values())}
+    return {**facts, "quarantined": report_quarantined(datasets.values())}
 
 
 def import_data(recipe: Recipe, source: str, store: str) -> Json:
     """Samples that were made elsewhere, as a data set of ours."""
-    made = import_samples(recipe, source, store)
-    say(f"imported: {made.rows} rows in {made.shards} shards; train on them with data.imported={made.url}")
-    facts = {"path": made.url, "content_hash": made.content_hash, "shards": made.shards, "rows": made.rows}
-    return {**facts, "quarantined": _quarantined([made])}
+    dataset = import_samples(recipe, source, store)
+    url, rows, shards = dataset.url, dataset.rows, dataset.shards
+    say(f"imported: {rows} rows in {shards} shards; train on them with data.imported={url}")
+    facts = {"path": url, "content_hash": dataset.content_hash, "shards": shards, "rows": rows}
+    return {**facts, "quarantined": report_quarantined([dataset])}
 
 
 def verify(path: str) -> Json:
     """Every file of a data set against its hash."""
-    found = open_commit_log(path).verify()
-    for record in found.broken:
+    result = open_commit_log(path).verify()
+    for record in result.broken:
         say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
-    if not found.broken:
-        say(f"{found.shards} shards, {found.rows} rows, all as committed; content {found.content_hash}")
-    return dataclasses.asdict(found)
+    if not result.broken:
+        say(f"{result.shards} shards, {result.rows} rows, all as committed; content {result.content_hash}")
+    return dataclasses.asdict(result)
 
 
 def repair(path: str) -> Json:
     """The broken shards again."""
-    made = repair_data(path, Resources())
-    say(f"version {made.version}: {made.shards} shards, {made.rows} rows; content {made.content_hash}")
+    dataset = repair_data(path, Resources())
+    say(f"version {dataset.version}: {dataset.shards} shards, {dataset.rows} rows; content {dataset.content_hash}")
     return {
-        "manifest": made.version,
-        "content_hash": made.content_hash,
-        "quarantined": _quarantined([made]),
+        "manifest": dataset.version,
+        "content_hash": dataset.content_hash,
+        "quarantined": report_quarantined([dataset]),
     }
 
 
@@ -95,8 +96,9 @@ def show(path: str, samples: int, out: str) -> Json:
     return {**facts, "picture": out}
 
 
-def _quarantined(made: Iterable[Generated]) -> list[Mapping[str, str]]:
-    found = [shard for part in made for shard in part.quarantined]
-    for shard in found:
+def report_quarantined(datasets: Iterable[Generated]) -> list[Mapping[str, str]]:
+    """Say which shards were set aside, and why; the same as plain data."""
+    shards = [shard for dataset in datasets for shard in dataset.quarantined]
+    for shard in shards:
         say(f"shard {shard.shard} was set aside: {shard.why}")
-    return [dataclasses.asdict(shard) for shard in found]
+    return [dataclasses.asdict(shard) for shard in shards]

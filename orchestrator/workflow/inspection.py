@@ -1,9 +1,8 @@
-"""What a data set is, in words and in a picture."""
+"""Describes a data set, in words and in a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -48,7 +47,10 @@ def describe_dataset(path: str) -> Json:
 def _describe(plan: DatasetPlan) -> Json:
     if isinstance(plan, ImagePlan):
         return _describe_images(plan)
-    return _describe_imported(plan) if isinstance(plan, ImportPlan) else _describe_paths(cast(Plan, plan))
+    if isinstance(plan, ImportPlan):
+        return _describe_imported(plan)
+    assert isinstance(plan, Plan)
+    return _describe_paths(plan)
 
 
 def _describe_imported(plan: ImportPlan) -> Json:
@@ -86,17 +88,17 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
     """The first samples, decoded along their paths, noise above, samples below; or the first images."""
     commit_log = open_commit_log(path)
     dataset = Dataset.open(path, commit_log.newest().version)
-    rows, listed = dataset.row_groups().read(0), commit_log.prompts()
+    rows, prompts = dataset.row_groups().read(0), commit_log.prompts()
     if "x0" in rows:
-        labels, shown = ["image"], rows["x0"][:samples, None]
+        labels, paths = ["image"], rows["x0"][:samples, None]
     else:
         times = dataset.times()
         points = sorted({round(i) for i in np.linspace(0, len(times) - 1, min(POINTS, len(times)))})
         labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
-        shown = rows["path"][:samples, points]
-    captions = [listed[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
+        paths = rows["path"][:samples, points]
+    captions = [prompts[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
     connect(Resources())
-    pixels = run_task(_decoded, Resources(), commit_log.teacher, shown.float())
+    pixels = run_task(_decoded, Resources(), commit_log.teacher, paths.float())
     grid(list(zip(labels, pixels, strict=True)), captions, file)
 
 

@@ -1,4 +1,4 @@
-"""The methods that fewstep knows, for people and for machines."""
+"""Lists the methods that fewstep knows, for people and for machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""workflow/plan.py."""
+"""Says what a run would make and what that takes, before anything is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,23 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.teachers.skeleton import has_configuration
 from fewstep.orchestrator.workflow.datasets import print_facts
-from fewstep.orchestrator.workflow.round_data import _sampled, store_of
+from fewstep.orchestrator.workflow.round_data import sampling_recipe, store_of
+
+
+def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
+    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
+
+    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
+    """
+    check_sources(recipe)
+    check_evaluation(recipe.evaluation)
+    warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
+    if offline:
+        facts = {**forecast(recipe), **warning}
+    else:
+        facts = {**plan_round_data(recipe, price), **_plan_memory(recipe), **warning}
+    print_facts(facts)
+    return facts
 
 
 def plan_round_data(recipe: Recipe, price: float) -> Json:
@@ -29,10 +45,10 @@ def plan_round_data(recipe: Recipe, price: float) -> Json:
 
 
 def _plan_trajectories(recipe: Recipe, price: float) -> Json:
-    sampled, store = _sampled(recipe, 0, recipe.teacher), store_of(recipe)
-    planned = plan_of(sampled, store)
+    sampling, store = sampling_recipe(recipe, 0, recipe.teacher), store_of(recipe)
+    planned = plan_of(sampling, store)
     committed = _committed(recipe, planned)
-    seconds = seconds_per_batch(sampled, planned)
+    seconds = seconds_per_batch(sampling, planned)
     hours = seconds * sum(len(planned.batches(shard)) for shard in planned.shards()[committed:]) / 3600
     return {
         "plan_hash": planned.hash,
@@ -60,6 +76,13 @@ def _plan_images(recipe: Recipe) -> Json:
     }
 
 
+def _plan_memory(recipe: Recipe) -> Json:
+    """What a training worker holds, where there is training and the teacher has a configuration that tells."""
+    if not (recipe.has_training and has_configuration(recipe.teacher)):
+        return {}
+    return memory_facts(run_task(memory_of, recipe.resources, recipe))
+
+
 def _committed(recipe: Recipe, planned: DatasetPlan) -> int:
     """Shards that are there, once it is clear that the others can be."""
     store = store_of(recipe)
@@ -67,21 +90,3 @@ def _committed(recipe: Recipe, planned: DatasetPlan) -> int:
     check_space(store, planned, committed)
     check_nodes(store, recipe.resources)
     return committed
-
-
-def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
-    """What would be generated, what that takes and what training holds; `price` is of one device's hour.
-
-    Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.
-    """
-    check_sources(recipe)
-    check_evaluation(recipe.evaluation)
-    warning = {"warning": SINGLE_WRITER} if recipe.trajectories.single_writer else {}
-    if offline:
-        facts = {**forecast(recipe), **warning}
-    else:
-        supplied = plan_round_data(recipe, price)
-        held = run_task(memory_of, recipe.resources, recipe) if has_configuration(recipe.teacher) else None
-        facts = {**supplied, **(memory_facts(held) if held else {}), **warning}
-    print_facts(facts)
-    return facts

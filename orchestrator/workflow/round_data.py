@@ -1,4 +1,4 @@
-"""The data sets that the rounds of a recipe read: what they take, and making them."""
+"""Makes the data sets that the rounds of a recipe read, where they are not there yet."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from fewstep.orchestrator.students.export import export as write_student
 
 def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:
     """The data sets that a round reads, made where they are not there yet; rounds count from 0."""
-    recipe, made = opened.recipe, dict[DatasetKind, Generated]()
+    recipe, datasets = opened.recipe, dict[DatasetKind, Generated]()
     round = recipe.method.build().rounds()[number]
     connect(recipe.resources)
     recorder = metrics.Recorder(opened.folder / "generate.jsonl", opened.folder.name, recipe.method.name)
     for dataset_kind in sorted(set(dataset_kinds(recipe, round).values()), reverse=True):
         with opened.stage("generate"):
-            made[dataset_kind] = part = _made(opened, number, dataset_kind, recorder.record)
-        facts = {"path": part.url, "version": part.version, "content_hash": part.content_hash}
+            datasets[dataset_kind] = dataset = _make(opened, number, dataset_kind, recorder.record)
+        facts = {"path": dataset.url, "version": dataset.version, "content_hash": dataset.content_hash}
         opened.record(
             "manifests",
-            round.name if len(made) == 1 and dataset_kind != "imported" else f"{round.name} {dataset_kind}",
+            round.name if len(datasets) == 1 and dataset_kind != "imported" else f"{round.name} {dataset_kind}",
             facts,
         )
-        say(f"{dataset_kind}: {part.rows} rows in {part.shards} shards at {part.url}")
-    return made
+        say(f"{dataset_kind}: {dataset.rows} rows in {dataset.shards} shards at {dataset.url}")
+    return datasets
 
 
-def _made(opened: Run, number: int, dataset_kind: DatasetKind, report: Report) -> Generated:
+def _make(opened: Run, number: int, dataset_kind: DatasetKind, report: Report) -> Generated:
     """One of the data sets that a round reads."""
     recipe, store = opened.recipe, store_of(opened.recipe)
     if dataset_kind == "imported":
         return imported(recipe)
     if dataset_kind == "images":
         return encode_images(recipe, store, report)
-    return generate(_sampled(recipe, number, _generator(opened, number)), store, report)
+    return generate(sampling_recipe(recipe, number, _generator(opened, number)), store, report)
 
 
 def samples_itself(recipe: Recipe, number: int) -> bool:
@@ -57,13 +57,14 @@ def store_of(recipe: Recipe) -> str:
     return store if "://" in store else str(Path(store).expanduser().resolve())
 
 
-def _sampled(recipe: Recipe, number: int, teacher: TeacherSpec) -> Recipe:
+def sampling_recipe(recipe: Recipe, number: int, teacher: TeacherSpec) -> Recipe:
     """The recipe as the sampling for a round reads it."""
-    told = trajectories_of(recipe, recipe.method.build().rounds()[number])
+    trajectories = trajectories_of(recipe, recipe.method.build().rounds()[number])
     if teacher == recipe.teacher:
-        return recipe.model_copy(update={"trajectories": told})
-    judged = recipe.evaluation.model_copy(update={"solvers": (told.solver,)})  # nobody judges a later round's teacher
-    return recipe.model_copy(update={"teacher": teacher, "trajectories": told, "evaluation": judged})
+        return recipe.model_copy(update={"trajectories": trajectories})
+    solvers = (trajectories.solver,)  # nobody judges a later round's teacher
+    evaluation = recipe.evaluation.model_copy(update={"solvers": solvers})
+    return recipe.model_copy(update={"teacher": teacher, "trajectories": trajectories, "evaluation": evaluation})
 
 
 def _generator(opened: Run, number: int) -> TeacherSpec:

@@ -1,4 +1,4 @@
-"""A student beside its teacher: the same noise and the same prompts, in one picture. In this process, without Ray."""
+"""Paints a student beside its teacher, from the same noise and prompts. In this process, without Ray."""
 
 from __future__ import annotations
 
@@ -37,59 +37,62 @@ class Request:
     teacher: str = ""  # a folder; "" is the recipe's
 
 
-def find_student(place: str) -> tuple[Path, Recipe]:
+def find_student(path: str) -> tuple[Path, Recipe]:
     """An exported folder, or that of a run's output, and the recipe in it. Raises BadInput where there is none."""
-    given = Path(place)
-    folder = given / "student" if (given / "student" / RECIPE).is_file() else given
+    folder = Path(path)
+    if (folder / "student" / RECIPE).is_file():
+        folder = folder / "student"
     if not (folder / RECIPE).is_file():
-        raise BadInput(f"student: {place} is no exported student, it has no {RECIPE}; `fewstep export` makes one")
+        raise BadInput(f"student: {path} is no exported student, it has no {RECIPE}; `fewstep export` makes one")
     return folder.resolve(), parse(yaml.safe_load((folder / RECIPE).read_text()))
 
 
-def sample(place: str, asked: Request, out: Path) -> dict[str, str | int | float]:
+def sample(path: str, request: Request, out: Path) -> dict[str, str | int | float]:
     """Write a PNG: teacher at many steps, teacher and student at few. Raises BadInput where either is not found."""
-    student, recipe = find_student(place)
-    judged, teacher = recipe.evaluation, _teacher(recipe, asked.teacher)
-    few, many = asked.steps or recipe.method.build().student_steps, judged.reference_steps
-    guidance = asked.guidance_scale or judged.guidance_scale
+    student, recipe = find_student(path)
+    evaluation, teacher = recipe.evaluation, _teacher(recipe, request.teacher)
+    few, many = request.steps or recipe.method.build().student_steps, evaluation.reference_steps
+    guidance = request.guidance_scale or evaluation.guidance_scale
     own = fixed_guidance(recipe) or guidance
-    evaluator = _make_evaluator(recipe, teacher, student, asked)
-    samples, solver = range(len(asked.prompts)), judged.solvers[0]
+    evaluator = _make_evaluator(recipe, teacher, student, request)
+    samples, solver = range(len(request.prompts)), evaluation.solvers[0]
     if why := evaluator.unsupported_reason(solver, few) or evaluator.unsupported_reason(solver, many):
         raise BadInput(f"--steps: {why}")
     systems = [System("teacher", solver, steps, guidance) for steps in dict.fromkeys((many, few))]
     systems.append(System("student", "", few, own))
-    seen = [_checked(student, evaluator.teacher.family, evaluator.sample(system, samples)) for system in systems]
-    rows = [(label(system.name, system.steps), images) for system, images in zip(systems, seen, strict=True)]
-    grid([(name, _pixels(images)) for name, images in rows], asked.prompts, out)
+    rows = []
+    for system in systems:
+        images = _check_safety(student, evaluator.teacher.family, evaluator.sample(system, samples))
+        rows.append((label(system.name, system.steps), _pixels(images)))
+    grid(rows, request.prompts, out)
     facts = {"picture": str(out), "student": str(student), "teacher": teacher.origin}
-    return {**facts, "steps": few, "guidance_scale": own, "seed": asked.seed}
+    return {**facts, "steps": few, "guidance_scale": own, "seed": request.seed}
 
 
 def _teacher(recipe: Recipe, folder: str) -> TeacherSpec:
-    found = recipe.teacher.at(Path(folder).resolve()) if folder else recipe.teacher
-    if found.folder and not (Path(found.folder) / "model_index.json").is_file():
-        raise BadInput(f"--teacher: {found.folder} is no diffusers pipeline; say where the student's teacher is now")
-    return found
+    teacher = recipe.teacher.at(Path(folder).resolve()) if folder else recipe.teacher
+    if teacher.folder and not (Path(teacher.folder) / "model_index.json").is_file():
+        raise BadInput(f"--teacher: {teacher.folder} is no diffusers pipeline; say where the student's teacher is now")
+    return teacher
 
 
-def _make_evaluator(recipe: Recipe, teacher: TeacherSpec, student: Path, asked: Request) -> Evaluator:
+def _make_evaluator(recipe: Recipe, teacher: TeacherSpec, student: Path, request: Request) -> Evaluator:
     setting = EvaluationSetting(
         teacher=teacher,
         student=str(student),
         call=inference_arguments(recipe),
         negative_prompt=recipe.trajectories.negative_prompt,
-        prompts=tuple(asked.prompts),
+        prompts=tuple(request.prompts),
         features="",  # nothing is measured
-        seed=asked.seed,
-        batch_size=len(asked.prompts),
+        seed=request.seed,
+        batch_size=len(request.prompts),
         device="cuda" if torch.cuda.is_available() else "cpu",
         threads=torch.get_num_threads(),
     )
     return Evaluator(setting)
 
 
-def _checked(student: Path, teacher: Family, images: Tensor) -> Tensor:
+def _check_safety(student: Path, teacher: Family, images: Tensor) -> Tensor:
     """Pictures that the student's safety checker finds fault with turn black, its teacher's too."""
     if (student / "safety_checker").is_dir():
         checker = StableDiffusionSafetyChecker.from_pretrained(student / "safety_checker").eval()
@@ -98,10 +101,10 @@ def _checked(student: Path, teacher: Family, images: Tensor) -> Tensor:
         return images
     else:
         checker, reader = teacher.pipeline.safety_checker, teacher.pipeline.feature_extractor
-    seen = reader(list(_pixels(images)), return_tensors="pt").pixel_values
-    return checker(clip_input=seen.to(checker.device), images=images.clone())[0]
+    pixels = reader(list(_pixels(images)), return_tensors="pt").pixel_values
+    return checker(clip_input=pixels.to(checker.device), images=images.clone())[0]
 
 
 def _pixels(images: Tensor) -> Pixels:
-    """As pictures are drawn, [n, height, width, 3]."""
+    """Images in 0..1 as arrays of bytes, [n, height, width, 3]."""
     return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()

@@ -1,4 +1,4 @@
-"""What the commands do. Each returns its facts as plain data, for --json."""
+"""Does the stages of one run, in order or each alone. Each command returns its facts as plain data, for --json."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
 from fewstep.orchestrator.generation.factory import Generated
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
-from fewstep.orchestrator.observability.trackers import check_trackers as check_trackers
+from fewstep.orchestrator.observability.trackers import check_trackers
+from fewstep.orchestrator.recipe.parsing import check_training
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.reports.facts import card_facts, report_facts, results_of, teacher_facts
 from fewstep.orchestrator.reports.hub import check_push, push
 from fewstep.orchestrator.reports.model_card import card, write_card
 from fewstep.orchestrator.reports.run_page import write_report
-from fewstep.orchestrator.runs.run import RESULT, Run, reopen
+from fewstep.orchestrator.runs.run import RESULT, Run, reopen, round_folder
 from fewstep.orchestrator.students.export import export as write_student
 from fewstep.orchestrator.teachers.load import holds_pipeline
 from fewstep.orchestrator.training.driver import train_rounds
-from fewstep.orchestrator.workflow.datasets import _quarantined
+from fewstep.orchestrator.workflow.datasets import report_quarantined
 from fewstep.orchestrator.workflow.round_data import make_round_data
 from fewstep.orchestrator.workflow.side_by_side import Request
 from fewstep.orchestrator.workflow.side_by_side import sample as sample_pair
@@ -38,13 +39,14 @@ NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
 
 def run(recipe: Recipe) -> Json:
     """Everything, in order; what is done is not done again."""
+    check_training(recipe)
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = make_round_data(opened, 0)
-        if any(part.quarantined for part in made.values()):
+        datasets = make_round_data(opened, 0)
+        if any(dataset.quarantined for dataset in datasets.values()):
             say("some shards were set aside; the student is trained on the others")
-        _train(opened, made)
+        _train(opened, datasets)
         facts = _export(opened)
         if _has_pictures(opened):
             facts = _evaluate(opened)
@@ -53,24 +55,26 @@ def run(recipe: Recipe) -> Json:
             _report(opened, UNJUDGED)
     folder = Path(recipe.output).resolve()
     say(f"\ndone: [bold]{folder / 'report.html'}[/bold] shows the result, {folder / 'student'} is the student")
-    return {**facts, "quarantined": _quarantined(made.values())}
+    return {**facts, "quarantined": report_quarantined(datasets.values())}
 
 
 def train(recipe: Recipe) -> Json:
     """The student, from trajectories that are there or are made first."""
+    check_training(recipe)
     opened = Run(recipe)
     with opened.driven():
         _require(recipe)
-        made = make_round_data(opened, 0)
-        _train(opened, made)
+        datasets = make_round_data(opened, 0)
+        _train(opened, datasets)
     return {
-        "rounds": [str(_result(recipe))],
-        "content_hash": {dataset_kind: part.content_hash for dataset_kind, part in made.items()},
+        "rounds": [str(_result(opened))],
+        "content_hash": {dataset_kind: dataset.content_hash for dataset_kind, dataset in datasets.items()},
     }
 
 
 def export(recipe: Recipe, hub_id: str = "", *, private: bool = False) -> Json:
     """The student as a diffusers pipeline; pushed to a model hub where an id is given."""
+    check_training(recipe)
     if hub_id:
         check_push(hub_id)
     opened = Run(recipe)
@@ -81,6 +85,7 @@ def export(recipe: Recipe, hub_id: str = "", *, private: bool = False) -> Json:
 
 def evaluate(recipe: Recipe) -> Json:
     """The student against its teacher, and the report."""
+    check_training(recipe)
     opened = Run(recipe)
     with opened.driven():
         _export(opened)
@@ -104,9 +109,9 @@ def teacher(recipe: Recipe, prompt: str) -> Json:
     return present_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
 
 
-def sample(student: str, asked: Request, out: str) -> Json:
+def sample(student: str, request: Request, out: str) -> Json:
     """A picture of a student beside its teacher."""
-    facts = sample_pair(student, asked, Path(out))
+    facts = sample_pair(student, request, Path(out))
     say(f"picture: {out}")
     return facts
 
@@ -117,16 +122,16 @@ def _require(recipe: Recipe) -> None:
     check_evaluation(recipe.evaluation)
     check_trackers(recipe)
     connect(recipe.resources)
-    told = recipe.resources
-    for field, count in (("generators", told.first_generators), ("workers", told.first_workers)):
-        require(told, [worker_bundle(told)] * count, f"resources.{field}")
+    resources = recipe.resources
+    for field, count in (("generators", resources.first_generators), ("workers", resources.first_workers)):
+        require(resources, [worker_bundle(resources)] * count, f"resources.{field}")
 
 
 def _train(opened: Run, first: Mapping[DatasetKind, Generated]) -> None:
     def data_of(number: int) -> dict[DatasetKind, Dataset]:
-        made = make_round_data(opened, number) if number else first
+        generated = make_round_data(opened, number) if number else first
         datasets: dict[DatasetKind, Dataset] = {
-            dataset_kind: Dataset.open(part.url, part.version) for dataset_kind, part in made.items()
+            dataset_kind: Dataset.open(one.url, one.version) for dataset_kind, one in generated.items()
         }
         for dataset in datasets.values():
             dataset.check()
@@ -138,7 +143,7 @@ def _train(opened: Run, first: Mapping[DatasetKind, Generated]) -> None:
 def _export(opened: Run) -> Json:
     """Write `student/`, unless it is there already as the recipe says."""
     recipe, out = opened.recipe, opened.folder / "student"
-    result = _result(recipe)
+    result = _result(opened)
     if not result.exists():
         raise BadInput(f"output: {opened.folder} holds no trained student yet; `fewstep train` makes one")
     if not out.exists() or holds_pipeline(out) != recipe.export.merged:
@@ -150,7 +155,7 @@ def _export(opened: Run) -> Json:
 
 
 def _push(opened: Run, hub_id: str, *, private: bool) -> str:
-    """To a model hub, with a card that says what was measured so far."""
+    """Push to a model hub, with a card that says what was measured so far; its address."""
     student = opened.folder / "student"
     facts = card_facts(opened, results_of(opened))
     return push(student, card(facts, student, hub_id), hub_id, facts.terms.gate, private=private)
@@ -163,12 +168,11 @@ def _has_pictures(opened: Run) -> bool:
 def _evaluate(opened: Run) -> Json:
     recipe, out = opened.recipe, opened.folder / "evaluation"
     with opened.stage("evaluate"):
-        found = evaluate_student(recipe, opened.folder / "student", out)
-    results = EvaluationResults(found.rows, found.claims)
+        results = evaluate_student(recipe, opened.folder / "student", out)
     metrics.Recorder(out / "quality.jsonl", opened.folder.name, recipe.method.name).record(0, results.quality())
     _report(opened, results)
     say(results.headline(recipe.method.build().student_steps))
-    return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in found.claims]}
+    return {"metrics": str(out / "metrics.json"), "claims": [dataclasses.asdict(claim) for claim in results.claims]}
 
 
 def _report(opened: Run, results: EvaluationResults) -> None:
@@ -177,7 +181,7 @@ def _report(opened: Run, results: EvaluationResults) -> None:
     write_report(report_facts(opened, results), opened.folder / "report.html")
 
 
-def _result(recipe: Recipe) -> Path:
+def _result(opened: Run) -> Path:
     """The folder of the last round's student."""
-    rounds = recipe.method.build().rounds()
-    return Run(recipe).round_folder(len(rounds), rounds[-1]) / RESULT
+    rounds = opened.recipe.method.build().rounds()
+    return round_folder(opened.folder, len(rounds), rounds[-1]) / RESULT

@@ -1,4 +1,4 @@
-"""How a run stands, in a terminal: what the dashboards show, read from its directory."""
+"""Shows how a run stands in a terminal: what the dashboards show, read from its directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fewstep.orchestrator.runs.driver_lock import driver_of
 from fewstep.orchestrator.runs.run import RESULT, recipe_of, round_folder
 
 LOOK_S = 1.0
-PARTS = ("data", "forward", "backward", "update")  # of a step
+STEP_TIMES = ("data", "forward", "backward", "update")  # of a step
 Values = Mapping[str, float]
 
 
@@ -75,8 +75,8 @@ def standing_of(folder: Path) -> Standing:
     rounds = [round_folder(folder, number, round) for number, round in enumerate(recipe.method.build().rounds(), 1)]
     judged = metrics.newest(folder / "evaluation" / "quality.jsonl")
     measured: dict[str, float] = {}
-    for place in rounds:
-        measured |= metrics.newest(place / "metrics.jsonl")
+    for round in rounds:
+        measured |= metrics.newest(round / "metrics.jsonl")
     return Standing(
         run=folder.resolve().name,
         method=recipe.method.name,
@@ -84,7 +84,7 @@ def standing_of(folder: Path) -> Standing:
         driver=driver,
         stages=(
             _generating(recipe, metrics.newest(folder / "generate.jsonl")),
-            *(_training(place) for place in rounds),
+            *(_training(round) for round in rounds),
             Stage("export", "", is_finished=(folder / "student").exists()),
             _judging(folder / "evaluation"),
         ),
@@ -103,12 +103,12 @@ def _generating(recipe: Recipe, values: Values) -> Stage:
     return Stage("generate", "shards", done, planned, done + given_up >= planned, left, (says,))
 
 
-def _training(place: Path) -> Stage:
-    values, name = metrics.newest(place / "metrics.jsonl"), place.name.partition("-")[2]
+def _training(folder: Path) -> Stage:
+    values, name = metrics.newest(folder / "metrics.jsonl"), folder.name.partition("-")[2]
     if "train/steps" not in values:
-        return Stage(name, "steps", is_finished=(place / RESULT).exists())
+        return Stage(name, "steps", is_finished=(folder / RESULT).exists())
     step, steps = int(values["train/step"]), int(values["train/steps"])
-    is_finished = (place / RESULT).exists()
+    is_finished = (folder / RESULT).exists()
     step_s = values.get("time/step_s", 0.0)
     says = _about_training(values) if step_s and not is_finished else ()
     return Stage(name, "steps", step, steps, is_finished, (steps - step) * step_s, says)
@@ -122,14 +122,14 @@ def _about_training(values: Values) -> tuple[str, ...]:
         for term, value in _terms(values, f"{kind}/").items()
     ]
     step_s = values["time/step_s"]
-    parts = [f"{part} {values[f'time/{part}_s'] / step_s:.0%}" for part in PARTS]
+    shares = [f"{name} {values[f'time/{name}_s'] / step_s:.0%}" for name in STEP_TIMES]
     saved = f"safe since {words(time.time() - values['train/saved_unix_s'])} ago"
     if "time/checkpoint_s" in values:
         saved += f", a checkpoint takes {words(values['time/checkpoint_s'])}"
     recovered = int(values["train/recoveries"])
     return (
         ", ".join(numbers),
-        f"{values['train/samples_per_s']:.1f} samples/s, a step {words(step_s)}: {', '.join(parts)}",
+        f"{values['train/samples_per_s']:.1f} samples/s, a step {words(step_s)}: {', '.join(shares)}",
         f"{saved}, {recovered} recoveries, {values['train/peak_memory'] / 1e9:.2f} GB at most",
     )
 

@@ -68,7 +68,8 @@ def test_code_inputs_and_versions_travel_and_nothing_else(
     assert not [file for file in written if file.read_bytes() == b"canary"]
     tops = {file.relative_to(tmp_path / "written").parts[0] for file in written}
     (metadata,) = (name for name in tops if name.endswith(".dist-info"))
-    assert tops == {*parcels.CODE, "inputs", "recipe.yaml", "constraints.txt", metadata}
+    assert tops == {"fewstep", "inputs", "recipe.yaml", "constraints.txt", metadata}
+    assert {folder.name for folder in (tmp_path / "written/fewstep").iterdir()} == {*parcels.CODE}
 
 
 def test_every_node_finds_the_inputs_under_the_outputs(

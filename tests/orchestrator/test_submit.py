@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from fewstep.clusters.jobs_api import ANSWERS_S
 from fewstep.orchestrator.cli.app import DONE
+from fewstep.orchestrator.cli.jobs import VERBS, WITHOUT_TRAINING
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.submission.bundle import make_bundle
@@ -140,6 +142,16 @@ def test_a_cluster_that_is_not_there_is_met_with_those_that_are(place: Path) -> 
 
 def test_only_what_takes_a_recipe_can_be_submitted(place: Path) -> None:
     refused(fewstep("submit", "verify", place / "tiny.yaml", "--cluster", "local"), "'verify' cannot be submitted")
+
+
+def test_the_verbs_that_can_be_submitted_are_all_that_need_a_recipe_alone() -> None:
+    needs = {
+        call.__name__: [p.name for p in signature(call).parameters.values() if p.default is p.empty]
+        for command in app.registered_commands
+        if (call := command.callback)
+    }
+    assert set(VERBS) == {name for name, parameters in needs.items() if parameters == ["recipe"]}
+    assert set(WITHOUT_TRAINING) < set(VERBS)
 
 
 def test_without_kubectl_the_manifest_is_written_and_named(
