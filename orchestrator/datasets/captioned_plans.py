@@ -17,7 +17,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from fewstep.orchestrator.inputs.images import Images
     from fewstep.orchestrator.inputs.webdataset import WebDatasetSamples
-    from fewstep.orchestrator.teachers.teacher import TeacherCard
+    from fewstep.orchestrator.teachers.card import TeacherCard
 
 
 class CaptionedPlan(DatasetPlan, ABC):

@@ -23,7 +23,7 @@ from fewstep.orchestrator.recipe.teacher import Precision
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from fewstep.orchestrator.teachers.teacher import TeacherCard
+    from fewstep.orchestrator.teachers.card import TeacherCard
 
 SCHEMA_VERSION = 1
 ROW_GROUP_BYTES = 4 * 1024**2  # what a reader takes at once

@@ -17,19 +17,25 @@ from torch.nn import functional as F
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
-from fewstep.orchestrator.evaluation.system import PICTURE_PX, PICTURES, EvaluationSetting, SampleFeatures, System
+from fewstep.orchestrator.evaluation.system import (
+    CALIBRATION,
+    CALIBRATION_STEPS,
+    PICTURE_PX,
+    PICTURES,
+    EvaluationSetting,
+    SampleFeatures,
+    System,
+)
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path, unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.teachers.load import holds_pipeline, load_student
+from fewstep.orchestrator.teachers.folders import holds_pipeline
+from fewstep.orchestrator.teachers.load import load_student
 from fewstep.orchestrator.teachers.revision import folder_hash
 from fewstep.orchestrator.teachers.teacher import Teacher
-
-CALIBRATION = 64  # of the teacher's samples
-CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher
 
 
 class Evaluator:

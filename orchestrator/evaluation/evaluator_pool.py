@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import ray
@@ -19,10 +19,15 @@ from ray.util import ActorPool
 from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
 from fewstep.orchestrator.compute.tasks import device_of, options, unwrap_bad_input
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.evaluator import CALIBRATION, CALIBRATION_STEPS, Evaluator
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
 from fewstep.orchestrator.evaluation.feature_networks import features_label
-from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
+from fewstep.orchestrator.evaluation.system import (
+    CALIBRATION,
+    CALIBRATION_STEPS,
+    EvaluationSetting,
+    SampleFeatures,
+    System,
+)
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts
@@ -33,6 +38,9 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.students.inference import InferenceArguments
+
+if TYPE_CHECKING:
+    from fewstep.orchestrator.evaluation.evaluator import Evaluator
 
 PROTOCOL = 1  # goes up when the same setting would give other samples
 RESTARTS = 3  # of an actor that dies, and of the batch that it was making
@@ -66,6 +74,8 @@ class EvaluatorActor:
     @cached_property
     def _evaluator(self) -> Evaluator:
         # Not in __init__, whose errors Ray would turn into the actor's death.
+        from fewstep.orchestrator.evaluation.evaluator import Evaluator
+
         return Evaluator(self._setting)
 
     def revisions(self) -> dict[str, str]:

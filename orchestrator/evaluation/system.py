@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.students.inference import InferenceArguments
 
+CALIBRATION = 64  # of the teacher's samples
+CALIBRATION_STEPS = 25  # of Heun's method, which samples every teacher
 PICTURES = 36  # of each system, kept to be looked at
 PICTURE_PX = 256  # at most
 Noise = Literal["judged", "reference", "selection", "selection reference"]

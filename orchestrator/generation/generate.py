@@ -20,7 +20,7 @@ from fewstep.orchestrator.planning.calibration import recorded_batch_size, settl
 from fewstep.orchestrator.planning.store_access import check_nodes, check_space
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.resources import Resources
-from fewstep.orchestrator.teachers.teacher import Teacher, TeacherCard
+from fewstep.orchestrator.teachers.card import TeacherCard
 
 SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not kept apart; never run a second one"
 
@@ -130,6 +130,7 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
 
 def _describe(recipe: Recipe) -> TeacherCard:
     from fewstep.orchestrator.planning.preflight import preflight
+    from fewstep.orchestrator.teachers.teacher import Teacher
 
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)

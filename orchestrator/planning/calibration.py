@@ -13,7 +13,7 @@ from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.storage.urls import open_store
-from fewstep.orchestrator.teachers.teacher import Teacher, TeacherCard
+from fewstep.orchestrator.teachers.card import TeacherCard
 
 GAIN = 1.05  # what twice the batch has to bring
 TIMED_EVALUATIONS = 2
@@ -78,6 +78,7 @@ class _EvaluationTimer:
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
         from fewstep.orchestrator.compute.reproducibility import set_up
+        from fewstep.orchestrator.teachers.teacher import Teacher
 
         device = device_of(recipe.resources)
         set_up(device, recipe.resources.threads_per_worker)

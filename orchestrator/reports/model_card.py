@@ -18,7 +18,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import teacher_name
 from fewstep.orchestrator.reports.licence import Terms
 from fewstep.orchestrator.students.inference import brings_scheduler, fixed_guidance, inference_arguments
-from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.teachers.folders import holds_pipeline
 
 RECIPE = "recipe.yaml"  # resolved, in the exported folder
 HERE = "."  # how a folder's own card names it

@@ -36,9 +36,9 @@ from fewstep.orchestrator.search.objectives import (
     watched_steps,
 )
 from fewstep.orchestrator.search.scoring import SELECTION, judge_trial
-from fewstep.orchestrator.students.export import export
+from fewstep.orchestrator.students.export import export_student
 from fewstep.orchestrator.training.driver import train_rounds
-from fewstep.orchestrator.training.round_trainer import length
+from fewstep.orchestrator.training.round_job import length
 from fewstep.orchestrator.workflow.round_data import make_round_data, samples_itself, store_of
 
 OUTCOME = "trial.json"  # of a finished trial, in its folder: its values by name
@@ -192,7 +192,7 @@ def run_trial(run: Run, pinned: Pinned) -> None:
         student = run.folder / "student"
         if not student.exists():
             rounds = recipe.method.build().rounds()
-            export(recipe, run.round_folder(len(rounds), rounds[-1]) / RESULT, student)
+            export_student(recipe, run.round_folder(len(rounds), rounds[-1]) / RESULT, student)
         judged = [steps for objective in objectives_of(recipe) if (steps := steps_of(objective))]
         kids = judge_trial(recipe, student, judged, run.folder / "judged")
     train_s = run.recorded("stages", "train")

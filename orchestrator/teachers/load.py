@@ -25,6 +25,7 @@ from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.pipelines.own import OwnNetwork
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
+from fewstep.orchestrator.teachers.folders import holds_pipeline
 
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
 _ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Custom)
@@ -81,8 +82,3 @@ def load_student(teacher: TeacherSpec, folder: Path, device: str | torch.device 
     name = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     family.pipeline.register_modules(scheduler=getattr(diffusers, name).from_pretrained(folder / "scheduler"))
     return family
-
-
-def holds_pipeline(student: Path) -> bool:
-    """Whether an exported folder does; else it holds adapters alone, in `lora`, with their scheduler."""
-    return (student / DiffusionPipeline.config_name).is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,34 +18,9 @@ from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of, schedule_of
+from fewstep.orchestrator.teachers.card import TeacherCard
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.revision import factory_hash, folder_hash
-
-
-@dataclass(frozen=True)
-class TeacherCard:
-    """What a plan has to know of a teacher; the same folder gives the same card."""
-
-    revision: str  # hash of the pipeline's files or of a factory's module and weights, or the hub's commit
-    pipeline: str  # diffusers class
-    scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
-    prediction: Prediction
-    latent_shape: tuple[int, ...]  # of what is judged
-    has_guidance_input: bool = False  # where the guidance scale is an input, an evaluation needs no second one
-    is_compiled: bool = False  # other kernels, other low bits
-    has_pictures: bool = True
-    latent_shapes: tuple[tuple[int, ...], ...] = ()  # that shards take in turn, where it is not that one alone
-
-    def dump(self) -> Json:
-        """As plain data, under the names that plans are hashed with.
-
-        What was added later is left out where it is usual, so that older data sets keep their names.
-        """
-        shapes = [list(shape) for shape in self.latent_shapes]
-        added = {"is_compiled": self.is_compiled, "has_pictures": not self.has_pictures, "latent_shapes": shapes}
-        facts = {**vars(self), "latent_shape": list(self.latent_shape), "latent_shapes": shapes}
-        facts["is_told_guidance"] = facts.pop("has_guidance_input")
-        return {name: value for name, value in facts.items() if added.get(name, True)}
 
 
 class Teacher:

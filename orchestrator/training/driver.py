@@ -25,7 +25,7 @@ from fewstep.orchestrator.observability.console import progress, say
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import RESULT, Run
-from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer, length
+from fewstep.orchestrator.training.round_job import RoundJob, length
 from fewstep.orchestrator.training.validation import prepare
 
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
@@ -98,6 +98,8 @@ def cause(error: BaseException) -> BaseException:
 
 def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandoned | None:
     """One rank of one round. Returns why training ended early, which Ray would take for a failure to recover from."""
+    from fewstep.orchestrator.training.round_trainer import RoundTrainer
+
     job = RoundJob(**config["job"])  # pyright: ignore[reportArgumentType]
     recipe = parse(job.recipe)
     context = ray.train.get_context()

@@ -6,13 +6,12 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fewstep.methods.base import Round, Start
+from fewstep.methods.base import Start
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.dataloader.columns import clean_latents, columns_of
 from fewstep.orchestrator.dataloader.loader import Loader
@@ -38,28 +37,13 @@ from fewstep.orchestrator.training import checkpoint, network_state
 from fewstep.orchestrator.training.divergence import Divergence, DivergenceMonitor, moments, sums
 from fewstep.orchestrator.training.frozen_networks import frozen_network, parts_used, place_teacher, release_unused
 from fewstep.orchestrator.training.loop import Progress, learning_rate, train
+from fewstep.orchestrator.training.round_job import RoundJob, length
 from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
-from fewstep.orchestrator.training.validation import ScoreHistory, ValidationSpec, Validator, metric_of
+from fewstep.orchestrator.training.validation import ScoreHistory, metric_of
+from fewstep.orchestrator.training.validator import Validator
 
 KIB = 1024  # bytes
 COLUMNS = 6  # of the pictures that trackers show of a student
-
-
-@dataclass(frozen=True)
-class RoundJob:
-    """What a training worker has to know of its round; plain data, for Ray to carry."""
-
-    recipe: dict[str, object]
-    round: int  # from 0
-    folder: str  # of the round
-    previous: str  # result of the round before
-    datasets: dict[str, tuple[str, int]]  # URL and version, for each source
-    validation: ValidationSpec | None = None  # where the student is validated while it is trained
-
-
-def length(round: Round, recipe: Recipe) -> int:
-    """Training steps of a round."""
-    return max(1, int(recipe.training.steps * round.length))
 
 
 class RoundTrainer:

@@ -13,7 +13,7 @@ from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Export, Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.runs.run import RESULT, Run
-from fewstep.orchestrator.students.export import export as write_student
+from fewstep.orchestrator.students.export import export_student
 
 
 def make_round_data(opened: Run, number: int) -> dict[DatasetKind, Generated]:
@@ -76,5 +76,5 @@ def _generator(opened: Run, number: int) -> TeacherSpec:
     before = opened.round_folder(number, rounds[number - 1])
     teacher = recipe.teacher.at(before / "pipeline")
     if not Path(teacher.folder).exists():
-        write_student(recipe.model_copy(update={"export": Export()}), before / RESULT, Path(teacher.folder))
+        export_student(recipe.model_copy(update={"export": Export()}), before / RESULT, Path(teacher.folder))
     return teacher

@@ -23,7 +23,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.reports.model_card import RECIPE
 from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
-from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.teachers.folders import holds_pipeline
 
 
 @dataclass(frozen=True)

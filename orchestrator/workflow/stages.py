@@ -26,8 +26,8 @@ from fewstep.orchestrator.reports.hub import check_push, push
 from fewstep.orchestrator.reports.model_card import card, write_card
 from fewstep.orchestrator.reports.run_page import write_report
 from fewstep.orchestrator.runs.run import RESULT, Run, reopen, round_folder
-from fewstep.orchestrator.students.export import export as write_student
-from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.students.export import export_student
+from fewstep.orchestrator.teachers.folders import holds_pipeline
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.workflow.datasets import report_quarantined
 from fewstep.orchestrator.workflow.round_data import make_round_data
@@ -148,7 +148,7 @@ def _export(opened: Run) -> Json:
         raise BadInput(f"output: {opened.folder} holds no trained student yet; `fewstep train` makes one")
     if not out.exists() or holds_pipeline(out) != recipe.export.merged:
         with opened.stage("export"):
-            write_student(recipe, result, out)
+            export_student(recipe, result, out)
         write_card(card_facts(opened, results_of(opened)), out, opened.folder / "evaluation")
     say(f"student: {out}")
     return {"student": str(out)}

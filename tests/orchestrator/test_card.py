@@ -20,7 +20,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.reports.licence import Terms, terms_of
 from fewstep.orchestrator.reports.model_card import CardFacts, card, write_card
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 from tests.orchestrator.test_report import facts as report_facts

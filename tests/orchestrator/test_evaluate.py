@@ -37,8 +37,8 @@ from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
 from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.export import write
 from fewstep.orchestrator.students.inference import InferenceArguments
+from fewstep.orchestrator.students.pipeline import write
 from tests import tiny
 from tests.orchestrator.students import untrained
 

@@ -15,7 +15,8 @@ from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.schedules import schedule_of
-from fewstep.orchestrator.students.export import export, write
+from fewstep.orchestrator.students.export import export_student
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.students.schedulers import FLOW_TARGETS, TARGETS, scheduler_for
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.teacher import Teacher
@@ -91,7 +92,7 @@ def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, stude
 
 
 def test_export_runs_on_the_cluster(recipe: Recipe, cluster: None, tmp_path: Path) -> None:
-    export(recipe, untrained(recipe, tmp_path), tmp_path / "student")
+    export_student(recipe, untrained(recipe, tmp_path), tmp_path / "student")
     assert (tmp_path / "student" / "model_index.json").exists()
 
 

@@ -14,7 +14,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.system import System
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny

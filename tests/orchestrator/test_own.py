@@ -16,7 +16,7 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.revision import factory_hash

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from fewstep.orchestrator.datasets.plan import Plan, Shard, make_plan
-from fewstep.orchestrator.teachers.teacher import TeacherCard
+from fewstep.orchestrator.teachers.card import TeacherCard
 from tests.conftest import MakeRecipe
 
 PLAN = Plan(

@@ -18,7 +18,7 @@ from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.reports.licence import Terms
 from fewstep.orchestrator.reports.model_card import CardFacts, write_card
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.workflow.side_by_side import find_student
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora

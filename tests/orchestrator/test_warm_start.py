@@ -18,7 +18,7 @@ from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import load, parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.students.student import student_network
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher

@@ -21,7 +21,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.reports.licence import Terms
 from fewstep.orchestrator.reports.model_card import CardFacts, snippet
 from fewstep.orchestrator.sampling.solvers import SOLVERS
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests import tiny
 from tests.conftest import fill, new_commit_log

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.orchestrator.recipe.parsing import parse
-from fewstep.orchestrator.teachers.load import holds_pipeline
+from fewstep.orchestrator.teachers.folders import holds_pipeline
 from fewstep.orchestrator.workflow import stages as verbs
 from tests import tiny
 

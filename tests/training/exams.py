@@ -17,7 +17,8 @@ from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.inference import inference_arguments
-from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer
+from fewstep.orchestrator.training.round_job import RoundJob
+from fewstep.orchestrator.training.round_trainer import RoundTrainer
 from fewstep.orchestrator.training.validation import ValidationSpec, steps_of
 from tests import tiny
 from tests.conftest import fill, new_commit_log

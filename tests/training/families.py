@@ -14,9 +14,10 @@ from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import RESULT, Run
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.training.round_trainer import RoundJob, RoundTrainer
+from fewstep.orchestrator.training.round_job import RoundJob
+from fewstep.orchestrator.training.round_trainer import RoundTrainer
 from tests import tiny
 from tests.conftest import fill, new_commit_log
 

@@ -17,7 +17,7 @@ from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import parse
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.training import checkpoint
 from fewstep.orchestrator.training.divergence import REPORTS, WINDOW, Divergence, DivergenceMonitor, LatentMoments
 from tests import tiny

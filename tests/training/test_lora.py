@@ -17,7 +17,7 @@ from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import parse
-from fewstep.orchestrator.students.export import write
+from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.students.round_result import read_network, write_result
 from fewstep.orchestrator.students.student import student_network
 from fewstep.orchestrator.students.warm_start import warm_start
