@@ -1,1 +1,1 @@
-"""Dashboards, alerts and scrape rules, made from the metrics registry."""
+"""Make dashboards, alerts and scrape rules from the metrics registry."""

@@ -1,4 +1,4 @@
-"""The Grafana dashboard of a run, built with Grafana's own SDK, and what makes Grafana load it."""
+"""Build the Grafana dashboard of a run with Grafana's own SDK, and what makes Grafana load it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _timeseries(panel: Panel) -> timeseries.Panel:
 
 def data_source() -> str:
     """The YAML that tells Grafana of Prometheus."""
-    told = {
+    settings = {
         "apiVersion": 1,
         "datasources": [
             {
@@ -86,10 +86,10 @@ def data_source() -> str:
             }
         ],
     }
-    return yaml.safe_dump(told, sort_keys=False)
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def provider() -> str:
     """The YAML that tells Grafana where its dashboards are."""
-    told = {"name": "fewstep", "type": "file", "options": {"path": FOLDER}}
-    return yaml.safe_dump({"apiVersion": 1, "providers": [told]}, sort_keys=False)
+    settings = {"name": "fewstep", "type": "file", "options": {"path": FOLDER}}
+    return yaml.safe_dump({"apiVersion": 1, "providers": [settings]}, sort_keys=False)

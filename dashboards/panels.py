@@ -1,4 +1,4 @@
-"""What is shown of a run: rows of panels, and the expression that each number of the registry is asked for by."""
+"""Choose what a dashboard shows of a run: rows of panels, and the expression that asks for each number."""
 
 from __future__ import annotations
 

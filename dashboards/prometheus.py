@@ -1,4 +1,4 @@
-"""What Prometheus is told: where Ray's numbers are, and when to call somebody."""
+"""Tell Prometheus where Ray's numbers are, and when to call somebody."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ ALERTS = (
 def configuration(discovery: str = DISCOVERY, rules: str = "alerts.yml", interval: str = INTERVAL) -> str:
     """prometheus.yml."""
     # Prometheus cannot follow a file whose folder is not there yet, so it looks again and again.
-    found = {"files": [discovery], "refresh_interval": interval}
-    told = {
+    file_discovery = {"files": [discovery], "refresh_interval": interval}
+    settings = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [rules],
-        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [found]}],
+        "scrape_configs": [{"job_name": "ray", "file_sd_configs": [file_discovery]}],
     }
-    return yaml.safe_dump(told, sort_keys=False)
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def alerts() -> str:

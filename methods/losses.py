@@ -1,4 +1,4 @@
-"""How far two tensors are apart: one number per sample."""
+"""Measure how far two tensors are apart: one number per sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighboring points of the guided ODE, which consistency training makes agree."""
+"""Find neighboring points of the guided ODE, which consistency training makes agree."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def stored_points(nets: Nets, batch: Batch, *, skip: int | None = None) -> Solut
 
 
 def timesteps_of(schedule: Schedule) -> int:
-    """How many there are from noise to data, evenly in `at`: 1000, where times are not counted."""
+    """Count the timesteps from noise to data, evenly in `at`: 1000, where times are not counted."""
     return len(schedule.alphas_cumprod) if isinstance(schedule, DiscreteVP) else 1000
 
 

@@ -1,4 +1,4 @@
-"""What a hyperparameter may be: one sentence that names the field, the value and the mend."""
+"""Refuse hyperparameters that make no sense, in one sentence that names the field, the value and the mend."""
 
 from __future__ import annotations
 

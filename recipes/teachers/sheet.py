@@ -1,4 +1,4 @@
-"""Pictures of a teacher's card."""
+"""Lay out the pictures of a teacher's card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sheet(rows: list[list[Tensor]], titles: list[list[str]]) -> Image.Image:
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             pixels = picture.permute(1, 2, 0).mul(255).round().byte().numpy()
-            place = (x * (size + 8) + 4, y * (size + line + 8) + 4)
-            whole.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST), place)
-            pen.text((place[0], place[1] + size), titles[y][x][: size // 5], fill="black", font_size=9)
+            corner = (x * (size + 8) + 4, y * (size + line + 8) + 4)
+            whole.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST), corner)
+            pen.text((corner[0], corner[1] + size), titles[y][x][: size // 5], fill="black", font_size=9)
     return whole

@@ -7,9 +7,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def warm_and_cosine(step: int, cycles: Sequence[int]) -> float:
@@ -27,13 +30,13 @@ def warm_and_cosine(step: int, cycles: Sequence[int]) -> float:
 
 def fit(
     name: str,
-    net: nn.Module,
+    net: Net,
     loss: Callable[[int, torch.Generator], Tensor],
     *,
     cycles: Sequence[int],
     lr: float,
     work: Path,
-) -> nn.Module:
+) -> Net:
     """Train to the end, from the last checkpoint if there is one; return the averaged network."""
     average = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)

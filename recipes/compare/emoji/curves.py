@@ -33,9 +33,11 @@ def main(folders: list[str], picture: str) -> None:
         by_steps.plot(steps, kid, color=colour, label=run.folder.name)
         by_seconds.plot(seconds, kid, color=colour, label=run.folder.name)
         if not run.recipe.method.build().rounds()[-1].online:
-            sampling = float(str(run.recorded("stages", "generate")))
-            facts["sampling_s"] = sampling
-            after = [sampling + second for second in seconds]
+            sampling_s = run.recorded("stages", "generate")
+            if not isinstance(sampling_s, int | float):
+                raise TypeError(f"{folder}: the seconds that generating took are no number: {sampling_s!r}")
+            facts["sampling_s"] = float(sampling_s)
+            after = [sampling_s + second for second in seconds]
             by_seconds.plot(after, kid, color=colour, linestyle="dotted", label=f"{run.folder.name}, sampling first")
         print(json.dumps(facts))
     for axes, name in ((by_steps, "training steps"), (by_seconds, "seconds")):
@@ -50,12 +52,12 @@ def points(run: Run) -> list[Point]:
     """Of the last round, in order."""
     rounds = run.recipe.method.build().rounds()
     rows = metrics.read(round_folder(run.folder, len(rounds), rounds[-1]) / "metrics.jsonl")
-    seconds, found = 0.0, list[Point]()
+    seconds, curve = 0.0, list[Point]()
     for before, row in pairwise(rows):
         seconds += (row["step"] - before["step"]) * row.get("time/step_s", 0.0)
         if metric_of(run.recipe) in row:
-            found.append((row["step"], round(seconds, 1), round(row[metric_of(run.recipe)], 4)))
-    return found
+            curve.append((row["step"], round(seconds, 1), round(row[metric_of(run.recipe)], 4)))
+    return curve
 
 
 if __name__ == "__main__":

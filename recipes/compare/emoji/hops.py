@@ -40,28 +40,28 @@ def main(folder: str, samples: int) -> None:
     def noise() -> Tensor:
         return torch.randn(len(prompts), *teacher.card.latent_shape, generator=generator)
 
-    def painted() -> Tensor:
+    def paint() -> Tensor:
         x, times = noise(), [teacher.schedule.at(torch.tensor([1 - i / STEPS])) for i in range(STEPS + 1)]
         for t, s in zip(times, times[1:], strict=False):
             x = step(teacher.schedule, teacher.denoiser()(x, t.expand(len(x)), cond), s.expand(len(x)))
         return x
 
-    def jumped(x0: Tensor, time: float) -> Tensor:
+    def jump(x0: Tensor, time: float) -> Tensor:
         t = torch.full((len(x0),), time)
         return consistency_function(network, diffuse(teacher.schedule, x0, noise(), t), t, cond)
 
-    def seen(latents: Tensor) -> SampleFeatures:
-        features = torch.cat([look(teacher.decode(part)) for part in latents.split(128)])
+    def features_of(latents: Tensor) -> SampleFeatures:
+        features = torch.cat([look(teacher.decode(chunk)) for chunk in latents.split(128)])
         return SampleFeatures(features.numpy().astype(np.float16), np.empty((0, 1, 1, 3), np.uint8))
 
-    data, reference = painted(), seen(painted())
-    found = {f"from {time:g} alone": seen(jumped(data, time)) for time in TIMES}
+    data, reference = paint(), features_of(paint())
+    by_hop = {f"from {time:g} alone": features_of(jump(data, time)) for time in TIMES}
     x0 = torch.zeros_like(data)
     for time in TIMES:
-        x0 = jumped(x0, time)
-        found[f"after {time:g}"] = seen(x0)
-    values = kids([reference, *found.values()], units_of(len(prompts), PROMPTS))
-    for name, value in zip(found, values, strict=True):
+        x0 = jump(x0, time)
+        by_hop[f"after {time:g}"] = features_of(x0)
+    values = kids([reference, *by_hop.values()], units_of(len(prompts), PROMPTS))
+    for name, value in zip(by_hop, values, strict=True):
         print(f"{name}: {value:.4f}")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from data import COLUMNS, FOLDER, LEVELS, SIZE, choice, describe, draw, held_out_prompts, load, place
+from data import COLUMNS, FOLDER, LEVELS, SIZE, choice, describe, draw, draw_placement, held_out_prompts, load
 from PIL import Image
 
 CATEGORIES = {
@@ -61,11 +61,11 @@ def prompts(count: int = 4000) -> None:
     """Write prompts.txt, distinct captions as training draws them, and heldout.txt."""
     _, emoji = load()
     generator = torch.Generator().manual_seed(0)
-    said: dict[str, None] = {}
-    while len(said) < count:
+    captions: dict[str, None] = {}
+    while len(captions) < count:
         index = int(torch.randint(len(emoji), (), generator=generator))
-        said[describe(emoji[index], place(emoji, index, generator), generator)] = None
-    (FOLDER / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in said))
+        captions[describe(emoji[index], draw_placement(emoji, index, generator), generator)] = None
+    (FOLDER / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in captions))
     (FOLDER / "heldout.txt").write_text("".join(f"{prompt}\n" for prompt in held_out_prompts(emoji)))
 
 
@@ -73,13 +73,13 @@ def pictures(count: int = 2000) -> None:
     """Write heldout.parquet: what the held-out prompts look like in the data, in Hugging Face's image format."""
     sprites, emoji = load()
     generator = torch.Generator().manual_seed(1)
-    wanted = (FOLDER / "heldout.txt").read_text().splitlines()
+    held_out = (FOLDER / "heldout.txt").read_text().splitlines()
     rows = []
     for i in range(count):
-        thing, _, colour = wanted[i % len(wanted)].rpartition(" on ")
+        thing, _, colour = held_out[i % len(held_out)].rpartition(" on ")
         fitting = [n for n, e in enumerate(emoji) if thing in (getattr(e, level) for level in LEVELS if level)]
         index = int(choice([str(n) for n in fitting], generator))
-        image = (draw(sprites, [place(emoji, index, generator, colour)])[0] + 1).mul(127.5).round().byte()
+        image = (draw(sprites, [draw_placement(emoji, index, generator, colour)])[0] + 1).mul(127.5).round().byte()
         file = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "webp", lossless=True, quality=100, method=6)
         rows.append({"image": {"bytes": file.getvalue(), "path": f"{i}.webp"}, "prompt": f"{thing} on {colour}"})

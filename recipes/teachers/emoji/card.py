@@ -30,8 +30,15 @@ def sample(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
     """One picture per prompt, [n, 3, 32, 32] in 0..1, seeds 0, 1, 2, ..."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     images = pipeline(
-        prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
-    ).images
+        prompts,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=generators,
+        output_type="pt",
+        return_dict=False,
+    )[0]
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the pipeline answers output_type='pt' with {type(images).__name__}, not with a tensor")
     return images.float()
 
 
@@ -39,16 +46,16 @@ def main() -> None:
     """Write samples.png and nearest.png."""
     pipeline = StableDiffusionPipeline.from_pretrained(HERE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    made = sample(pipeline, list(PROMPTS))
+    images = sample(pipeline, list(PROMPTS))
     six = range(0, len(PROMPTS), 6)
-    sheet([list(made[i : i + 6]) for i in six], [list(PROMPTS[i : i + 6]) for i in six]).save(HERE / "samples.png")
+    sheet([list(images[i : i + 6]) for i in six], [list(PROMPTS[i : i + 6]) for i in six]).save(HERE / "samples.png")
 
     pictures, emoji = load()
     seen, captions, _ = samples(pictures, emoji, 20_520, seed=0)
     seen = (seen + 1) / 2
     chosen = list(range(0, len(PROMPTS), 3))
-    nearest = torch.cdist(made[chosen].flatten(1), seen.flatten(1)).topk(5, largest=False).indices
-    rows = [[made[i], *seen[near]] for i, near in zip(chosen, nearest, strict=True)]
+    nearest = torch.cdist(images[chosen].flatten(1), seen.flatten(1)).topk(5, largest=False).indices
+    rows = [[images[i], *seen[near]] for i, near in zip(chosen, nearest, strict=True)]
     titles = [[PROMPTS[i], *(captions[n] for n in near)] for i, near in zip(chosen, nearest.tolist(), strict=True)]
     sheet(rows, titles).save(HERE / "nearest.png")
 

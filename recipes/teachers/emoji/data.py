@@ -44,7 +44,7 @@ class Emoji:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placement:
     """One emoji as it is drawn: dx and dy in picture widths, right and down positive."""
 
     emoji: int
@@ -74,16 +74,16 @@ def choice(options: list[str], generator: torch.Generator, weights: list[float] 
     return options[int(torch.multinomial(torch.tensor(weights or [1.0] * len(options)), 1, generator=generator))]
 
 
-def place(emoji: list[Emoji], index: int, generator: torch.Generator, colour: str = "") -> Placed:
+def draw_placement(emoji: list[Emoji], index: int, generator: torch.Generator, colour: str = "") -> Placement:
     """Draw where and how an emoji stands; without a colour, on any that is not held out for it."""
     colour = colour or choice([c for c in COLOURS if not is_held_out(emoji[index].name, c)], generator)
     u = torch.rand(2, generator=generator).tolist()
     is_large = u[0] < 0.6
     dx, dy = (0.0, 0.0) if is_large else (float(n) * SHIFT for n in torch.randint(-1, 2, (2,), generator=generator))
-    return Placed(index, colour, SIZES["large" if is_large else "small"], dx, dy, u[1] < 0.5)
+    return Placement(index, colour, SIZES["large" if is_large else "small"], dx, dy, u[1] < 0.5)
 
 
-def describe(emoji: Emoji, placed: Placed, generator: torch.Generator) -> str:
+def describe(emoji: Emoji, placement: Placement, generator: torch.Generator) -> str:
     """A caption that is true of the picture and tells some of what is in it."""
     level = choice(list(LEVELS), generator, list(LEVELS.values()))
     if not level:
@@ -92,32 +92,32 @@ def describe(emoji: Emoji, placed: Placed, generator: torch.Generator) -> str:
     thing = getattr(emoji, level)
     words = [thing]
     if say[0]:
-        words.insert(0, "large" if placed.scale == SIZES["large"] else "small")
-    if say[1] and placed.mirrored:
+        words.insert(0, "large" if placement.scale == SIZES["large"] else "small")
+    if say[1] and placement.mirrored:
         words.append("mirrored")
-    sides = {"left": placed.dx < 0, "right": placed.dx > 0, "top": placed.dy < 0, "bottom": placed.dy > 0}
+    sides = {"left": placement.dx < 0, "right": placement.dx > 0, "top": placement.dy < 0, "bottom": placement.dy > 0}
     aside = [side for side, is_there in sides.items() if is_there]
     if say[2] and aside:
         words.append(f"at the {choice(aside, generator)}")
-    if say[3] and not is_held_out(thing, placed.colour):
-        words.append(f"on {placed.colour}")
+    if say[3] and not is_held_out(thing, placement.colour):
+        words.append(f"on {placement.colour}")
     return " ".join(words)
 
 
-def draw(pictures: Tensor, placed: list[Placed]) -> Tensor:
+def draw(pictures: Tensor, placements: list[Placement]) -> Tensor:
     """The pictures as placed: [n, 4, 32, 32] and n placements to [n, 3, 32, 32] in -1..1."""
     theta = torch.tensor(
         [
             [[(-1 if p.mirrored else 1) / p.scale, 0, (2 if p.mirrored else -2) * p.dx / p.scale],
              [0, 1 / p.scale, -2 * p.dy / p.scale]]
-            for p in placed
+            for p in placements
         ]
     )  # fmt: skip
-    rgba = pictures[[p.emoji for p in placed]]
+    rgba = pictures[[p.emoji for p in placements]]
     premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-    grid = F.affine_grid(theta, [len(placed), 4, SIZE * 2, SIZE * 2], align_corners=False)
+    grid = F.affine_grid(theta, [len(placements), 4, SIZE * 2, SIZE * 2], align_corners=False)
     moved = F.avg_pool2d(F.grid_sample(premultiplied, grid, mode="bilinear", align_corners=False), 2)
-    background = torch.tensor([COLOURS[p.colour] for p in placed]).view(-1, 3, 1, 1) / 255
+    background = torch.tensor([COLOURS[p.colour] for p in placements]).view(-1, 3, 1, 1) / 255
     return (moved[:, :3] + (1 - moved[:, 3:]) * background) * 2 - 1
 
 
@@ -125,9 +125,9 @@ def samples(pictures: Tensor, emoji: list[Emoji], count: int, seed: int) -> tupl
     """`count` training samples: pictures, captions, and which emoji each shows."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.cat([torch.randperm(len(emoji), generator=generator) for _ in range(-(-count // len(emoji)))])[:count]
-    placed = [place(emoji, i, generator) for i in index.tolist()]
-    captions = [describe(emoji[p.emoji], p, generator) for p in placed]
-    return draw(pictures, placed), captions, index
+    placements = [draw_placement(emoji, i, generator) for i in index.tolist()]
+    captions = [describe(emoji[p.emoji], p, generator) for p in placements]
+    return draw(pictures, placements), captions, index
 
 
 def held_out_prompts(emoji: list[Emoji]) -> list[str]:

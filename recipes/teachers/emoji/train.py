@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,11 +29,15 @@ WIDTH = 96  # of a token's embedding
 BATCH = 64
 POOL = 102_600  # augmented pictures encoded once for the denoiser
 
+# diffusers annotates tuples of any length as tuples of one, and optional components and schedulers as others.
+make_autoencoder: Callable[..., AutoencoderKL] = AutoencoderKL
+make_pipeline: Callable[..., StableDiffusionPipeline] = StableDiffusionPipeline
+
 
 def autoencoder() -> AutoencoderKL:
     """32x32x3 pixels to 8x8x8 latents; convolutions only."""
     torch.manual_seed(0)
-    return AutoencoderKL(
+    return make_autoencoder(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(32, 48, 64),
@@ -121,27 +125,29 @@ def main(work: Path, autoencoder_steps: int, denoiser_steps: Sequence[int], expo
 
     def reconstruct(step: int, generator: torch.Generator) -> Tensor:
         x = samples(pictures, emoji, BATCH, seed=10_000_000 + step)[0]
-        posterior = vae.encode(x).latent_dist
+        posterior = vae.encode(x, return_dict=False)[0]
         noise = torch.randn(posterior.mean.shape, generator=generator)
-        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        latents = posterior.mean + posterior.std * noise
+        assert isinstance(latents, torch.FloatTensor)  # all that decode() is annotated for
+        decoded = vae.decode(latents, return_dict=False)[0]
         return F.mse_loss(decoded, x) + 0.5 * F.l1_loss(decoded, x) + 3e-4 * posterior.kl().mean() / noise[0].numel()
 
     vae = autoencoder()
-    kept = fit("autoencoder", vae, reconstruct, cycles=steps[0], lr=2e-3, work=work)
+    trained_vae = fit("autoencoder", vae, reconstruct, cycles=steps[0], lr=2e-3, work=work)
 
     pool = work / "pool.pt"
     if not pool.exists():
         latents, captions = [], []
-        for part in range(POOL // 2052):
-            x, said, _ = samples(pictures, emoji, 2052, seed=part)
+        for seed in range(POOL // 2052):
+            x, texts, _ = samples(pictures, emoji, 2052, seed=seed)
             with torch.no_grad():
-                latents += [kept.encode(some).latent_dist.mean.half() for some in x.split(228)]
-            captions += said
+                latents += [trained_vae.encode(some, return_dict=False)[0].mean.half() for some in x.split(228)]
+            captions += texts
         torch.save({"latents": torch.cat(latents), "captions": captions}, pool)
     state = torch.load(pool, weights_only=True)
     latents, captions = state["latents"].float(), state["captions"]
-    kept.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-    latents *= kept.config["scaling_factor"]
+    trained_vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    latents *= trained_vae.config["scaling_factor"]
 
     words = tokenizer(captions, work / "tokenizer")
     tokens = words(captions, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt").input_ids
@@ -160,8 +166,8 @@ def main(work: Path, autoencoder_steps: int, denoiser_steps: Sequence[int], expo
         return F.mse_loss(net["unet"](x_t, t, hidden).sample, v)
 
     best = fit("denoiser", net, denoise, cycles=steps[1], lr=1.5e-3, work=work)
-    StableDiffusionPipeline(
-        vae=kept,
+    make_pipeline(
+        vae=trained_vae,
         text_encoder=best["text_encoder"],
         tokenizer=words,
         unet=best["unet"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from data import CLASSES, DEBIAN, load
+from torch import Tensor
 
 from fewstep.orchestrator.pipelines.class_conditional import ClassConditionalPipeline
 from fewstep.recipes.teachers.sheet import sheet
@@ -25,13 +26,15 @@ def main(data: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     labels = [label for label in range(len(CLASSES)) for _ in range(EACH)]
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(labels))]
-    made = pipeline(labels, STEPS, GUIDANCE, generator=generators, output_type="pt").images
-    rows = [list(row) for row in made.split(EACH)]
+    images = pipeline(labels, STEPS, GUIDANCE, generator=generators, output_type="pt", return_dict=False)[0]
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the pipeline answers output_type='pt' with {type(images).__name__}, not with a tensor")
+    rows = [list(row) for row in images.split(EACH)]
     sheet(rows, [[name] * EACH for name in CLASSES]).save(HERE / "samples.png")
 
     pictures, classes = load(data, "train")
     seen = (pictures.flatten(1) + 1) / 2
-    chosen = made[::EACH]
+    chosen = images[::EACH]
     nearest = torch.cdist(chosen[:, 0].flatten(1), seen).topk(6, largest=False).indices
     rows = [[one, *pipeline.decode(pictures[near])] for one, near in zip(chosen, nearest, strict=True)]
     titles = [[name, *(CLASSES[n] for n in classes[near])] for name, near in zip(CLASSES, nearest, strict=True)]

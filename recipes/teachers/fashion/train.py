@@ -73,8 +73,8 @@ def main(data: Path, work: Path, steps: Sequence[int]) -> None:
         a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
         x_t, v = a * pictures[rows] + s * noise, a * noise - s * pictures[rows]
         with torch.autocast("cpu", torch.bfloat16):
-            told = unet(x_t, t, None, class_labels=labels[rows].masked_fill(dropped, NULL)).sample
-        return F.mse_loss(told.float(), v)
+            v_hat = unet(x_t, t, None, class_labels=labels[rows].masked_fill(dropped, NULL)).sample
+        return F.mse_loss(v_hat.float(), v)
 
     best = fit("denoiser", unet, denoise, cycles=steps, lr=2e-3, work=work)
     ClassConditionalPipeline(best, noises).to(dtype=torch.float16).save_pretrained(HERE)
