@@ -1,4 +1,4 @@
-"""A model of the user's own as a family of pipelines."""
+"""Wraps a model of the user's own, whatever its network, as a family of pipelines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
-    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
+    """`nothing` [n, 1], zeros: the condition of an unconditional network. Raises BadInput for any other."""
     for condition in conditions:
         if condition:
             raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
@@ -55,10 +55,10 @@ class CustomNetwork(PipelineNetwork[OwnNetwork]):
         self.lora_targets = tuple(name for name, module in model.named_modules() if isinstance(module, ADAPTED))
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        """What it answers."""
+        """The raw output of the model; its inputs but times and integers are brought to its own dtype."""
         dtype = self.model.dtype
-        told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
-        return self.model(x_t.to(dtype), time, told)
+        cond = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+        return self.model(x_t.to(dtype), time, cond)
 
 
 class Custom(Family[OwnPipeline]):
@@ -107,14 +107,14 @@ class Custom(Family[OwnPipeline]):
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """By the factory's function. Raises BadInput for what cannot be stored, one row a condition."""
-        told = self.own.encode(list(conditions))
-        for name, value in told.items():
+        cond = self.own.encode(list(conditions))
+        for name, value in cond.items():
             if value.ndim < 2 or len(value) != len(conditions):
                 raise BadInput(
                     f"teacher.factory: encode gives {name!r} as {list(value.shape)} for {len(conditions)} conditions; "
                     "it has to be [n, ...] of two dimensions or more"
                 )
-        return {name: value.to(self.pipeline.device) for name, value in told.items()}
+        return {name: value.to(self.pipeline.device) for name, value in cond.items()}
 
     def decode(self, latents: Tensor) -> Tensor:
         """By the factory's function. Raises BadInput where there is none."""
@@ -130,13 +130,17 @@ class Custom(Family[OwnPipeline]):
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
         """Conditions and a negative one."""
-        told = {"conditions": list(conditions), "negative": negative}
-        return {**told, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+        return {
+            "conditions": list(conditions),
+            "negative": negative,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
-        options = {"custom_pipeline": place, "trust_remote_code": True}
+        options = {"custom_pipeline": source, "trust_remote_code": True}
         return options, f"{[condition]!r}, num_inference_steps={steps}"
 
 

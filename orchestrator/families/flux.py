@@ -1,9 +1,8 @@
-"""FLUX's transformer as a network that students are made of."""
+"""Wraps FLUX's transformer as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -46,16 +45,16 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
         """The velocity, in the model's own dtype."""
         dtype, prompt = self.model.dtype, cond["prompt"].to(self.model.dtype)
         guidance = cond.get("guidance_scale", torch.ones_like(time)) if self.has_guidance_input else None
-        told = self.model(
+        tokens = self.model(
             pack(x_t.to(dtype)),
             encoder_hidden_states=prompt,
             pooled_projections=cond["pooled"].to(dtype),
             timestep=(time / 1000).to(dtype),
             guidance=guidance,
-            img_ids=places(x_t).to(dtype),
+            img_ids=token_positions(x_t).to(dtype),
             txt_ids=torch.zeros(prompt.shape[1], 3, device=prompt.device, dtype=dtype),
         ).sample
-        return unpack(told, x_t.shape[-2], x_t.shape[-1])
+        return unpack(tokens, x_t.shape[-2], x_t.shape[-1])
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // PATCH, width // PATCH)), PATCH)
 
 
-def places(latents: Tensor) -> Tensor:
+def token_positions(latents: Tensor) -> Tensor:
     """Row and column of each token, [tokens, 3]; the first number is for other uses of the model."""
     rows, columns = (torch.arange(size // PATCH, device=latents.device) for size in latents.shape[-2:])
     grid = torch.cartesian_prod(rows, columns)
@@ -95,7 +94,8 @@ class Flux(FlowFamily[FluxPipeline]):
         """`prompt` [n, tokens, width] and `pooled` [n, width]."""
         texts = list(conditions)
         prompt, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=self.pipeline.device)
-        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
+        assert isinstance(prompt, Tensor) and isinstance(pooled, Tensor)
+        return {"prompt": prompt, "pooled": pooled}
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
@@ -103,8 +103,12 @@ class Flux(FlowFamily[FluxPipeline]):
         """Prompts. Raises BadInput for a negative one."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to FLUX; leave it out")
-        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-        return {"prompt": list(conditions), **self.size, **told}
+        return {
+            "prompt": list(conditions),
+            **self.size,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }
 
     def pack_latents(self, latents: Tensor) -> Tensor:
         """As tokens."""

@@ -1,4 +1,4 @@
-"""The model of a diffusers pipeline as a network that students are made of."""
+"""Wraps the model of a diffusers pipeline as a network that students are made of."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     def copy(self, *, shares_weights: bool = False) -> Self:
         """Another of its kind with the same weights: copies of them, or these very ones."""
-        kept = chain(self.parameters(), self.buffers()) if shares_weights else ()
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in kept})
+        shared = chain(self.parameters(), self.buffers()) if shares_weights else ()
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in shared})
 
     def with_lora(self, lora: LoRA) -> Self:
         """Another of its kind whose trained weights are low-rank adapters; all else is this network's own, not a copy.
@@ -106,8 +106,8 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         except ValueError as error:
             modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
             known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
-            asked = " or ".join(names)
-            raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
+            targets = " or ".join(names)
+            raise BadInput(f"method.lora_targets: no module of the teacher is called {targets}, but {known}") from error
 
     def recompute(self) -> None:
         """Keep the inputs of blocks alone while it is trained, and compute the rest again on the way back."""

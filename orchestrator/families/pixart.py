@@ -1,10 +1,10 @@
-"""PixArt's transformer as a network that students are made of."""
+"""Wraps PixArt's transformer as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar, TypeVar
 
 import torch
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
@@ -32,19 +32,18 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """As its configuration says."""
-        told = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
-        return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **told}
+        size = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
+        return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **size}
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The noise, in the model's own dtype; a variance that it learned beside it is left out."""
-        told = {name: value.to(self.model.dtype) for name, value in cond.items()}
-        added = {"resolution": told.get("size"), "aspect_ratio": told.get("aspect")}
+        cond = {name: value.to(self.model.dtype) for name, value in cond.items()}
         output = self.model(
             x_t.to(self.model.dtype),
-            encoder_hidden_states=told["prompt"],
+            encoder_hidden_states=cond["prompt"],
             timestep=time,
-            added_cond_kwargs=added,
-            encoder_attention_mask=told["mask"],
+            added_cond_kwargs={"resolution": cond.get("size"), "aspect_ratio": cond.get("aspect")},
+            encoder_attention_mask=cond["mask"],
         ).sample
         return output[:, : x_t.shape[1]]
 
@@ -71,12 +70,19 @@ class PixArt(LatentFamily[PixArtPipeline]):
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """`prompt` [n, tokens, width] and `mask` [n, tokens]; `size` [n, 2] and `aspect` [n, 1] where it is told."""
-        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
-        told = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
-        prompt, mask, _, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, **told)
-        encoding = {"prompt": cast(Tensor, prompt), "mask": cast(Tensor, mask).float()}
+        prompt, mask, _, _ = self.pipeline.encode_prompt(
+            list(conditions),
+            do_classifier_free_guidance=False,
+            device=self.pipeline.device,
+            max_sequence_length=self.max_tokens,
+        )
+        assert isinstance(prompt, Tensor) and isinstance(mask, Tensor)
         size = self.size_conditioning(self.latent_shape)
-        return {**encoding, **{name: value.expand(len(conditions), -1) for name, value in size.items()}}
+        return {
+            "prompt": prompt,
+            "mask": mask.float(),
+            **{name: value.expand(len(conditions), -1) for name, value in size.items()},
+        }
 
     def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
         """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
@@ -111,10 +117,10 @@ class PixArt(LatentFamily[PixArtPipeline]):
         Family.save_lora(self, folder)
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
-        told = ", ".join(f"{name}={value}" for name, value in RAW.items())
-        return {}, f"{condition!r}, {told}, num_inference_steps={steps}"
+        options = ", ".join(f"{name}={value}" for name, value in RAW.items())
+        return {}, f"{condition!r}, {options}, num_inference_steps={steps}"
 
 
 class PixArtAlpha(PixArt[PixArtAlphaPipeline]):

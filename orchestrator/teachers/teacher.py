@@ -1,4 +1,4 @@
-"""The teacher: a diffusers pipeline, seen as a denoiser, a text encoder and a decoder."""
+"""Shows a loaded, frozen pipeline as a denoiser, a text encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TeacherCard:
     pipeline: str  # diffusers class
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
-    latent_shape: tuple[int, ...]  # of what is judged
+    latent_shape: tuple[int, ...]  # of what is evaluated
     has_guidance_input: bool = False  # where the guidance scale is an input, an evaluation needs no second one
     is_compiled: bool = False  # other kernels, other low bits
     has_pictures: bool = True
