@@ -49,7 +49,7 @@ class ByClass(OneSize[ClassPipeline]):
     @property
     @abstractmethod
     def num_labels(self) -> int:
-        """That the network embeds, that of no class included."""
+        """How many labels the network embeds, that of no class included."""
 
     @property
     @abstractmethod
@@ -106,12 +106,12 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
 
     @property
     def has_null(self) -> bool:
-        """As the pipeline's index says."""
+        """Whether the pipeline's index declares a label of no class."""
         return self.pipeline.has_null_class
 
     @property
     def num_labels(self) -> int:
-        """Of the UNet."""
+        """The labels that the UNet embeds."""
         return self.pipeline.unet.config.num_class_embeds
 
     @property
@@ -176,7 +176,7 @@ class Unconditional(OneSize[DDPMPipeline]):
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
-        """How many."""
+        """The number of samples and of steps. Raises BadInput for a condition that is not empty."""
         nothing([*conditions, negative])
         return {"batch_size": len(conditions), "num_inference_steps": steps}
 

@@ -30,8 +30,8 @@ def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
 class CustomModel:
     """Any network that denoises samples of any shape, with what is to be known of it.
 
-    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are
-    told it: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
+    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as it does for
+    diffusers' networks: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
     FlowMatchEulerDiscreteScheduler: its configuration says the noise levels and, as `prediction_type`, what the network
     answers with.
     """
@@ -76,17 +76,17 @@ class Custom(Family[OwnPipeline]):
 
     @property
     def network(self) -> CustomNetwork:
-        """The factory's."""
+        """The network of the factory's model."""
         return CustomNetwork(self.pipeline.network)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """As the factory says."""
+        """The shape of one sample, as the factory declares it."""
         return self.pipeline.model.shape
 
     @property
     def has_null(self) -> bool:
-        """As the factory says."""
+        """Whether the factory declares a null condition."""
         return self.own.has_null
 
     @property
@@ -101,12 +101,12 @@ class Custom(Family[OwnPipeline]):
         return self.pipeline.model
 
     def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
-        """Of what is decoded."""
+        """Height and width of a picture, found by decoding one sample of zeros."""
         height, width = self.decode(torch.zeros(1, *latent_shape, device=self.pipeline.device)).shape[-2:]
         return height, width
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """By the factory's function. Raises BadInput for what cannot be stored, one row a condition."""
+        """Encode by the factory's function. Raises BadInput for an answer that is not one row per condition."""
         cond = self.own.encode(list(conditions))
         for name, value in cond.items():
             if value.ndim < 2 or len(value) != len(conditions):
@@ -117,19 +117,19 @@ class Custom(Family[OwnPipeline]):
         return {name: value.to(self.pipeline.device) for name, value in cond.items()}
 
     def decode(self, latents: Tensor) -> Tensor:
-        """By the factory's function. Raises BadInput where there is none."""
+        """Decode by the factory's function. Raises BadInput where there is none."""
         if self.own.decode is None:
             raise BadInput("teacher.factory: this model's samples are no pictures; give its OwnModel a `decode`")
         return self.own.decode(latents).float()
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Raises BadInput."""
+        """Raises BadInput: a factory says nothing of how images become samples."""
         raise BadInput("data.images: a factory's model is trained on its own samples alone; leave images out")
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
-        """Conditions and a negative one."""
+        """Conditions, and the negative one of guidance."""
         return {
             "conditions": list(conditions),
             "negative": negative,

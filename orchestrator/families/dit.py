@@ -1,4 +1,4 @@
-"""Wraps DiT, a transformer told a class, as a network that students are made of."""
+"""Wraps DiT, a class-conditional transformer, as a network that students are made of."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):
 
 
 class DiT(ByClass[DiTPipeline]):
-    """A transformer in an autoencoder's latents, told a class of ImageNet."""
+    """A transformer in an autoencoder's latents, conditioned on a class of ImageNet."""
 
     pipeline_class = DiTPipeline
 

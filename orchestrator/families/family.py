@@ -63,16 +63,16 @@ class Family(ABC, Generic[Pipeline]):
     @property
     @abstractmethod
     def network(self) -> PipelineNetwork:
-        """What is distilled."""
+        """The network that is distilled."""
 
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch; where there are several sizes, of the first."""
+        """The shape of one sample's latents, without the batch; where there are several sizes, of the first."""
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all sizes."""
+        """The shapes of latents, one for each size."""
         return (self.latent_shape,)
 
     @property
@@ -134,7 +134,7 @@ class Family(ABC, Generic[Pipeline]):
         return ""
 
     def shift(self, config: Mapping[str, object]) -> float:
-        """Of the noise, by a scheduler that makes it depend on the picture's size. Raises BadInput if not known."""
+        """The shift that a scheduler makes depend on the picture's size. Raises BadInput where no formula is known."""
         raise BadInput(
             "teacher: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), which is known for "
             "Stable Diffusion 3 and FLUX alone; set a fixed shift in its scheduler_config.json instead"

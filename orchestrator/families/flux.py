@@ -32,12 +32,12 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
 
     @property
     def has_guidance_input(self) -> bool:
-        """As FLUX.1-dev is, which was distilled from a guided model."""
+        """True of FLUX.1-dev, which was distilled from a guided model."""
         return bool(self.model.config["guidance_embeds"])
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt of T5's tokens, and a pooled one of CLIP's."""
         config = self.model.config
         return {"prompt": (TOKENS, config["joint_attention_dim"]), "pooled": (config["pooled_projection_dim"],)}
 
@@ -86,7 +86,7 @@ class Flux(FlowFamily[FluxPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As its pipeline has it."""
+        """The pipeline's default size."""
         return self.pipeline.transformer.config.in_channels // PATCH**2, self.pipeline.default_sample_size
 
     @torch.inference_mode()
@@ -111,5 +111,5 @@ class Flux(FlowFamily[FluxPipeline]):
         }
 
     def pack_latents(self, latents: Tensor) -> Tensor:
-        """As tokens."""
+        """Latents as the tokens that the pipeline takes."""
         return pack(latents)

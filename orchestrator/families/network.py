@@ -68,7 +68,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of one row of what it is conditioned on, for the longest prompts."""
+        """The shape of one row of each condition, for the longest prompts."""
         return {}
 
     @abstractmethod
@@ -123,7 +123,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def guidance_modules(self) -> tuple[str, ...]:
-        """What `with_guidance_input` added, which adapters have to train too."""
+        """Names of the modules that `with_guidance_input` added, which adapters have to train too."""
         return ()
 
     def with_guidance_input(self, *, shares_weights: bool = False) -> Self:
@@ -140,7 +140,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def middle_channels(self) -> int:
-        """Of what it shows of its middle. Raises BadInput for a model that shows nothing of it."""
+        """The channels of its middle features. Raises BadInput for a model that does not show them."""
         raise BadInput(
             f"method.adversarial_weight: a {type(self.model).__name__} shows nothing of its middle, which the "
             "discriminator looks at; set it to 0"

@@ -22,7 +22,7 @@ TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
     """PixArt's transformer as net(x_t, time, cond).
 
-    `cond` holds "prompt" [b, tokens, width] and "mask" [b, tokens], 1 where a token counts; for a model that is told
+    `cond` holds "prompt" [b, tokens, width] and "mask" [b, tokens], 1 where a token counts; for a model that takes
     the picture's size also "size" [b, 2], height and width in pixels, and "aspect" [b, 1].
     """
 
@@ -31,7 +31,7 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt of T5's tokens with its mask, and the picture's size where the model takes it."""
         size = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
         return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **size}
 
@@ -53,7 +53,7 @@ RAW = {"clean_caption": False, "use_resolution_binning": False}  # captions and 
 
 
 class PixArt(LatentFamily[PixArtPipeline]):
-    """A transformer that reads T5, and may be told the picture's size."""
+    """A transformer that reads T5, and may be conditioned on the picture's size."""
 
     max_tokens: ClassVar[int]
 
@@ -64,12 +64,12 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the transformer was trained."""
+        """The latents that the transformer was trained on."""
         return self.pipeline.transformer.config.in_channels, self.pipeline.transformer.config.sample_size
 
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """`prompt` [n, tokens, width] and `mask` [n, tokens]; `size` [n, 2] and `aspect` [n, 1] where it is told."""
+        """`prompt` [n, tokens, width], `mask` [n, tokens], and where the model takes it `size` [n, 2], `aspect` [n, 1]."""
         prompt, mask, _, _ = self.pipeline.encode_prompt(
             list(conditions),
             do_classifier_free_guidance=False,
@@ -85,7 +85,7 @@ class PixArt(LatentFamily[PixArtPipeline]):
         }
 
     def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
-        """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
+        """`size` [1, 2], height and width, and `aspect` [1, 1]; nothing for a model that takes neither."""
         if not self.pipeline.transformer.use_additional_conditions:
             return {}
         size = torch.tensor([self.pixels(latent_shape)], dtype=torch.float32, device=self.pipeline.device)
@@ -124,7 +124,7 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
 
 class PixArtAlpha(PixArt[PixArtAlphaPipeline]):
-    """PixArt-alpha; its largest model is told the picture's size."""
+    """PixArt-alpha; its largest model is conditioned on the picture's size."""
 
     pipeline_class = PixArtAlphaPipeline
     max_tokens = 120

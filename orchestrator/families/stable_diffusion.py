@@ -26,7 +26,7 @@ class UNetText(LatentFamily[TextPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the UNet was trained."""
+        """The latents that the UNet was trained on."""
         return self.pipeline.unet.config.in_channels, self.pipeline.unet.config.sample_size
 
     def decode(self, latents: Tensor) -> Tensor:

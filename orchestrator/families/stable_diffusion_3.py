@@ -27,7 +27,7 @@ class MMDiTNetwork(PipelineNetwork[SD3Transformer2DModel]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt of CLIP's and T5's tokens, and a pooled one."""
         config = self.model.config
         return {"prompt": (TOKENS, config["joint_attention_dim"]), "pooled": (config["pooled_projection_dim"],)}
 
@@ -50,7 +50,7 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the transformer was trained."""
+        """The latents that the transformer was trained on."""
         config = self.pipeline.transformer.config
         return config.in_channels, config.sample_size
 
@@ -74,5 +74,5 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
 
     @staticmethod
     def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers, told the times of its steps."""
+        """Stock diffusers, with the noise levels of its steps."""
         return {}, f"{condition!r}, sigmas={falling(steps)}"

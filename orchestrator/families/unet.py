@@ -32,7 +32,7 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 
     @property
     def middle_channels(self) -> int:
-        """Of `middle`."""
+        """Channels of what `middle` returns."""
         return self.model.config["block_out_channels"][-1]
 
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
@@ -49,7 +49,7 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 
 
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):
-    """A UNet that is told a class or nothing as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
+    """A UNet by class or unconditional as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -73,12 +73,12 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
 
     @property
     def can_take_guidance_input(self) -> bool:
-        """By one more projection beside that of the time."""
+        """Always: diffusers adds a projection of the guidance scale to that of the time."""
         return True
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt, a pooled prompt with a size, or a class, as the configuration says."""
         config, shapes = self.model.config, dict[str, tuple[int, ...]]()
         if any("CrossAttn" in block for block in config["down_block_types"]):
             shapes["prompt"] = (TOKENS, config["cross_attention_dim"])

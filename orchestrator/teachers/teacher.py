@@ -37,7 +37,7 @@ class TeacherCard:
     latent_shapes: tuple[tuple[int, ...], ...] = ()  # that shards take in turn, where it is not that one alone
 
     def dump(self) -> Json:
-        """As plain data, under the names that plans are hashed with.
+        """Turn the card into plain data, under the names that plans are hashed with.
 
         What was added later is left out where it is usual, so that older data sets keep their names.
         """
