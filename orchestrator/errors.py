@@ -15,7 +15,7 @@ class Diverged(RuntimeError):
 
 
 class Abandoned(RuntimeError):
-    """Training was told to end before its time, without a result."""
+    """Training ended before its time, because its run was abandoned, without a result."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -1,10 +1,9 @@
-"""families/autoencoder.py."""
+"""Encodes and decodes images by an AutoencoderKL, without overflow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -30,7 +29,9 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents to images in -1..1, in float32; gradients pass."""
     with in_range(vae):
         scaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
-        return cast(DecoderOutput, vae.decode(scaled)).sample.float()
+        output = vae.decode(scaled)
+        assert isinstance(output, DecoderOutput)
+        return output.sample.float()
 
 
 @torch.inference_mode()
@@ -42,5 +43,7 @@ def encode_images(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
 
 def sample_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
     """Latents drawn with `noise` from what an autoencoder believes of images; not scaled yet, in float32."""
-    believed = cast(AutoencoderKLOutput, vae.encode(images.to(vae.device, vae.dtype))).latent_dist
-    return believed.mean.float() + believed.std.float() * noise.to(vae.device)
+    output = vae.encode(images.to(vae.device, vae.dtype))
+    assert isinstance(output, AutoencoderKLOutput)
+    gaussian = output.latent_dist
+    return gaussian.mean.float() + gaussian.std.float() * noise.to(vae.device)

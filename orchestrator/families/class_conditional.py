@@ -1,4 +1,4 @@
-"""Teachers that are told a class, or nothing."""
+"""Wraps pipelines that sample by class or unconditionally, in pixels unless they say otherwise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ByClass(OneSize[ClassPipeline]):
     @property
     @abstractmethod
     def num_labels(self) -> int:
-        """That the network embeds, that of no class included."""
+        """How many labels the network embeds, that of no class included."""
 
     @property
     @abstractmethod
@@ -59,8 +59,8 @@ class ByClass(OneSize[ClassPipeline]):
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """Classes as `class` [n, labels], one-hot; the null condition is all zeros where there is no label for it."""
         labels = torch.tensor([self._label(condition) for condition in conditions], device=self.pipeline.device)
-        known = nn.functional.one_hot(labels, self.null_class + 1)
-        return {"class": known[:, : self.num_labels].float()}
+        one_hot = nn.functional.one_hot(labels, self.null_class + 1)
+        return {"class": one_hot[:, : self.num_labels].float()}
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
@@ -68,11 +68,14 @@ class ByClass(OneSize[ClassPipeline]):
         """Class labels. Raises BadInput for a negative prompt."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to a class-conditional teacher")
-        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-        return {"class_labels": [self._label(condition) for condition in conditions], **told}
+        return {
+            "class_labels": [self._label(condition) for condition in conditions],
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"[{condition}], num_inference_steps={steps}"
 
@@ -103,12 +106,12 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
 
     @property
     def has_null(self) -> bool:
-        """As the pipeline's index says."""
+        """Whether the pipeline's index declares a label of no class."""
         return self.pipeline.has_null_class
 
     @property
     def num_labels(self) -> int:
-        """Of the UNet."""
+        """The labels that the UNet embeds."""
         return self.pipeline.unet.config.num_class_embeds
 
     @property
@@ -125,9 +128,9 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
             unet.save_lora_adapter(folder, adapter_name=ADAPTER)
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
-        return {"custom_pipeline": place, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
+        return {"custom_pipeline": source, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
 
 
 class Unconditional(OneSize[DDPMPipeline]):
@@ -173,7 +176,7 @@ class Unconditional(OneSize[DDPMPipeline]):
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
-        """How many."""
+        """The number of samples and of steps. Raises BadInput for a condition that is not empty."""
         nothing([*conditions, negative])
         return {"batch_size": len(conditions), "num_inference_steps": steps}
 
@@ -185,13 +188,14 @@ class Unconditional(OneSize[DDPMPipeline]):
 
     def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes no eta."""
-        return _without_eta(sampler, "DDPMPipeline")
+        return reason_without_eta(sampler, "DDPMPipeline")
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"num_inference_steps={steps}"
 
 
-def _without_eta(sampler: Sampler, pipeline: str) -> str:
+def reason_without_eta(sampler: Sampler, pipeline: str) -> str:
+    """Why a pipeline that takes no eta cannot sample a student in such a way; "" where it can."""
     return f"{pipeline} takes no eta, which strategic sampling needs" if sampler.kind == "strategic" else ""

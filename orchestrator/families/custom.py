@@ -1,4 +1,4 @@
-"""A model of the user's own as a family of pipelines."""
+"""Wraps a model of the user's own, whatever its network, as a family of pipelines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
-    """`nothing` [n, 1], zeros: what a network is told that has no conditions. Raises BadInput for more."""
+    """`nothing` [n, 1], zeros: the condition of an unconditional network. Raises BadInput for any other."""
     for condition in conditions:
         if condition:
             raise BadInput(f"prompts: {condition!r} means nothing to an unconditional teacher; leave `prompts` out")
@@ -30,8 +30,8 @@ def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
 class CustomModel:
     """Any network that denoises samples of any shape, with what is to be known of it.
 
-    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as diffusers' networks are
-    told it: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
+    `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as it does for
+    diffusers' networks: 0 to 999, on straight paths 0 to 1000. The scheduler is diffusers', like DDPMScheduler or
     FlowMatchEulerDiscreteScheduler: its configuration says the noise levels and, as `prediction_type`, what the network
     answers with.
     """
@@ -55,10 +55,10 @@ class CustomNetwork(PipelineNetwork[OwnNetwork]):
         self.lora_targets = tuple(name for name, module in model.named_modules() if isinstance(module, ADAPTED))
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        """What it answers."""
+        """The raw output of the model; its inputs but times and integers are brought to its own dtype."""
         dtype = self.model.dtype
-        told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
-        return self.model(x_t.to(dtype), time, told)
+        cond = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+        return self.model(x_t.to(dtype), time, cond)
 
 
 class Custom(Family[OwnPipeline]):
@@ -76,17 +76,17 @@ class Custom(Family[OwnPipeline]):
 
     @property
     def network(self) -> CustomNetwork:
-        """The factory's."""
+        """The network of the factory's model."""
         return CustomNetwork(self.pipeline.network)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """As the factory says."""
+        """The shape of one sample, as the factory declares it."""
         return self.pipeline.model.shape
 
     @property
     def has_null(self) -> bool:
-        """As the factory says."""
+        """Whether the factory declares a null condition."""
         return self.own.has_null
 
     @property
@@ -101,42 +101,46 @@ class Custom(Family[OwnPipeline]):
         return self.pipeline.model
 
     def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
-        """Of what is decoded."""
+        """Height and width of a picture, found by decoding one sample of zeros."""
         height, width = self.decode(torch.zeros(1, *latent_shape, device=self.pipeline.device)).shape[-2:]
         return height, width
 
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """By the factory's function. Raises BadInput for what cannot be stored, one row a condition."""
-        told = self.own.encode(list(conditions))
-        for name, value in told.items():
+        """Encode by the factory's function. Raises BadInput for an answer that is not one row per condition."""
+        cond = self.own.encode(list(conditions))
+        for name, value in cond.items():
             if value.ndim < 2 or len(value) != len(conditions):
                 raise BadInput(
                     f"teacher.factory: encode gives {name!r} as {list(value.shape)} for {len(conditions)} conditions; "
                     "it has to be [n, ...] of two dimensions or more"
                 )
-        return {name: value.to(self.pipeline.device) for name, value in told.items()}
+        return {name: value.to(self.pipeline.device) for name, value in cond.items()}
 
     def decode(self, latents: Tensor) -> Tensor:
-        """By the factory's function. Raises BadInput where there is none."""
+        """Decode by the factory's function. Raises BadInput where there is none."""
         if self.own.decode is None:
             raise BadInput("teacher.factory: this model's samples are no pictures; give its OwnModel a `decode`")
         return self.own.decode(latents).float()
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Raises BadInput."""
+        """Raises BadInput: a factory says nothing of how images become samples."""
         raise BadInput("data.images: a factory's model is trained on its own samples alone; leave images out")
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
-        """Conditions and a negative one."""
-        told = {"conditions": list(conditions), "negative": negative}
-        return {**told, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+        """Conditions, and the negative one of guidance."""
+        return {
+            "conditions": list(conditions),
+            "negative": negative,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """The folder brings its own pipeline."""
-        options = {"custom_pipeline": place, "trust_remote_code": True}
+        options = {"custom_pipeline": source, "trust_remote_code": True}
         return options, f"{[condition]!r}, num_inference_steps={steps}"
 
 

@@ -1,4 +1,4 @@
-"""DiT, a transformer told a class, as a network that students are made of."""
+"""Wraps DiT, a class-conditional transformer, as a network that students are made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.methods.base import Sampler
 from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.families.autoencoder import decode_latents, encode_images
-from fewstep.orchestrator.families.class_conditional import ByClass, _without_eta
+from fewstep.orchestrator.families.class_conditional import ByClass, reason_without_eta
 from fewstep.orchestrator.families.network import PipelineNetwork
 
 
@@ -40,7 +40,7 @@ class DiTNetwork(PipelineNetwork[DiTTransformer2DModel]):
 
 
 class DiT(ByClass[DiTPipeline]):
-    """A transformer in an autoencoder's latents, told a class of ImageNet."""
+    """A transformer in an autoencoder's latents, conditioned on a class of ImageNet."""
 
     pipeline_class = DiTPipeline
 
@@ -92,4 +92,4 @@ class DiT(ByClass[DiTPipeline]):
 
     def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes no eta."""
-        return _without_eta(sampler, "DiTPipeline")
+        return reason_without_eta(sampler, "DiTPipeline")

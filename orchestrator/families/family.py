@@ -1,4 +1,4 @@
-"""What every kind of diffusers pipeline that can be distilled has to tell."""
+"""Defines what every kind of pipeline that can be distilled has to tell, and what kinds have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from diffusers import (
@@ -19,7 +19,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.autoencoder import sample_latents
 from fewstep.orchestrator.families.network import ADAPTER, PipelineNetwork
+from fewstep.orchestrator.sampling.schedules import number
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
@@ -55,23 +56,23 @@ class Family(ABC, Generic[Pipeline]):
     def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         """`sizes` are heights and widths in pixels to paint, the pipeline's own where there are none."""
         self.pipeline, self.sizes = pipeline, sizes
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):
+                component.requires_grad_(False).eval()
 
     @property
     @abstractmethod
     def network(self) -> PipelineNetwork:
-        """What is distilled."""
+        """The network that is distilled."""
 
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:
-        """Of one sample, without the batch; where there are several sizes, of the first."""
+        """The shape of one sample's latents, without the batch; where there are several sizes, of the first."""
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all sizes."""
+        """The shapes of latents, one for each size."""
         return (self.latent_shape,)
 
     @property
@@ -98,7 +99,7 @@ class Family(ABC, Generic[Pipeline]):
         """What the network is conditioned on, one row per condition. Raises BadInput for one that has no meaning."""
 
     def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
-        """What of its conditions a network is told of its picture's size, one row; for most nothing."""
+        """The conditions that depend on the picture's size, one row each; for most families none."""
         return {}
 
     @abstractmethod
@@ -133,7 +134,7 @@ class Family(ABC, Generic[Pipeline]):
         return ""
 
     def shift(self, config: Mapping[str, object]) -> float:
-        """Of the noise, by a scheduler that makes it depend on the picture's size. Raises BadInput if not known."""
+        """The shift that a scheduler makes depend on the picture's size. Raises BadInput where no formula is known."""
         raise BadInput(
             "teacher: its scheduler shifts the noise by the picture's size (use_dynamic_shifting), which is known for "
             "Stable Diffusion 3 and FLUX alone; set a fixed shift in its scheduler_config.json instead"
@@ -142,15 +143,15 @@ class Family(ABC, Generic[Pipeline]):
     def save_lora(self, folder: Path) -> None:
         """Write the network's adapters as peft's `PeftModel.from_pretrained` loads them onto the model."""
         model = self.network.model
-        layers = cast(dict[str, Tensor], get_peft_model_state_dict(model, adapter_name=ADAPTER))
-        cast(dict[str, LoraConfig], model.peft_config)[ADAPTER].save_pretrained(str(folder))
-        named = {f"base_model.model.{name}": value.contiguous() for name, value in layers.items()}
-        save_file(named, folder / "adapter_model.safetensors")
+        layers: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+        model.peft_config[ADAPTER].save_pretrained(str(folder))
+        tensors = {f"base_model.model.{name}": value.contiguous() for name, value in layers.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
 
     @staticmethod
     @abstractmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """What loading an exported folder takes besides it, and its pipeline's arguments up to the number of steps."""
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """What loading a student takes besides its folder or hub id, and its pipeline's arguments up to the steps."""
 
 
 class LatentFamily(Family[LatentPipeline]):
@@ -160,11 +161,11 @@ class LatentFamily(Family[LatentPipeline]):
 
     def __init__(self, pipeline: LatentPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)
-        whole = pipeline.vae_scale_factor * PATCH
+        unit = pipeline.vae_scale_factor * PATCH
         for side in chain(*sizes):
-            if side % whole:
-                nearest = round(side / whole) * whole or whole
-                raise BadInput(f"teacher.resolution: {side} is not a multiple of {whole}; try {nearest}")
+            if side % unit:
+                nearest = round(side / unit) * unit or unit
+                raise BadInput(f"teacher.resolution: {side} is not a multiple of {unit}; try {nearest}")
 
     @property
     @abstractmethod
@@ -180,8 +181,8 @@ class LatentFamily(Family[LatentPipeline]):
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
         """[channels, height, width] each."""
         (channels, side), scale = self.own_shape, self.pipeline.vae_scale_factor
-        asked = tuple((channels, height // scale, width // scale) for height, width in self.sizes)
-        return asked or ((channels, side, side),)
+        shapes = tuple((channels, height // scale, width // scale) for height, width in self.sizes)
+        return shapes or ((channels, side, side),)
 
     def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """The autoencoder's enlargement of the latents."""
@@ -190,20 +191,22 @@ class LatentFamily(Family[LatentPipeline]):
 
     @property
     def size(self) -> dict[str, object]:
-        """As its pipeline is told it."""
+        """Height and width as arguments of the pipeline."""
         height, width = self.image_size
         return {"height": height, "width": width}
 
     def save_lora(self, folder: Path) -> None:
         """For `load_lora_weights`."""
         network = self.network
-        layers = cast(dict, get_peft_model_state_dict(network.model, adapter_name=ADAPTER))
-        told = network.model.peft_config[ADAPTER].to_dict()  # their scale, which weights alone do not show
-        named = {f"{network.component}_lora_layers": layers, f"{network.component}_lora_adapter_metadata": told}
-        self.pipeline.save_lora_weights(folder, **named)  # pyright: ignore[reportArgumentType] - named by component
+        arguments: dict[str, dict] = {
+            f"{network.component}_lora_layers": get_peft_model_state_dict(network.model, adapter_name=ADAPTER),
+            # Their scale, which weights alone do not show.
+            f"{network.component}_lora_adapter_metadata": network.model.peft_config[ADAPTER].to_dict(),
+        }
+        self.pipeline.save_lora_weights(folder, **arguments)  # pyright: ignore[reportArgumentType] - named by component
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
         return {}, f"{condition!r}, num_inference_steps={steps}"
 
@@ -232,7 +235,7 @@ class FlowFamily(LatentFamily[FlowPipeline]):
         Raises BadInput for sizes that differ in that.
         """
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        few, many, low, high = (float(str(config[name])) for name in names)
+        few, many, low, high = (number(config, name) for name in names)
         tokens, *others = {height * width // PATCH**2 for _, height, width in self.latent_shapes}
         if others:
             raise BadInput(

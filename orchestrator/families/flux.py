@@ -1,9 +1,8 @@
-"""FLUX's transformer as a network that students are made of."""
+"""Wraps FLUX's transformer as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -33,12 +32,12 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
 
     @property
     def has_guidance_input(self) -> bool:
-        """As FLUX.1-dev is, which was distilled from a guided model."""
+        """True of FLUX.1-dev, which was distilled from a guided model."""
         return bool(self.model.config["guidance_embeds"])
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt of T5's tokens, and a pooled one of CLIP's."""
         config = self.model.config
         return {"prompt": (TOKENS, config["joint_attention_dim"]), "pooled": (config["pooled_projection_dim"],)}
 
@@ -46,16 +45,16 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
         """The velocity, in the model's own dtype."""
         dtype, prompt = self.model.dtype, cond["prompt"].to(self.model.dtype)
         guidance = cond.get("guidance_scale", torch.ones_like(time)) if self.has_guidance_input else None
-        told = self.model(
+        tokens = self.model(
             pack(x_t.to(dtype)),
             encoder_hidden_states=prompt,
             pooled_projections=cond["pooled"].to(dtype),
             timestep=(time / 1000).to(dtype),
             guidance=guidance,
-            img_ids=places(x_t).to(dtype),
+            img_ids=token_positions(x_t).to(dtype),
             txt_ids=torch.zeros(prompt.shape[1], 3, device=prompt.device, dtype=dtype),
         ).sample
-        return unpack(told, x_t.shape[-2], x_t.shape[-1])
+        return unpack(tokens, x_t.shape[-2], x_t.shape[-1])
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // PATCH, width // PATCH)), PATCH)
 
 
-def places(latents: Tensor) -> Tensor:
+def token_positions(latents: Tensor) -> Tensor:
     """Row and column of each token, [tokens, 3]; the first number is for other uses of the model."""
     rows, columns = (torch.arange(size // PATCH, device=latents.device) for size in latents.shape[-2:])
     grid = torch.cartesian_prod(rows, columns)
@@ -87,7 +86,7 @@ class Flux(FlowFamily[FluxPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As its pipeline has it."""
+        """The pipeline's default size."""
         return self.pipeline.transformer.config.in_channels // PATCH**2, self.pipeline.default_sample_size
 
     @torch.inference_mode()
@@ -95,7 +94,8 @@ class Flux(FlowFamily[FluxPipeline]):
         """`prompt` [n, tokens, width] and `pooled` [n, width]."""
         texts = list(conditions)
         prompt, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=self.pipeline.device)
-        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
+        assert isinstance(prompt, Tensor) and isinstance(pooled, Tensor)
+        return {"prompt": prompt, "pooled": pooled}
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
@@ -103,9 +103,13 @@ class Flux(FlowFamily[FluxPipeline]):
         """Prompts. Raises BadInput for a negative one."""
         if negative:
             raise BadInput(f"trajectories.negative_prompt: {negative!r} means nothing to FLUX; leave it out")
-        told = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-        return {"prompt": list(conditions), **self.size, **told}
+        return {
+            "prompt": list(conditions),
+            **self.size,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }
 
     def pack_latents(self, latents: Tensor) -> Tensor:
-        """As tokens."""
+        """Latents as the tokens that the pipeline takes."""
         return pack(latents)

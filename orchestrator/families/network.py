@@ -1,4 +1,4 @@
-"""The model of a diffusers pipeline as a network that students are made of."""
+"""Wraps the model of a diffusers pipeline as a network that students are made of."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of one row of what it is conditioned on, for the longest prompts."""
+        """The shape of one row of each condition, for the longest prompts."""
         return {}
 
     @abstractmethod
@@ -77,8 +77,8 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     def copy(self, *, shares_weights: bool = False) -> Self:
         """Another of its kind with the same weights: copies of them, or these very ones."""
-        kept = chain(self.parameters(), self.buffers()) if shares_weights else ()
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in kept})
+        shared = chain(self.parameters(), self.buffers()) if shares_weights else ()
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in shared})
 
     def with_lora(self, lora: LoRA) -> Self:
         """Another of its kind whose trained weights are low-rank adapters; all else is this network's own, not a copy.
@@ -106,8 +106,8 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
         except ValueError as error:
             modules = (name.rpartition(".")[2] for name, _ in self.model.named_modules())
             known = ", ".join(sorted({name for name in modules if name and not name.isdigit()}))
-            asked = " or ".join(names)
-            raise BadInput(f"method.lora_targets: no module of the teacher is called {asked}, but {known}") from error
+            targets = " or ".join(names)
+            raise BadInput(f"method.lora_targets: no module of the teacher is called {targets}, but {known}") from error
 
     def recompute(self) -> None:
         """Keep the inputs of blocks alone while it is trained, and compute the rest again on the way back."""
@@ -123,7 +123,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def guidance_modules(self) -> tuple[str, ...]:
-        """What `with_guidance_input` added, which adapters have to train too."""
+        """Names of the modules that `with_guidance_input` added, which adapters have to train too."""
         return ()
 
     def with_guidance_input(self, *, shares_weights: bool = False) -> Self:
@@ -140,7 +140,7 @@ class PipelineNetwork(nn.Module, ABC, Generic[Model]):
 
     @property
     def middle_channels(self) -> int:
-        """Of what it shows of its middle. Raises BadInput for a model that shows nothing of it."""
+        """The channels of its middle features. Raises BadInput for a model that does not show them."""
         raise BadInput(
             f"method.adversarial_weight: a {type(self.model).__name__} shows nothing of its middle, which the "
             "discriminator looks at; set it to 0"

@@ -1,10 +1,10 @@
-"""PixArt's transformer as a network that students are made of."""
+"""Wraps PixArt's transformer as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar, TypeVar
 
 import torch
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
@@ -22,7 +22,7 @@ TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
     """PixArt's transformer as net(x_t, time, cond).
 
-    `cond` holds "prompt" [b, tokens, width] and "mask" [b, tokens], 1 where a token counts; for a model that is told
+    `cond` holds "prompt" [b, tokens, width] and "mask" [b, tokens], 1 where a token counts; for a model that takes
     the picture's size also "size" [b, 2], height and width in pixels, and "aspect" [b, 1].
     """
 
@@ -31,20 +31,19 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
-        told = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
-        return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **told}
+        """A prompt of T5's tokens with its mask, and the picture's size where the model takes it."""
+        size = {"size": (2,), "aspect": (1,)} if self.model.use_additional_conditions else {}
+        return {"prompt": (TOKENS, self.model.config["caption_channels"]), "mask": (TOKENS,), **size}
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The noise, in the model's own dtype; a variance that it learned beside it is left out."""
-        told = {name: value.to(self.model.dtype) for name, value in cond.items()}
-        added = {"resolution": told.get("size"), "aspect_ratio": told.get("aspect")}
+        cond = {name: value.to(self.model.dtype) for name, value in cond.items()}
         output = self.model(
             x_t.to(self.model.dtype),
-            encoder_hidden_states=told["prompt"],
+            encoder_hidden_states=cond["prompt"],
             timestep=time,
-            added_cond_kwargs=added,
-            encoder_attention_mask=told["mask"],
+            added_cond_kwargs={"resolution": cond.get("size"), "aspect_ratio": cond.get("aspect")},
+            encoder_attention_mask=cond["mask"],
         ).sample
         return output[:, : x_t.shape[1]]
 
@@ -54,7 +53,7 @@ RAW = {"clean_caption": False, "use_resolution_binning": False}  # captions and 
 
 
 class PixArt(LatentFamily[PixArtPipeline]):
-    """A transformer that reads T5, and may be told the picture's size."""
+    """A transformer that reads T5, and may be conditioned on the picture's size."""
 
     max_tokens: ClassVar[int]
 
@@ -65,21 +64,28 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the transformer was trained."""
+        """The latents that the transformer was trained on."""
         return self.pipeline.transformer.config.in_channels, self.pipeline.transformer.config.sample_size
 
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """`prompt` [n, tokens, width] and `mask` [n, tokens]; `size` [n, 2] and `aspect` [n, 1] where it is told."""
-        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
-        told = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
-        prompt, mask, _, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, **told)
-        encoding = {"prompt": cast(Tensor, prompt), "mask": cast(Tensor, mask).float()}
+        """`prompt` [n, tokens, width], `mask` [n, tokens], and where the model takes it `size` [n, 2], `aspect` [n, 1]."""
+        prompt, mask, _, _ = self.pipeline.encode_prompt(
+            list(conditions),
+            do_classifier_free_guidance=False,
+            device=self.pipeline.device,
+            max_sequence_length=self.max_tokens,
+        )
+        assert isinstance(prompt, Tensor) and isinstance(mask, Tensor)
         size = self.size_conditioning(self.latent_shape)
-        return {**encoding, **{name: value.expand(len(conditions), -1) for name, value in size.items()}}
+        return {
+            "prompt": prompt,
+            "mask": mask.float(),
+            **{name: value.expand(len(conditions), -1) for name, value in size.items()},
+        }
 
     def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
-        """`size` [1, 2], height and width, and `aspect` [1, 1] where it is told."""
+        """`size` [1, 2], height and width, and `aspect` [1, 1]; nothing for a model that takes neither."""
         if not self.pipeline.transformer.use_additional_conditions:
             return {}
         size = torch.tensor([self.pixels(latent_shape)], dtype=torch.float32, device=self.pipeline.device)
@@ -111,14 +117,14 @@ class PixArt(LatentFamily[PixArtPipeline]):
         Family.save_lora(self, folder)
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
         """Stock diffusers."""
-        told = ", ".join(f"{name}={value}" for name, value in RAW.items())
-        return {}, f"{condition!r}, {told}, num_inference_steps={steps}"
+        options = ", ".join(f"{name}={value}" for name, value in RAW.items())
+        return {}, f"{condition!r}, {options}, num_inference_steps={steps}"
 
 
 class PixArtAlpha(PixArt[PixArtAlphaPipeline]):
-    """PixArt-alpha; its largest model is told the picture's size."""
+    """PixArt-alpha; its largest model is conditioned on the picture's size."""
 
     pipeline_class = PixArtAlphaPipeline
     max_tokens = 120

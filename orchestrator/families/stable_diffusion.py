@@ -1,4 +1,4 @@
-"""families/stable_diffusion.py."""
+"""Wraps the UNet pipelines of Stable Diffusion 1, 2 and XL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UNetText(LatentFamily[TextPipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the UNet was trained."""
+        """The latents that the UNet was trained on."""
         return self.pipeline.unet.config.in_channels, self.pipeline.unet.config.sample_size
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -73,16 +73,16 @@ class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
         texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
         prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
         if self.pipeline.config["force_zeros_for_empty_prompt"]:
-            says = torch.tensor([bool(text) for text in conditions], device=device)
-            prompt, pooled = prompt * says[:, None, None], pooled * says[:, None]
+            is_text = torch.tensor([bool(text) for text in conditions], device=device)
+            prompt, pooled = prompt * is_text[:, None, None], pooled * is_text[:, None]
         size = self.size_conditioning(self.latent_shape)["size"]
         return {"prompt": prompt, "pooled": pooled, "size": size.expand(len(conditions), -1)}
 
     def size_conditioning(self, latent_shape: Sequence[int]) -> dict[str, Tensor]:
         """`size` [1, 6]: that it had originally, nothing cropped, and that it is to have."""
         height, width = self.pixels(latent_shape)
-        told = [[height, width, 0, 0, height, width]]
-        return {"size": torch.tensor(told, dtype=self.pipeline.text_encoder_2.dtype, device=self.pipeline.device)}
+        size = [[height, width, 0, 0, height, width]]
+        return {"size": torch.tensor(size, dtype=self.pipeline.text_encoder_2.dtype, device=self.pipeline.device)}
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
@@ -90,7 +90,6 @@ class StableDiffusionXL(UNetText[StableDiffusionXLPipeline]):
         """Embeddings: the pipeline itself would not make the empty prompt zeros but where it is the negative one."""
         positive, uncond = self.encode(conditions), self.encode([negative] * len(conditions))
         names = {"prompt": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
-        told = {argument: positive[name] for name, argument in names.items()}
+        prompts = {argument: positive[name] for name, argument in names.items()}
         negatives = {f"negative_{argument}": uncond[name] for name, argument in names.items()}
-        steered = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-        return {**told, **negatives, **self.size, **steered}
+        return {**prompts, **negatives, **self.size, "num_inference_steps": steps, "guidance_scale": guidance_scale}

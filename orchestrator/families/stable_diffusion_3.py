@@ -1,9 +1,8 @@
-"""Stable Diffusion 3's transformer as a network that students are made of."""
+"""Wraps Stable Diffusion 3's transformer as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -28,7 +27,7 @@ class MMDiTNetwork(PipelineNetwork[SD3Transformer2DModel]):
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt of CLIP's and T5's tokens, and a pooled one."""
         config = self.model.config
         return {"prompt": (TOKENS, config["joint_attention_dim"]), "pooled": (config["pooled_projection_dim"],)}
 
@@ -51,17 +50,19 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
 
     @property
     def own_shape(self) -> tuple[int, int]:
-        """As the transformer was trained."""
+        """The latents that the transformer was trained on."""
         config = self.pipeline.transformer.config
         return config.in_channels, config.sample_size
 
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
         """`prompt` [n, tokens, width] and `pooled` [n, width]."""
-        texts = cast(str, list(conditions))  # it takes lists, whatever its annotation says
-        told = {"device": self.pipeline.device, "do_classifier_free_guidance": False}
-        prompt, _, pooled, _ = self.pipeline.encode_prompt(texts, texts, texts, **told)
-        return {"prompt": cast(Tensor, prompt), "pooled": cast(Tensor, pooled)}
+        texts, device = list(conditions), self.pipeline.device
+        prompt, _, pooled, _ = self.pipeline.encode_prompt(
+            texts, texts, texts, device=device, do_classifier_free_guidance=False
+        )
+        assert isinstance(prompt, Tensor) and isinstance(pooled, Tensor)
+        return {"prompt": prompt, "pooled": pooled}
 
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
@@ -72,6 +73,6 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
         return {**prompts, **self.size, "sigmas": falling(steps), "guidance_scale": guidance_scale}
 
     @staticmethod
-    def usage_snippet(place: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers, told the times of its steps."""
+    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
+        """Stock diffusers, with the noise levels of its steps."""
         return {}, f"{condition!r}, sigmas={falling(steps)}"

@@ -1,9 +1,9 @@
-"""A diffusers UNet as a network that students are made of."""
+"""Wraps a diffusers UNet as a network that students are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
@@ -13,7 +13,7 @@ from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.families.network import PipelineNetwork
 
 TOKENS = 77  # that CLIP reads
-SIZES = 6  # numbers that tell Stable Diffusion XL of the picture's size
+SIZES = 6  # numbers of Stable Diffusion XL's size condition
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
@@ -32,21 +32,24 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 
     @property
     def middle_channels(self) -> int:
-        """Of `middle`."""
+        """Channels of what `middle` returns."""
         return self.model.config["block_out_channels"][-1]
 
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
-        seen: list[Tensor] = []
-        block = self.model.get_submodule("mid_block")
-        hook = block.register_forward_hook(lambda _, __, output: seen.append(cast(Tensor, output)))
+        outputs: list[Tensor] = []
+
+        def keep(block: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs.append(output)
+
+        hook = self.model.get_submodule("mid_block").register_forward_hook(keep)
         self(x_t, time, cond)
         hook.remove()
-        return seen[0]
+        return outputs[0]
 
 
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):
-    """A UNet that is told a class or nothing as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
+    """A UNet by class or unconditional as net(x_t, time, cond); `cond` may hold "class" [b, classes], one-hot."""
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -70,29 +73,30 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
 
     @property
     def can_take_guidance_input(self) -> bool:
-        """By one more projection beside that of the time."""
+        """Always: diffusers adds a projection of the guidance scale to that of the time."""
         return True
 
     @property
     def cond_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """As its configuration says."""
+        """A prompt, a pooled prompt with a size, or a class, as the configuration says."""
         config, shapes = self.model.config, dict[str, tuple[int, ...]]()
         if any("CrossAttn" in block for block in config["down_block_types"]):
             shapes["prompt"] = (TOKENS, config["cross_attention_dim"])
         if config["addition_embed_type"] == "text_time":
-            told = SIZES * config["addition_time_embed_dim"]
-            shapes |= {"pooled": (config["projection_class_embeddings_input_dim"] - told,), "size": (SIZES,)}
+            size_width = SIZES * config["addition_time_embed_dim"]
+            shapes |= {"pooled": (config["projection_class_embeddings_input_dim"] - size_width,), "size": (SIZES,)}
         if config["num_class_embeds"]:
             shapes["class"] = (config["num_class_embeds"],)
         return shapes
 
     def forward(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
         """The raw output of the UNet, in its own dtype."""
-        embedded = None
+        guidance_embedding = None
         if "guidance_scale" in cond:
             # diffusers' pipelines call guidance_scale - 1 "w" and show the network 1000 w (arXiv:2310.04378, 4.1).
             w = (cond["guidance_scale"] - 1) * 1000
-            embedded = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1).to(self.model.dtype)
+            guidance_embedding = get_timestep_embedding(w, GUIDANCE_EMBEDDING, downscale_freq_shift=1)
+            guidance_embedding = guidance_embedding.to(self.model.dtype)
         prompt = cond["prompt"].to(self.model.dtype) if "prompt" in cond else None
         label = cond["class"].argmax(1) if "class" in cond else None
         added = {"text_embeds": cond["pooled"], "time_ids": cond["size"]} if "pooled" in cond else None
@@ -101,7 +105,7 @@ class UNetNetwork(AnyUNetNetwork[UNet2DConditionModel]):
             time,
             prompt,
             class_labels=label,
-            timestep_cond=embedded,
+            timestep_cond=guidance_embedding,
             added_cond_kwargs=added and {name: value.to(self.model.dtype) for name, value in added.items()},
         ).sample
 

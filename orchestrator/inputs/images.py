@@ -141,7 +141,7 @@ class ParquetImages(Images):
         return self._files
 
     def has(self, column: str) -> bool:
-        """Of the first file; the others have the same."""
+        """Whether the first file has the column; the others have the same ones."""
         return column in self._parquet[0].schema_arrow.names
 
     def captions(self, column: str) -> list[str]:

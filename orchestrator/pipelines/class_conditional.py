@@ -59,7 +59,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[list[Image.Image] | np.ndarray | Tensor]:
         """One picture per label, from unit noise `latents` [n, channels, height, width] or noise of the generator's.
 
-        A UNet with a guidance input is told guidance_scale; of any other, guidance_scale > 1 asks for every
+        A UNet with a guidance input takes guidance_scale as it is; of any other, guidance_scale > 1 asks for every
         picture's prediction twice, with and without its class. output_type is "pil", "np" ([n, height, width, 3])
         or "pt" ([n, 3, height, width]), the last two in 0..1.
         """

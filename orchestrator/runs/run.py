@@ -163,7 +163,7 @@ def abandon(folder: Path) -> None:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the run in a folder was told to end."""
+    """Whether somebody has asked the run in a folder to end."""
     return (folder / ABANDONED).exists()
 
 

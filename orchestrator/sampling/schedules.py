@@ -51,4 +51,4 @@ def number(config: Mapping[str, object], name: str) -> float:
     value = config[name]
     if not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return value
+    return float(value)

@@ -16,14 +16,14 @@ class TeacherCard:
     pipeline: str  # diffusers class
     scheduler: Json  # configuration as the loaded pipeline holds it: pipelines rewrite some of it silently
     prediction: Prediction
-    latent_shape: tuple[int, ...]  # of what is judged
+    latent_shape: tuple[int, ...]  # of what is evaluated
     has_guidance_input: bool = False  # where the guidance scale is an input, an evaluation needs no second one
     is_compiled: bool = False  # other kernels, other low bits
     has_pictures: bool = True
     latent_shapes: tuple[tuple[int, ...], ...] = ()  # that shards take in turn, where it is not that one alone
 
     def dump(self) -> Json:
-        """As plain data, under the names that plans are hashed with.
+        """Turn the card into plain data, under the names that plans are hashed with.
 
         What was added later is left out where it is usual, so that older data sets keep their names.
         """

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub."""
+"""Speeds up downloads from the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The kinds of diffusers pipelines that can be distilled, behind one face."""
+"""Loads a teacher or a student as the family of its pipeline, never running code from its folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
 
 import diffusers
 import torch
@@ -30,20 +29,21 @@ from fewstep.orchestrator.teachers.folders import holds_pipeline
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
 _ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Custom)
 FAMILIES: dict[str, type[Family]] = {family.pipeline_class.__name__: family for family in _ALL}
-FAMILIES["DDIMPipeline"] = Unconditional  # loaded as a DDPMPipeline, which keeps the scheduler that it is given
+FAMILIES["DDIMPipeline"] = Unconditional  # loaded as a DDPMPipeline, which keeps the scheduler of the folder
 
 
-def family_of(place: str, revision: str = "") -> type[Family]:
+def family_of(source: str, revision: str = "") -> type[Family]:
     """The family of a pipeline's folder or hub id. Raises BadInput for one that fewstep does not distill.
 
-    A folder that brings code of its own is told by the name of its class; that code is never run.
+    A folder with code of its own is known by the name of its class; that code is never run.
     """
     options: dict = {"revision": revision} if revision else {}
-    named = cast(dict, DiffusionPipeline.load_config(place, **options))["_class_name"]
-    name = named if isinstance(named, str) else named[-1]
+    config, _ = DiffusionPipeline.load_config(source, return_unused_kwargs=True, **options)
+    class_name = config["_class_name"]  # with the name of its file before it, where the folder has its code
+    name = class_name if isinstance(class_name, str) else class_name[-1]
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise BadInput(f"teacher: {place} is a {name}{nearest(name, FAMILIES)}; fewstep distills {known}")
+        raise BadInput(f"teacher: {source} is a {name}{nearest(name, FAMILIES)}; fewstep distills {known}")
     return FAMILIES[name]
 
 
@@ -53,22 +53,23 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
         own = model_from(spec.factory)
         nn.Module.to(own.network, device, TORCH_DTYPES[spec.dtype])
         return Custom(own, spec.sizes)
-    place, arguments = spec.origin, cast(dict, {"revision": spec.revision} if spec.revision else {})
+    source = spec.origin
+    arguments: dict = {"revision": spec.revision} if spec.revision else {}
     use_fast_downloads()
     try:
-        family = family_of(place, spec.revision)
-        if brings_scheduler := (Path(place) / "scheduler" / "overshooting.py").exists():
+        family = family_of(source, spec.revision)
+        if brings_scheduler := (Path(source) / "scheduler" / "overshooting.py").exists():
             arguments["scheduler"] = None
-        if brings_network := (Path(place) / "network" / "own.py").exists():
+        if brings_network := (Path(source) / "network" / "own.py").exists():
             arguments["network"] = None
-        pipeline = family.pipeline_class.from_pretrained(place, torch_dtype=TORCH_DTYPES[spec.dtype], **arguments)
+        pipeline = family.pipeline_class.from_pretrained(source, torch_dtype=TORCH_DTYPES[spec.dtype], **arguments)
         if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
-            pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(place, subfolder="scheduler"))
+            pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(source, subfolder="scheduler"))
         if brings_network:
-            network = OwnNetwork.from_pretrained(place, subfolder="network", torch_dtype=TORCH_DTYPES[spec.dtype])
+            network = OwnNetwork.from_pretrained(source, subfolder="network", torch_dtype=TORCH_DTYPES[spec.dtype])
             pipeline.register_modules(network=network)
     except (OSError, ValueError) as error:
-        raise BadInput(f"teacher: {place} cannot be loaded as a diffusers pipeline: {error}") from error
+        raise BadInput(f"teacher: {source} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return family(pipeline.to(device), spec.sizes)
 

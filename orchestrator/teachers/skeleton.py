@@ -1,15 +1,14 @@
-"""A teacher without its weights: what the configurations of its networks and its scheduler tell."""
+"""Builds a teacher without its weights, from the configurations of its networks and its scheduler."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from pathlib import Path
-from typing import cast
 
 import diffusers
 import torch
-from diffusers import ConfigMixin, DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 
 from fewstep.orchestrator.errors import BadInput
@@ -25,7 +24,7 @@ NETWORKS = ("unet", "transformer", "vae")
 
 
 def has_configuration(spec: TeacherSpec) -> bool:
-    """Does a configuration tell all of the network? Not of one that a factory made, nor of its students."""
+    """Does a configuration describe the whole network? Not of a factory's, nor of its students."""
     return not spec.factory and not (Path(spec.folder) / "network").is_dir()
 
 
@@ -41,22 +40,22 @@ def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
         )
     folder = Path(spec.folder) if spec.folder else MODELS / spec.hub.replace("/", "--")
     if not folder.is_dir():
-        known = ", ".join(place.name.replace("--", "/") for place in sorted(MODELS.iterdir()))
+        known = ", ".join(model.name.replace("--", "/") for model in sorted(MODELS.iterdir()))
         raise BadInput(f"teacher.hub: the configuration of {spec.hub} is not known offline; known are {known}")
     family = family_of(str(folder))
     index = json.loads((folder / "model_index.json").read_text())
-    parts: dict = dict.fromkeys(_required(family.pipeline_class))
+    components: dict = dict.fromkeys(_required(family.pipeline_class))
     for name in NETWORKS:
         if name in index:
-            parts[name] = nn.Module.to(_empty(folder / name, index[name][1]), TORCH_DTYPES[spec.dtype])
+            components[name] = nn.Module.to(_empty(folder / name, index[name][1]), TORCH_DTYPES[spec.dtype])
     # The one scheduler that is not diffusers' is that of an exported student.
-    scheduler = cast(type[ConfigMixin], getattr(diffusers, index["scheduler"][1], OvershootingScheduler))
-    parts["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")  # pyright: ignore[reportAttributeAccessIssue]
-    return family(family.pipeline_class(**parts), spec.sizes)
+    scheduler: type[SchedulerMixin] = getattr(diffusers, index["scheduler"][1], OvershootingScheduler)
+    components["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")
+    return family(family.pipeline_class(**components), spec.sizes)
 
 
 def _required(pipeline: type[DiffusionPipeline]) -> list[str]:
-    """The parts that a pipeline cannot be made without."""
+    """The names of the components that a pipeline cannot be made without."""
     parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
     return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 

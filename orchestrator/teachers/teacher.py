@@ -1,4 +1,4 @@
-"""The teacher: a diffusers pipeline, seen as a denoiser, a text encoder and a decoder."""
+"""Shows a loaded, frozen pipeline as a denoiser, a text encoder and a decoder."""
 
 from __future__ import annotations
 
