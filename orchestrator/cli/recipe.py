@@ -44,12 +44,11 @@ def _fields(word: str, is_cluster: bool) -> tuple[str, Mapping[str, object]]:
 
     from rich.console import Console
 
+    from fewstep.orchestrator.recipe.json_schema import recipe_schema
     from fewstep.orchestrator.recipe.reference import cluster_sections, recipe_sections, select, table_of
 
     console = Console(highlight=False)
-    sections = select(
-        cluster_sections(_cluster_schema()) if is_cluster else recipe_sections(_recipe_schema(word)), word
-    )
+    sections = select(cluster_sections(_cluster_schema()) if is_cluster else recipe_sections(recipe_schema()), word)
     with console.capture() as capture:
         for section in sections:
             console.print(table_of(section), "")
@@ -57,28 +56,19 @@ def _fields(word: str, is_cluster: bool) -> tuple[str, Mapping[str, object]]:
 
 
 def _schema(is_cluster: bool) -> tuple[str, Mapping[str, object]]:
-    schema = _cluster_schema() if is_cluster else _recipe_schema()
+    from fewstep.orchestrator.recipe.json_schema import recipe_schema
+
+    schema = _cluster_schema() if is_cluster else recipe_schema()
     return json.dumps(schema, indent=1) + "\n", schema
 
 
 def _markdown() -> tuple[str, Mapping[str, object]]:
+    from fewstep.orchestrator.recipe.json_schema import recipe_schema
     from fewstep.orchestrator.recipe.parsing import RECIPES
     from fewstep.orchestrator.recipe.reference import cluster_sections, markdown, recipe_sections
 
-    text = markdown(recipe_sections(_recipe_schema()), cluster_sections(_cluster_schema()), RECIPES)
+    text = markdown(recipe_sections(recipe_schema()), cluster_sections(_cluster_schema()), RECIPES)
     return text, {"markdown": text}
-
-
-def _recipe_schema(word: str = "") -> dict[str, object]:
-    """The schema of recipes; without methods, whose import brings torch, where a word names another section."""
-    from fewstep.orchestrator.recipe.json_schema import recipe_schema
-    from fewstep.orchestrator.recipe.recipe import Recipe
-
-    if word.partition(".")[0] in Recipe.model_fields.keys() - {"method"}:
-        return recipe_schema({})
-    from fewstep.methods import METHODS
-
-    return recipe_schema(METHODS)
 
 
 def _cluster_schema() -> dict[str, object]:

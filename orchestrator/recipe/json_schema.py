@@ -6,19 +6,18 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
+from fewstep.methods import METHODS
+from fewstep.methods.base import Method
 from fewstep.orchestrator.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from fewstep.methods.base import Method
 
 Schema = dict[str, Any]  # JSON, as pydantic makes it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-METHOD = "MethodSpec"  # the definition that pydantic makes of the section `method`
+METHOD_SPEC = "MethodSpec"  # the definition that pydantic makes of the section `method`
 
 
 class _Untitled(GenerateJsonSchema):
@@ -28,15 +27,16 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def recipe_schema(methods: Mapping[str, type[Method]]) -> Schema:
-    """The schema of a recipe, whose `method` is one of these; without any, of its name alone."""
+def recipe_schema() -> Schema:
+    """The schema of a recipe, whose `method` is one of all that there are, with the fields of its own."""
     schema = Recipe.model_json_schema(schema_generator=_Untitled)
     for section in schema["properties"].values():
         if "$ref" in section:
             section.pop("default", None)  # all defaults of the section again
-    if methods:
-        one_of = [_method_schema(name, method) for name, method in methods.items()]
-        schema["$defs"][METHOD] = {"description": schema["$defs"][METHOD]["description"], "oneOf": one_of}
+    schema["$defs"][METHOD_SPEC] = {
+        "description": schema["$defs"][METHOD_SPEC]["description"],
+        "oneOf": [_method_schema(name, method) for name, method in METHODS.items()],
+    }
     return {"$schema": DIALECT, **schema}
 
 

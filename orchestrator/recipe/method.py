@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from fewstep.methods import METHODS
+from fewstep.methods.base import Method
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.recipe.section import Json, Section, sentence
-
-if TYPE_CHECKING:
-    from fewstep.methods.base import Method
 
 
 class MethodSpec(Section):
@@ -25,8 +23,6 @@ class MethodSpec(Section):
 
     def build(self) -> Method:
         """The method object. Raises BadInput for an unknown name or field, or a value that the method refuses."""
-        from fewstep.methods import METHODS  # which imports torch; the fields of a recipe can be listed without it
-
         if self.name not in METHODS:
             known = ", ".join(METHODS)
             raise BadInput(

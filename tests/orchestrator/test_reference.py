@@ -26,7 +26,7 @@ from fewstep.orchestrator.recipe.section import Section
 
 FILES = sorted(RECIPES.rglob("*.yaml"))
 MODELS = [Recipe, Span, *KINDS.values()]
-RECIPE, CLUSTER = Draft202012Validator(recipe_schema(METHODS)), Draft202012Validator(cluster_schema(KINDS))
+RECIPE, CLUSTER = Draft202012Validator(recipe_schema()), Draft202012Validator(cluster_schema(KINDS))
 
 
 def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
