@@ -32,9 +32,9 @@ def import_data(
 @app.command()
 def verify(path: DataSet, as_json: AsJson = False) -> None:
     """Rehash every shard of a data set and name those that are broken."""
-    from fewstep.orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import inspection
 
-    answer(as_json, lambda: datasets.verify(path))
+    answer(as_json, lambda: inspection.verify(path))
 
 
 @app.command()
@@ -52,9 +52,9 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove what writers that lost or died left in a data set. Nothing that any version names."""
-    from fewstep.orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import inspection
 
-    answer(as_json, lambda: datasets.clean(path, older_than))
+    answer(as_json, lambda: inspection.clean(path, older_than))
 
 
 @trajectories.command()
@@ -65,6 +65,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Say what a data set is, how it was made and how big it is, and draw some of it."""
-    from fewstep.orchestrator.workflow import datasets
+    from fewstep.orchestrator.workflow import inspection
 
-    answer(as_json, lambda: datasets.show(path, samples, out))
+    answer(as_json, lambda: inspection.show(path, samples, out))

@@ -97,9 +97,9 @@ def watch(
 @app.command()
 def report(run: RunArgument, as_json: AsJson = False) -> None:
     """Write report.html again, from what a run has so far."""
-    from fewstep.orchestrator.workflow import stages
+    from fewstep.orchestrator.workflow.report import report
 
-    answer(as_json, lambda: stages.report(run))
+    answer(as_json, lambda: report(run))
 
 
 @app.command()
@@ -140,11 +140,10 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Paint with a student and with its teacher, from the same noise, into one picture."""
-    from fewstep.orchestrator.workflow import stages
-    from fewstep.orchestrator.workflow.side_by_side import Request
+    from fewstep.orchestrator.workflow import side_by_side
 
-    request = Request(prompts, steps, guidance_scale, seed, teacher)
-    answer(as_json, lambda: stages.sample(student, request, out))
+    request = side_by_side.Request(prompts, steps, guidance_scale, seed, teacher)
+    answer(as_json, lambda: side_by_side.sample(student, request, Path(out)))
 
 
 @app.command()

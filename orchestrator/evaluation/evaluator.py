@@ -172,7 +172,7 @@ class Evaluator:
 
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of each prompt [prompts, d], where the network reads text and the teacher paints it."""
-        if not self._features.reads or self.teacher.family.task != "text-to-image":
+        if not self._features.reads or self.teacher.family.usage.task != "text-to-image":
             return None
         return self._features.read(self.setting.prompts).numpy()
 

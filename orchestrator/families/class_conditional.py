@@ -26,8 +26,6 @@ ClassPipeline = TypeVar("ClassPipeline", ClassConditionalPipeline, DiTPipeline)
 class OneSize(Family[Pipeline]):
     """Pictures of the one size that the network was trained on; of pixels, unless it says otherwise."""
 
-    task = "unconditional-image-generation"
-
     def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)
         if set(sizes) - {self.image_size}:
@@ -73,11 +71,6 @@ class ByClass(OneSize[ClassPipeline]):
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
         }
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers."""
-        return {}, f"[{condition}], num_inference_steps={steps}"
 
     def _label(self, condition: str) -> int:
         if not condition:
@@ -126,11 +119,6 @@ class ClassConditional(ByClass[ClassConditionalPipeline]):
             super().save_lora(folder)
         else:
             unet.save_lora_adapter(folder, adapter_name=ADAPTER)
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """The folder brings its own pipeline."""
-        return {"custom_pipeline": source, "trust_remote_code": True}, f"[{condition}], num_inference_steps={steps}"
 
 
 class Unconditional(OneSize[DDPMPipeline]):
@@ -189,11 +177,6 @@ class Unconditional(OneSize[DDPMPipeline]):
     def unsupported_reason(self, sampler: Sampler) -> str:
         """Its pipeline takes no eta."""
         return reason_without_eta(sampler, "DDPMPipeline")
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers."""
-        return {}, f"num_inference_steps={steps}"
 
 
 def reason_without_eta(sampler: Sampler, pipeline: str) -> str:

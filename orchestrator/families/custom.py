@@ -65,8 +65,6 @@ class Custom(Family[OwnPipeline]):
     """What a factory makes."""
 
     pipeline_class = OwnPipeline
-    task = "other"
-    save_snippet = "print(image.shape)"
 
     def __init__(self, pipeline: OwnPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)
@@ -136,12 +134,6 @@ class Custom(Family[OwnPipeline]):
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
         }
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """The folder brings its own pipeline."""
-        options = {"custom_pipeline": source, "trust_remote_code": True}
-        return options, f"{[condition]!r}, num_inference_steps={steps}"
 
 
 def model_from(factory: str) -> OwnPipeline:

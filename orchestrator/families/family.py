@@ -27,6 +27,7 @@ from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.autoencoder import sample_latents
 from fewstep.orchestrator.families.network import ADAPTER, PipelineNetwork
+from fewstep.orchestrator.families.usage import USAGES, Usage
 from fewstep.orchestrator.sampling.schedules import number
 
 PATCH = 2  # latents along a side that a transformer takes as one, and a UNet halves
@@ -49,8 +50,6 @@ class Family(ABC, Generic[Pipeline]):
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
-    task: ClassVar[str]  # as model hubs name it
-    save_snippet: ClassVar[str] = 'image.save("picture.png")'  # what a card's example does with a sample
     is_conditional: bool = True
 
     def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
@@ -59,6 +58,11 @@ class Family(ABC, Generic[Pipeline]):
         for component in pipeline.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval()
+
+    @property
+    def usage(self) -> Usage:
+        """How people call its pipeline."""
+        return USAGES[self.pipeline_class.__name__]
 
     @property
     @abstractmethod
@@ -148,16 +152,9 @@ class Family(ABC, Generic[Pipeline]):
         tensors = {f"base_model.model.{name}": value.contiguous() for name, value in layers.items()}
         save_file(tensors, folder / "adapter_model.safetensors")
 
-    @staticmethod
-    @abstractmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """What loading a student takes besides its folder or hub id, and its pipeline's arguments up to the steps."""
-
 
 class LatentFamily(Family[LatentPipeline]):
     """Text to image in an autoencoder's latents."""
-
-    task = "text-to-image"
 
     def __init__(self, pipeline: LatentPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)
@@ -204,11 +201,6 @@ class LatentFamily(Family[LatentPipeline]):
             f"{network.component}_lora_adapter_metadata": network.model.peft_config[ADAPTER].to_dict(),
         }
         self.pipeline.save_lora_weights(folder, **arguments)  # pyright: ignore[reportArgumentType] - named by component
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers."""
-        return {}, f"{condition!r}, num_inference_steps={steps}"
 
 
 FlowPipeline = TypeVar("FlowPipeline", StableDiffusion3Pipeline, FluxPipeline)

@@ -15,6 +15,7 @@ from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.families.autoencoder import decode_latents, encode_images
 from fewstep.orchestrator.families.family import Family, LatentFamily
 from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.families.usage import RAW
 
 TOKENS = 300  # that Sigma's T5 reads; Alpha's reads 120
 
@@ -49,7 +50,6 @@ class PixArtNetwork(PipelineNetwork[PixArtTransformer2DModel]):
 
 
 PixArtPipeline = TypeVar("PixArtPipeline", PixArtAlphaPipeline, PixArtSigmaPipeline)
-RAW = {"clean_caption": False, "use_resolution_binning": False}  # captions and sizes as they are
 
 
 class PixArt(LatentFamily[PixArtPipeline]):
@@ -69,7 +69,7 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """`prompt` [n, tokens, width], `mask` [n, tokens]; where the model takes it, `size` [n, 2] and `aspect` [n, 1]."""
+        """`prompt` [n, tokens, width], `mask` [n, tokens]; `size` [n, 2], `aspect` [n, 1] where the model has them."""
         prompt, mask, _, _ = self.pipeline.encode_prompt(
             list(conditions),
             do_classifier_free_guidance=False,
@@ -115,12 +115,6 @@ class PixArt(LatentFamily[PixArtPipeline]):
     def save_lora(self, folder: Path) -> None:
         """For peft: PixArt's pipelines load no adapters."""
         Family.save_lora(self, folder)
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers."""
-        options = ", ".join(f"{name}={value}" for name, value in RAW.items())
-        return {}, f"{condition!r}, {options}, num_inference_steps={steps}"
 
 
 class PixArtAlpha(PixArt[PixArtAlphaPipeline]):

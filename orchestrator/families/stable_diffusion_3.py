@@ -71,8 +71,3 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
         negatives = [negative] * len(conditions)
         prompts = {"prompt": list(conditions), "negative_prompt": negatives}
         return {**prompts, **self.size, "sigmas": falling(steps), "guidance_scale": guidance_scale}
-
-    @staticmethod
-    def usage_snippet(source: str, condition: str, steps: int) -> tuple[dict[str, object], str]:
-        """Stock diffusers, with the noise levels of its steps."""
-        return {}, f"{condition!r}, sigmas={falling(steps)}"

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
+from fewstep.orchestrator.families.usage import USAGES
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -18,7 +19,6 @@ from fewstep.orchestrator.reports.licence import terms_of
 from fewstep.orchestrator.reports.model_card import CardFacts, snippet
 from fewstep.orchestrator.reports.run_page import ReportFacts
 from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.teachers.load import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def card_facts(opened: Run, results: EvaluationResults) -> CardFacts:
     """What a run knows of its student, which there is."""
     recipe, teacher = opened.recipe, teacher_facts(opened)
     lineage = {"teacher revision": str(teacher["revision"]), **_lineage(opened)}
-    family = FAMILIES[str(teacher["pipeline"])]
-    return CardFacts(recipe, family, results, _example(recipe), terms_of(recipe.teacher), lineage)
+    usage = USAGES[str(teacher["pipeline"])]
+    return CardFacts(recipe, usage, results, _example(recipe), terms_of(recipe.teacher), lineage)
 
 
 def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from diffusers.loaders.lora_base import LoraBaseMixin
 
 from fewstep.orchestrator.evaluation.results import FRECHET, EvaluationResults
-from fewstep.orchestrator.families.family import Family, LatentFamily
+from fewstep.orchestrator.families.usage import Usage
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import teacher_name
@@ -28,9 +27,8 @@ def snippet(facts: CardFacts, student: Path, path: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     if not holds_pipeline(student):
         return lora_snippet(facts, student, path)
-    recipe, family = facts.recipe, facts.family
-    options, first = family.usage_snippet(path, facts.prompt, recipe.method.build().student_steps)
-    arguments = ", ".join([first, *_arguments(recipe, family, facts.results)])
+    recipe, options = facts.recipe, facts.usage.loading(path)
+    arguments = ", ".join(_arguments(facts))
     if brings_scheduler(recipe):
         options["trust_remote_code"] = True
     keywords = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -40,7 +38,7 @@ def snippet(facts: CardFacts, student: Path, path: str) -> str:
             "",
             f"pipeline = DiffusionPipeline.from_pretrained({path!r}{keywords})",
             f"image = pipeline({arguments}).images[0]",
-            family.save_snippet,
+            facts.usage.save,
         ]
     )
 
@@ -50,8 +48,7 @@ def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
     teacher = facts.recipe.teacher
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    _, first = facts.family.usage_snippet(path, facts.prompt, facts.recipe.method.build().student_steps)
-    arguments = ", ".join([first, *_arguments(facts.recipe, facts.family, facts.results)])
+    arguments = ", ".join(_arguments(facts))
     return "\n".join(
         [
             f"from diffusers import DiffusionPipeline, {scheduler}",
@@ -65,14 +62,17 @@ def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
     )
 
 
-def _arguments(recipe: Recipe, family: type[Family], results: EvaluationResults) -> list[str]:
-    """What the student is sampled with besides its prompt and steps; the guidance at which it was best, if judged."""
+def _arguments(facts: CardFacts) -> list[str]:
+    """What the student is called with, at the guidance scale at which it was best, if it was judged."""
+    recipe, results, usage = facts.recipe, facts.results, facts.usage
+    method = recipe.method.build()
     call, scale = inference_arguments(recipe), fixed_guidance(recipe) or recipe.evaluation.guidance_scale
     if results.rows:
-        steps = results.judged_steps(recipe.method.build().student_steps)
-        scale = results.find("student", steps, "KID").guidance_scale
-    arguments = [f"guidance_scale={scale:g}"] if family.is_conditional else []
-    if recipe.teacher.sizes and issubclass(family, LatentFamily):
+        scale = results.find("student", results.judged_steps(method.student_steps), "KID").guidance_scale
+    arguments = [usage.arguments(facts.prompt, method.student_steps)]
+    if usage.is_conditional:
+        arguments.append(f"guidance_scale={scale:g}")
+    if recipe.teacher.sizes and usage.has_size:
         height, width = recipe.teacher.sizes[0]
         arguments += [f"height={height}", f"width={width}"]
     if call.eta:
@@ -87,7 +87,7 @@ class CardFacts:
     """All that a card tells of a student."""
 
     recipe: Recipe
-    family: type[Family]
+    usage: Usage  # of its pipeline
     results: EvaluationResults  # UNJUDGED before its evaluation
     prompt: str  # of the example
     terms: Terms  # of its teacher
@@ -130,7 +130,7 @@ def _adapters(facts: CardFacts, student: Path, path: str) -> list[str]:
     """How the adapters are used alone, where there is more."""
     if not (student / "lora").is_dir() or not holds_pipeline(student):
         return []
-    if not issubclass(facts.family.pipeline_class, LoraBaseMixin):
+    if not facts.usage.loads_lora:
         return ["The adapters alone are in `lora/`; the teacher's pipeline loads none, its model or peft does."]
     code = lora_snippet(facts, student, path)
     return [f"The adapters alone, on the teacher or a model made from it:\n\n```python\n{code}\n```"]
@@ -139,7 +139,7 @@ def _adapters(facts: CardFacts, student: Path, path: str) -> list[str]:
 def _front(facts: CardFacts) -> str:
     """The card's metadata, as model hubs read it."""
     base = {"base_model": facts.recipe.teacher.hub} if facts.recipe.teacher.hub else {}
-    own = {"library_name": "diffusers", "tags": [facts.family.task, "fewstep"]}
+    own = {"library_name": "diffusers", "tags": [facts.usage.task, "fewstep"]}
     return yaml.safe_dump({"license": "other", **own, **base, **facts.terms.front})
 
 

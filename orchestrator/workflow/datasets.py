@@ -1,34 +1,20 @@
-"""Does what the commands do with data sets: make, import, verify, repair, clean, show. Each returns its facts."""
+"""Makes data sets: generate, import, repair. Each command returns its facts as plain data, for --json."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from rich.table import Table
-
-from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.generation.factory import Generated
 from fewstep.orchestrator.generation.generate import import_samples
 from fewstep.orchestrator.generation.repair import repair as repair_data
-from fewstep.orchestrator.observability.console import console, say
-from fewstep.orchestrator.observability.durations import seconds_of
+from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.runs.run import Run
-from fewstep.orchestrator.workflow.inspection import describe_dataset, draw_dataset
 from fewstep.orchestrator.workflow.round_data import make_round_data
-
-
-def print_facts(facts: Json) -> None:
-    """Names and values, one a line."""
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    console.print(table)
 
 
 def generate(recipe: Recipe) -> Json:
@@ -59,16 +45,6 @@ def import_data(recipe: Recipe, source: str, store: str) -> Json:
     return {**facts, "quarantined": report_quarantined([dataset])}
 
 
-def verify(path: str) -> Json:
-    """Every file of a data set against its hash."""
-    result = open_commit_log(path).verify()
-    for record in result.broken:
-        say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
-    if not result.broken:
-        say(f"{result.shards} shards, {result.rows} rows, all as committed; content {result.content_hash}")
-    return dataclasses.asdict(result)
-
-
 def repair(path: str) -> Json:
     """The broken shards again."""
     dataset = repair_data(path, Resources())
@@ -78,22 +54,6 @@ def repair(path: str) -> Json:
         "content_hash": dataset.content_hash,
         "quarantined": report_quarantined([dataset]),
     }
-
-
-def clean(path: str, older_than: str) -> Json:
-    """What writers left behind."""
-    removed = open_commit_log(path).clean(seconds_of(older_than, "--older-than"))
-    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {older_than}")
-    return dataclasses.asdict(removed)
-
-
-def show(path: str, samples: int, out: str) -> Json:
-    """What a data set is, and a picture of it."""
-    facts = describe_dataset(path)
-    print_facts(facts)
-    draw_dataset(path, samples, Path(out))
-    say(f"picture: {out}")
-    return {**facts, "picture": out}
 
 
 def report_quarantined(datasets: Iterable[Generated]) -> list[Mapping[str, str]]:

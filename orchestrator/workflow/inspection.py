@@ -1,25 +1,48 @@
-"""Describes a data set, in words and in a picture."""
+"""Looks into data sets: verify, clean, show. None of them loads a model in this process."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from fewstep.orchestrator.compute.cluster import connect
-from fewstep.orchestrator.compute.tasks import run_task
 from fewstep.orchestrator.datasets.captioned_plans import ImagePlan, ImportPlan
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
-from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Plan
+from fewstep.orchestrator.observability.console import print_facts, say
+from fewstep.orchestrator.observability.durations import seconds_of
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.recipe.section import Json
-from fewstep.orchestrator.recipe.teacher import TeacherSpec
-from fewstep.orchestrator.teachers.teacher import Teacher
 
 POINTS = 8  # of a path, at most
+
+
+def verify(path: str) -> Json:
+    """Every file of a data set against its hash."""
+    result = open_commit_log(path).verify()
+    for record in result.broken:
+        say(f"{record.shard} {record.why}; mend it with `fewstep repair {path}`")
+    if not result.broken:
+        say(f"{result.shards} shards, {result.rows} rows, all as committed; content {result.content_hash}")
+    return dataclasses.asdict(result)
+
+
+def clean(path: str, older_than: str) -> Json:
+    """What writers left behind."""
+    removed = open_commit_log(path).clean(seconds_of(older_than, "--older-than"))
+    say(f"removed {removed.files} files, {removed.bytes:,} bytes, all older than {older_than}")
+    return dataclasses.asdict(removed)
+
+
+def show(path: str, samples: int, out: str) -> Json:
+    """What a data set is, and a picture of it."""
+    facts = describe_dataset(path)
+    print_facts(facts)
+    draw_dataset(path, samples, Path(out))
+    say(f"picture: {out}")
+    return {**facts, "picture": out}
 
 
 def describe_dataset(path: str) -> Json:
@@ -86,8 +109,21 @@ def _describe_images(plan: ImagePlan) -> Json:
 
 def draw_dataset(path: str, samples: int, file: Path) -> None:
     """The first samples, decoded along their paths, noise above, samples below; or the first images."""
-    commit_log = open_commit_log(path)
-    dataset = Dataset.open(path, commit_log.newest().version)
+    from fewstep.orchestrator.compute.cluster import connect
+    from fewstep.orchestrator.compute.tasks import run_task
+
+    connect(Resources())
+    rows, captions = run_task(_pictures, Resources(), open_commit_log(path).url, samples)
+    grid(rows, captions, file)
+
+
+def _pictures(url: str, samples: int) -> tuple[list[tuple[str, Pixels]], list[str]]:
+    """A row of pictures [samples, height, width, 3] for each point, with its label; and their captions."""
+    from fewstep.orchestrator.datasets.dataset import Dataset
+    from fewstep.orchestrator.teachers.teacher import Teacher
+
+    commit_log = open_commit_log(url)
+    dataset = Dataset.open(url, commit_log.newest().version)
     rows, prompts = dataset.row_groups().read(0), commit_log.prompts()
     if "x0" in rows:
         labels, paths = ["image"], rows["x0"][:samples, None]
@@ -96,14 +132,8 @@ def draw_dataset(path: str, samples: int, file: Path) -> None:
         points = sorted({round(i) for i in np.linspace(0, len(times) - 1, min(POINTS, len(times)))})
         labels = ["sample" if time < 0 else f"t = {time:g}" for time in times[points].tolist()]
         paths = rows["path"][:samples, points]
+    teacher = Teacher(commit_log.teacher)
+    images = [teacher.decode(paths[:, point].float()) for point in range(paths.shape[1])]
+    pixels = [(image.permute(0, 2, 3, 1) * 255).round().byte().numpy() for image in images]
     captions = [prompts[dataset.plan.condition_prompt(c)] for c in rows["condition_id"][:samples].tolist()]
-    connect(Resources())
-    pixels = run_task(_decoded, Resources(), commit_log.teacher, paths.float())
-    grid(list(zip(labels, pixels, strict=True)), captions, file)
-
-
-def _decoded(teacher: TeacherSpec, paths: torch.Tensor) -> list[Pixels]:
-    """The pictures of each point, [samples, height, width, 3]."""
-    loaded = Teacher(teacher)
-    images = [loaded.decode(paths[:, point]) for point in range(paths.shape[1])]
-    return [(image.permute(0, 2, 3, 1) * 255).round().byte().numpy() for image in images]
+    return list(zip(labels, pixels, strict=True)), captions

@@ -8,13 +8,13 @@ from fewstep.orchestrator.datasets.plan import DatasetPlan
 from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
 from fewstep.orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
+from fewstep.orchestrator.observability.console import print_facts
 from fewstep.orchestrator.planning.calibration import seconds_per_batch
 from fewstep.orchestrator.planning.forecast import forecast, memory_facts, memory_of
 from fewstep.orchestrator.planning.store_access import check_nodes, check_space
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
 from fewstep.orchestrator.teachers.skeleton import has_configuration
-from fewstep.orchestrator.workflow.datasets import print_facts
 from fewstep.orchestrator.workflow.round_data import sampling_recipe, store_of
 
 

@@ -17,6 +17,7 @@ from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.results import label
 from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
 from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -65,6 +66,7 @@ def sample(path: str, request: Request, out: Path) -> dict[str, str | int | floa
         images = _check_safety(student, evaluator.teacher.family, evaluator.sample(system, samples))
         rows.append((label(system.name, system.steps), _pixels(images)))
     grid(rows, request.prompts, out)
+    say(f"picture: {out}")
     facts = {"picture": str(out), "student": str(student), "teacher": teacher.origin}
     return {**facts, "steps": few, "guidance_scale": own, "seed": request.seed}
 

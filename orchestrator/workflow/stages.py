@@ -25,14 +25,12 @@ from fewstep.orchestrator.reports.facts import card_facts, report_facts, results
 from fewstep.orchestrator.reports.hub import check_push, push
 from fewstep.orchestrator.reports.model_card import card, write_card
 from fewstep.orchestrator.reports.run_page import write_report
-from fewstep.orchestrator.runs.run import RESULT, Run, reopen, round_folder
+from fewstep.orchestrator.runs.run import RESULT, Run, round_folder
 from fewstep.orchestrator.students.export import export_student
 from fewstep.orchestrator.teachers.folders import holds_pipeline
 from fewstep.orchestrator.training.driver import train_rounds
 from fewstep.orchestrator.workflow.datasets import report_quarantined
 from fewstep.orchestrator.workflow.round_data import make_round_data
-from fewstep.orchestrator.workflow.side_by_side import Request
-from fewstep.orchestrator.workflow.side_by_side import sample as sample_pair
 
 NOT_JUDGED = "the teacher's samples are no pictures, so that nothing is judged"
 
@@ -94,26 +92,10 @@ def evaluate(recipe: Recipe) -> Json:
         return _evaluate(opened)
 
 
-def report(folder: str) -> Json:
-    """The page, of what a run has so far."""
-    opened = reopen(Path(folder))
-    page = opened.folder / "report.html"
-    write_report(report_facts(opened, results_of(opened)), page)
-    say(f"report: {page}")
-    return {"report": str(page)}
-
-
 def teacher(recipe: Recipe, prompt: str) -> Json:
     """The teacher alone: what an evaluation can start from, and whether there is something to distill."""
     out = Path(recipe.evaluation.baselines or Path(recipe.output).resolve() / "teacher")
     return present_teacher(recipe, Path(recipe.output).resolve() / "teacher-work", out, prompt)
-
-
-def sample(student: str, request: Request, out: str) -> Json:
-    """A picture of a student beside its teacher."""
-    facts = sample_pair(student, request, Path(out))
-    say(f"picture: {out}")
-    return facts
 
 
 def _require(recipe: Recipe) -> None:

@@ -83,7 +83,7 @@ def driver(recipe: str, notes: str) -> None:
         from fewstep.orchestrator.generation import generate
         from fewstep.orchestrator.recipe.parsing import parse
         from fewstep.orchestrator.training import driver as train
-        from fewstep.orchestrator.workflow import stages as verbs
+        from fewstep.orchestrator.workflow import stages
     ray.init = parts.timed("ray", ray.init)
     ask, fit = generate.run_task, train.fit
 
@@ -97,7 +97,7 @@ def driver(recipe: str, notes: str) -> None:
         fit(*arguments)  # pyright: ignore[reportArgumentType]
 
     generate.run_task, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
-    verbs.train(parse(yaml.safe_load(Path(recipe).read_text())))
+    stages.train(parse(yaml.safe_load(Path(recipe).read_text())))
 
 
 def described(notes: str, recipe: Recipe) -> object:
@@ -156,7 +156,7 @@ def main(repeats: int) -> Iterator[Row]:
     import yaml
 
     from fewstep.orchestrator.recipe.recipe import Recipe
-    from fewstep.orchestrator.workflow import stages as verbs
+    from fewstep.orchestrator.workflow import datasets
     from tests import tiny
 
     with tempfile.TemporaryDirectory() as name:
@@ -165,7 +165,7 @@ def main(repeats: int) -> Iterator[Row]:
         told = cast(dict[str, dict[str, object]], data)
         told["trajectories"]["store"] = str(folder / "store")
         told["training"] |= {"steps": 1, "zero_stage": 1}
-        verbs.generate(Recipe.model_validate(data))
+        datasets.generate(Recipe.model_validate(data))
         runs = []
         for number in range(repeats):
             recipe = folder / f"{number}.yaml"

@@ -21,7 +21,7 @@ from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.training import driver as train
 from fewstep.orchestrator.training import round_trainer as trainer
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.firststep import Parts
 from tests.benchmarks.ratio import Row, median_of, show
@@ -55,7 +55,7 @@ def main(steps: int) -> Iterator[Row]:
             "training.checkpoint_every": steps // 6,
         }
         train.train_worker = functools.partial(worker, notes)
-        verbs.train(load(str(TEACHERS["emoji"].parents[1] / "emoji-lcm.yaml"), [f"{k}={v}" for k, v in told.items()]))
+        stages.train(load(str(TEACHERS["emoji"].parents[1] / "emoji-lcm.yaml"), [f"{k}={v}" for k, v in told.items()]))
         seconds: dict[str, list[float]] = json.loads(Path(notes).read_text())
     (loop,) = seconds["loop"]
     step = (loop - sum(sum(seconds[name]) for name in PAUSES)) / steps

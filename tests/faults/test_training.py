@@ -20,7 +20,7 @@ from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.training.checkpoint import broken
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from tests import tiny
 from tests.faults.test_nodes import drain, lose
 
@@ -46,7 +46,7 @@ def calm(data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The round of an undisturbed run."""
     ray.shutdown()
     recipe = parse(data | {"output": str(tmp_path_factory.mktemp("calm"))})
-    verbs.train(recipe)
+    stages.train(recipe)
     ray.shutdown()
     return Path(recipe.output) / ROUND
 
@@ -74,7 +74,7 @@ def disturbed(recipe: Recipe, disturb: Callable[[], None], *, after: int) -> Pat
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    verbs.train(recipe)
+    stages.train(recipe)
     assert not watcher.is_alive(), "training was over before anything happened"
     return folder
 

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from fewstep.orchestrator.evaluation.results import UNJUDGED, EvaluationResults
-from fewstep.orchestrator.families.class_conditional import ClassConditional
-from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
+from fewstep.orchestrator.families.usage import USAGES
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
@@ -28,6 +27,8 @@ from tests.orchestrator.test_report import results
 
 LICENCE = "---\nlicense: other\nlicense_name: tiny-community\nlicense_link: LICENSE.md\ntags: [x]\n"
 GATE = "extra_gated_prompt: Promise to be kind.\nextra_gated_fields:\n  Name: text\n"
+
+TEXT = USAGES["StableDiffusionPipeline"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,14 @@ def student(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(recipe: Recipe, found: EvaluationResults = UNJUDGED) -> CardFacts:
-    return CardFacts(recipe, StableDiffusion, found, "a cat", terms_of(recipe.teacher), {"teacher revision": "ab" * 32})
+    return CardFacts(
+        recipe,
+        TEXT,
+        found,
+        "a cat",
+        terms_of(recipe.teacher),
+        {"teacher revision": "ab" * 32},
+    )
 
 
 def front(text: str) -> dict[str, object]:
@@ -128,5 +136,5 @@ def test_adapters_are_used_alone_on_the_teacher(recipe: Recipe, tmp_path: Path, 
         held = {str(file.relative_to(tmp_path / "student")) for file in (tmp_path / "student").rglob("*.*")}
         assert held == {"lora/pytorch_lora_weights.safetensors", "scheduler/scheduler_config.json", "picture.png"}
         return
-    pixels = replace(told(lora), family=ClassConditional)
+    pixels = replace(told(lora), usage=USAGES["ClassConditionalPipeline"])
     assert "load_lora_weights" not in card(pixels, tmp_path / "student", ".")  # its pipeline has no such thing

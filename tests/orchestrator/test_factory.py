@@ -17,7 +17,7 @@ from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.observability.durations import seconds_of
 from fewstep.orchestrator.planning.store_access import check_nodes, check_space
 from fewstep.orchestrator.recipe.resources import Resources
-from fewstep.orchestrator.workflow import datasets
+from fewstep.orchestrator.workflow import inspection
 from fewstep.orchestrator.workflow.plan import plan
 from tests.conftest import MakeRecipe
 
@@ -65,8 +65,8 @@ def test_credentials_are_written_nowhere(
     recipe = make_recipe(store=s3_url)
     facts = plan(recipe, 1.0)
     commit_log = open_commit_log(generate(recipe, s3_url).url)
-    datasets.show(commit_log.url, 3, str(tmp_path / "paths.png"))
-    datasets.verify(commit_log.url)
+    inspection.show(commit_log.url, 3, str(tmp_path / "paths.png"))
+    inspection.verify(commit_log.url)
     with pytest.raises((BadInput, OSError)) as refused:
         generate(recipe, "s3://no-such-bucket/here")
     session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
@@ -80,7 +80,7 @@ def test_credentials_are_written_nowhere(
 
 
 def test_a_look_into_a_data_set(cluster: None, finished: CommitLog, tmp_path: Path) -> None:
-    facts = datasets.show(finished.url, 3, str(tmp_path / "paths.png"))
+    facts = inspection.show(finished.url, 3, str(tmp_path / "paths.png"))
     assert (facts["rows"], facts["solver"], facts["guidance_scale"]) == (20, "ddim", [1.0, 4.0])
     assert facts["content_hash"] == finished.newest().content_hash
     assert Image.open(tmp_path / "paths.png").size[0] > 3 * 96
@@ -112,7 +112,7 @@ def test_cleaning_removes_what_no_commit_names_once_it_is_old(finished: CommitLo
     assert commit_log.clean(60.0).files == 0
     for file in place.rglob("*"):
         os.utime(file, (1, 1))
-    removed = datasets.clean(commit_log.url, "1m")
+    removed = inspection.clean(commit_log.url, "1m")
     assert (removed["files"], removed["bytes"]) == (2, 16)
     assert {stored.key for stored in commit_log.store.files()} == before | {"notes.txt"}
     assert commit_log.verify().broken == ()
@@ -134,4 +134,4 @@ def test_ages_are_told_as_people_write_them(span: str, seconds: float) -> None:
 @pytest.mark.parametrize("span", ["7200", "2 weeks", "-1h", ""])
 def test_an_age_that_says_nothing_is_refused(finished: CommitLog, span: str) -> None:
     with pytest.raises(BadInput, match="--older-than: .* like 90s, 30m, 2h or 7d"):
-        datasets.clean(finished.url, span)
+        inspection.clean(finished.url, span)

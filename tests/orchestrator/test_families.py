@@ -16,7 +16,7 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from tests import tiny
 from tests.orchestrator.students import evaluator, untrained
 
@@ -79,7 +79,7 @@ def test_a_class_conditional_teacher_is_distilled_from_end_to_end(
     classes: Mapping[str, object], tmp_path: Path
 ) -> None:
     method = {"name": "add", "student_steps": 1}
-    verbs.run(parse({**classes, "method": method, "output": str(tmp_path / "run")}))
+    stages.run(parse({**classes, "method": method, "output": str(tmp_path / "run")}))
     rows = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert {(row["system"], row["steps"]) for row in rows} >= {("student", 1), ("teacher", 1), ("teacher", 4)}
     assert "trust_remote_code=True" in (tmp_path / "run" / "student" / "README.md").read_text()

@@ -27,7 +27,7 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from fewstep.orchestrator.workflow.inspection import describe_dataset, draw_dataset
 from tests import tiny
 
@@ -257,7 +257,7 @@ def test_images_are_encoded_by_actors_and_mended_like_any_data_set(
 @pytest.mark.usefixtures("cluster")
 def test_a_student_is_trained_on_images_without_any_trajectories(recipe: Recipe, tmp_path: Path) -> None:
     told = recipe.model_copy(update={"output": str(tmp_path / "run")})
-    trained = verbs.train(told)
+    trained = stages.train(told)
     facts = json.loads((tmp_path / "run/run.json").read_text())["manifests"]
     commit_log = open_commit_log(facts["consistency"]["path"])
     assert isinstance(commit_log.plan, ImagePlan) and commit_log.plan.teacher_evaluations == 0

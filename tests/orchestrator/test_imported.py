@@ -28,8 +28,7 @@ from fewstep.orchestrator.inputs.webdataset import open_samples
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.teachers.teacher import Teacher
-from fewstep.orchestrator.workflow.datasets import show
-from fewstep.orchestrator.workflow.inspection import describe_dataset
+from fewstep.orchestrator.workflow.inspection import describe_dataset, show
 from tests import tiny
 
 CAPTIONS = ["a cat", "a dog", "a cat", "a red cat", "a dog"]

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import parse
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from tests import tiny
 
 
@@ -24,8 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def train(data: dict, folder: Path, **method: object) -> Path:
     """Generate, train every round, export; the student's folder."""
     recipe = parse(data | {"method": method, "output": str(folder / "run")})
-    verbs.train(recipe)
-    verbs.export(recipe)
+    stages.train(recipe)
+    stages.export(recipe)
     return folder / "run" / "student"
 
 

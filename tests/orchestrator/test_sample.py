@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from fewstep.orchestrator.cli.app import BAD_INPUT
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.evaluation.results import UNJUDGED
-from fewstep.orchestrator.families.stable_diffusion import StableDiffusion
+from fewstep.orchestrator.families.usage import USAGES
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.reports.licence import Terms
 from fewstep.orchestrator.reports.model_card import CardFacts, write_card
@@ -23,6 +23,8 @@ from fewstep.orchestrator.workflow.side_by_side import find_student
 from tests import tiny
 from tests.orchestrator.students import untrained, untrained_lora
 
+TEXT = USAGES["StableDiffusionPipeline"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     recipe = parse(tiny.recipe_data(folder))
     write(recipe, untrained(recipe, folder), folder / "student")
-    write_card(CardFacts(recipe, StableDiffusion, UNJUDGED, "a cat", Terms(), {}), folder / "student", folder)
+    write_card(CardFacts(recipe, TEXT, UNJUDGED, "a cat", Terms(), {}), folder / "student", folder)
     return folder
 
 
@@ -78,7 +80,11 @@ def test_adapters_alone_are_sampled_in_the_teachers_pipeline_under_its_safety_ch
     method = {"name": "lcm-lora", "lora_rank": 2}
     recipe = parse(tiny.recipe_data(tmp_path) | {"method": method, "export": {"merged": False}})
     write(recipe, untrained_lora(recipe, tmp_path), tmp_path / "student")
-    write_card(CardFacts(recipe, StableDiffusion, UNJUDGED, "a cat", Terms(), {}), tmp_path / "student", tmp_path)
+    write_card(
+        CardFacts(recipe, TEXT, UNJUDGED, "a cat", Terms(), {}),
+        tmp_path / "student",
+        tmp_path,
+    )
     seen = []
     for finds_fault in (False, True):
         tiny.add_safety_checker(Path(recipe.teacher.folder), finds_fault=finds_fault)

@@ -16,7 +16,7 @@ from fewstep.orchestrator.reports.facts import report_facts, results_of
 from fewstep.orchestrator.reports.run_page import page
 from fewstep.orchestrator.runs.driver_lock import driver_of
 from fewstep.orchestrator.runs.run import RESULT, Run
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow.report import report
 from fewstep.orchestrator.workflow.status import Standing, frame, standing_of, watch
 from tests import tiny
 from tests.orchestrator.test_report import Checker
@@ -100,7 +100,7 @@ def test_watching_ends_when_the_run_does(run: Run, capsys: pytest.CaptureFixture
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
-    for verb in (lambda: watch(tmp_path, once=True), lambda: verbs.report(str(tmp_path))):
+    for verb in (lambda: watch(tmp_path, once=True), lambda: report(str(tmp_path))):
         with pytest.raises(BadInput, match="RUN: .* is no run of fewstep, it has no run.json"):
             verb()
 
@@ -110,7 +110,7 @@ def test_a_report_is_made_of_what_there_is(run: Run) -> None:
     assert "Not judged yet" in empty and "<h2>Training</h2>" not in empty
     begin(run).record(30, {"loss/student/consistency": float("nan")})
     run.record("stages", "generate", 12.5)
-    assert verbs.report(str(run.folder)) == {"report": str(run.folder / "report.html")}
+    assert report(str(run.folder)) == {"report": str(run.folder / "report.html")}
     whole = (run.folder / "report.html").read_text()
     checker = Checker()
     checker.feed(whole)

@@ -13,7 +13,7 @@ from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.results import UNJUDGED
 from fewstep.orchestrator.evaluation.system import System
-from fewstep.orchestrator.families.stable_diffusion import StableDiffusionXL
+from fewstep.orchestrator.families.usage import USAGES
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import parse
@@ -90,7 +90,7 @@ def test_shards_are_sampled_in_sizes_that_the_network_is_told(sized: Recipe, tmp
 
 
 def test_a_students_card_says_the_size_that_is_judged(sized: Recipe) -> None:
-    told = CardFacts(sized, StableDiffusionXL, UNJUDGED, "a cat", Terms(), {})
+    told = CardFacts(sized, USAGES["StableDiffusionXLPipeline"], UNJUDGED, "a cat", Terms(), {})
     assert "height=48, width=32" in snippet(told, Path(sized.teacher.folder), "here")
 
 

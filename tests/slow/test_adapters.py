@@ -9,7 +9,7 @@ import pytest
 
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.teachers.folders import holds_pipeline
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -24,8 +24,8 @@ def test_a_lora_is_exported_again_without_the_merged_network_and_judged_alike(tm
     for merged in (True, False):
         recipe = parse({**told, "export": {"merged": merged}, "output": str(run)})
         if merged:
-            verbs.train(recipe)
-        verbs.evaluate(recipe)
+            stages.train(recipe)
+        stages.evaluate(recipe)
         assert holds_pipeline(run / "student") == (run / "student" / "unet").exists() == merged
         assert ("load_lora_weights" in (run / "report.html").read_text()) != merged
         found.append(json.loads((run / "evaluation" / "metrics.json").read_text()))

@@ -9,7 +9,8 @@ import pytest
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.workflow import stages as verbs
+from fewstep.orchestrator.workflow import stages
+from fewstep.orchestrator.workflow.plan import plan
 from tests import tiny
 from tests.conftest import fill, new_commit_log
 
@@ -29,14 +30,14 @@ def recipe(tmp_path: Path) -> Recipe:
 
 @pytest.mark.usefixtures("cluster")
 def test_points_are_distilled_from_end_to_end_and_not_judged(recipe: Recipe, tmp_path: Path) -> None:
-    assert verbs.plan(recipe, 0.0)["rows"] == 20
-    facts = verbs.run(recipe)
+    assert plan(recipe, 0.0)["rows"] == 20
+    facts = stages.run(recipe)
     student = Path(str(facts["student"]))
     assert "print(image.shape)" in (student / "README.md").read_text()
     assert "['left']" in (tmp_path / "run" / "report.html").read_text().replace("&#x27;", "'")
     assert not (tmp_path / "run" / "evaluation").exists()
     with pytest.raises(BadInput, match="the teacher's samples are no pictures, so that nothing is judged"):
-        verbs.evaluate(recipe)
+        stages.evaluate(recipe)
 
 
 def test_a_compiled_teacher_samples_the_same_bytes_again(recipe: Recipe, tmp_path: Path) -> None:
