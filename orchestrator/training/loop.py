@@ -112,9 +112,8 @@ def train(
                     clock.mark("time/backward_s")
                     engine.step(rate)
                     clock.mark("time/update_s")
-            for name, average in networks.averages.items():
-                if networks.of[name] == update.net:
-                    average.update()
+            for average in networks.trained[update.net].averages.values():
+                average.update()
             clock.mark("time/update_s")
         progress.steps += 1
         if after(step + 1, progress):
