@@ -45,7 +45,7 @@ def _fields(word: str, is_cluster: bool) -> tuple[str, Mapping[str, object]]:
     from rich.console import Console
 
     from fewstep.orchestrator.recipe.json_schema import recipe_schema
-    from fewstep.orchestrator.recipe.reference import cluster_sections, recipe_sections, select, table_of
+    from fewstep.orchestrator.workflow.field_reference import cluster_sections, recipe_sections, select, table_of
 
     console = Console(highlight=False)
     sections = select(cluster_sections(_cluster_schema()) if is_cluster else recipe_sections(recipe_schema()), word)
@@ -65,7 +65,7 @@ def _schema(is_cluster: bool) -> tuple[str, Mapping[str, object]]:
 def _markdown() -> tuple[str, Mapping[str, object]]:
     from fewstep.orchestrator.recipe.json_schema import recipe_schema
     from fewstep.orchestrator.recipe.parsing import RECIPES
-    from fewstep.orchestrator.recipe.reference import cluster_sections, markdown, recipe_sections
+    from fewstep.orchestrator.workflow.field_reference import cluster_sections, markdown, recipe_sections
 
     text = markdown(recipe_sections(recipe_schema()), cluster_sections(_cluster_schema()), RECIPES)
     return text, {"markdown": text}

@@ -36,7 +36,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSystem:
     """The best of several candidates, on disk as it is here."""
 
     sampler: str
@@ -85,14 +85,14 @@ def choose(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[Sys
     if len(candidates) == 1:
         return replace(candidates[0], noise="judged")
     reference, key = selection_reference(evaluation), _choice_key(pool, evaluation, candidates)
-    choice = pool.files.recall(key, Choice)
+    choice = pool.files.recall(key, ChosenSystem)
     if choice is None:
         count = evaluation.selection_samples
         samples = pool.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
         distances = kids(samples, units_of(count, len(pool.setting.prompts)))
         order = np.argsort(distances, kind="stable")
         tried = tuple(Candidate(candidates[i].sampler, candidates[i].guidance_scale, distances[i]) for i in order)
-        choice = Choice(tried[0].sampler, tried[0].guidance_scale, tried)
+        choice = ChosenSystem(tried[0].sampler, tried[0].guidance_scale, tried)
         pool.files.decide(key, asdict(choice))
     return System(name, choice.sampler, steps, choice.guidance_scale)
 

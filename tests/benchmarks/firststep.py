@@ -104,7 +104,7 @@ def described(notes: str, recipe: Recipe) -> object:
     """What a task says of the teacher."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
-        import fewstep.orchestrator.preflight  # noqa: F401 - the task is about to
+        import fewstep.orchestrator.planning.preflight  # noqa: F401 - the task is about to
         from fewstep.orchestrator.generation import generate
     generate.Teacher = parts.timed("teacher", generate.Teacher)
     card = generate._describe(recipe)
