@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fewstep.orchestrator.families.custom import CustomModel as OwnModel  # noqa: F401
     from fewstep.orchestrator.recipe.parsing import load as load_recipe  # noqa: F401
     from fewstep.orchestrator.recipe.recipe import Recipe as Recipe
-    from fewstep.orchestrator.search.search import search as search
+    from fewstep.orchestrator.search.driver import search as search
     from fewstep.orchestrator.workflow.datasets import generate as generate
     from fewstep.orchestrator.workflow.plan import plan as plan
     from fewstep.orchestrator.workflow.stages import evaluate as evaluate

@@ -1,0 +1,1 @@
+"""Everything that runs: rooms in one order, each of which imports only those before it (README.md)."""

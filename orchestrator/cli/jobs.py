@@ -29,11 +29,11 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Do it on a cluster instead of here. The same again finds the job that is there, or continues what failed."""
-    from fewstep.orchestrator.submission import submit as submit_commands
+    from fewstep.orchestrator.submission import jobs as submission
 
     def act() -> Mapping[str, object]:
         resolved = _recipe_for(verb, recipe, overrides)
-        facts = submit_commands.submit(verb, resolved, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
+        facts = submission.submit(verb, resolved, recipe, cluster, id=id, dry_run=dry_run, follow=follow)
         if dry_run and not as_json:
             sys.stdout.write(f"{facts['shown']}\n")
         return facts
@@ -44,17 +44,17 @@ def submit(
 @jobs.command("list")
 def list_jobs(as_json: AsJson = False) -> None:
     """List them, the newest first, as they were last seen."""
-    from fewstep.orchestrator.submission import submit
+    from fewstep.orchestrator.submission import jobs as submission
 
-    answer(as_json, submit.listed)
+    answer(as_json, submission.listed)
 
 
 @jobs.command()
 def status(id: JobId, as_json: AsJson = False) -> None:
     """Ask the cluster what has become of a job, and say where its outputs are."""
-    from fewstep.orchestrator.submission import submit
+    from fewstep.orchestrator.submission import jobs as submission
 
-    answer(as_json, lambda: submit.status(id))
+    answer(as_json, lambda: submission.status(id))
 
 
 @jobs.command()
@@ -64,17 +64,17 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what a job printed."""
-    from fewstep.orchestrator.submission import submit
+    from fewstep.orchestrator.submission import jobs as submission
 
-    answer(as_json, lambda: submit.logs(id, follow))
+    answer(as_json, lambda: submission.logs(id, follow))
 
 
 @jobs.command()
 def stop(id: JobId, as_json: AsJson = False) -> None:
     """End a job. `fewstep submit` with the same recipe continues what it left."""
-    from fewstep.orchestrator.submission import submit
+    from fewstep.orchestrator.submission import jobs as submission
 
-    answer(as_json, lambda: submit.stop(id))
+    answer(as_json, lambda: submission.stop(id))
 
 
 def _recipe_for(verb: str, recipe: str, overrides: list[str] | None):  # noqa: ANN202 - Recipe, as in `load_recipe`

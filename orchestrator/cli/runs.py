@@ -149,7 +149,7 @@ def sample(
 @app.command()
 def search(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Try many values of a recipe's fields on the same data, and judge the best fairly. The same command continues."""
-    from fewstep.orchestrator.search import search as search_commands
+    from fewstep.orchestrator.search import driver as search_commands
 
     answer(as_json, lambda: search_commands.search(load_recipe(recipe, overrides)))
 

@@ -9,8 +9,8 @@ from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.datasets.plan import DatasetPlan, Shard
 from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.generation.data_sets import encode_conditions
 from fewstep.orchestrator.generation.factory import Factory, Generated, silent
-from fewstep.orchestrator.generation.generate import encode_conditions
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.webdataset import open_samples
 from fewstep.orchestrator.observability.console import say

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from fewstep.orchestrator.datasets.sources import check_sources
+from fewstep.orchestrator.generation.data_sets import import_samples
 from fewstep.orchestrator.generation.factory import Generated
-from fewstep.orchestrator.generation.generate import import_samples
 from fewstep.orchestrator.generation.repair import repair as repair_data
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Recipe

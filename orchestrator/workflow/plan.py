@@ -7,7 +7,7 @@ from fewstep.orchestrator.datasets.commit_log import count_committed
 from fewstep.orchestrator.datasets.plan import DatasetPlan
 from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.evaluation.reference_statistics import check_evaluation
-from fewstep.orchestrator.generation.generate import SINGLE_WRITER, image_plan_of, plan_of
+from fewstep.orchestrator.generation.data_sets import SINGLE_WRITER, image_plan_of, plan_of
 from fewstep.orchestrator.observability.console import print_facts
 from fewstep.orchestrator.planning.calibration import seconds_per_batch
 from fewstep.orchestrator.planning.forecast import forecast, memory_facts, memory_of
@@ -18,7 +18,7 @@ from fewstep.orchestrator.teachers.skeleton import has_configuration
 from fewstep.orchestrator.workflow.round_data import sampling_recipe, store_of
 
 
-def plan(recipe: Recipe, price: float, *, offline: bool = False) -> Json:
+def plan(recipe: Recipe, price: float = 0.0, *, offline: bool = False) -> Json:
     """What would be generated, what that takes and what training holds; `price` is of one device's hour.
 
     Offline it says what configurations alone tell: nothing is timed, and no weights are loaded.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fewstep.orchestrator.compute.cluster import connect
 from fewstep.orchestrator.datasets.sources import DatasetKind, dataset_kinds, is_sampled, trajectories_of
+from fewstep.orchestrator.generation.data_sets import encode_images, generate, imported
 from fewstep.orchestrator.generation.factory import Generated, Report
-from fewstep.orchestrator.generation.generate import encode_images, generate, imported
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.recipe.recipe import Export, Recipe

@@ -80,12 +80,12 @@ def driver(recipe: str, notes: str) -> None:
         import ray
         import yaml
 
-        from fewstep.orchestrator.generation import generate
+        from fewstep.orchestrator.generation import data_sets
         from fewstep.orchestrator.recipe.parsing import parse
         from fewstep.orchestrator.training import driver as train
         from fewstep.orchestrator.workflow import stages
     ray.init = parts.timed("ray", ray.init)
-    ask, fit = generate.run_task, train.fit
+    ask, fit = data_sets.run_task, train.fit
 
     def asked(task: object, *arguments: object) -> object:
         Path(f"{notes}-asked.json").write_text(json.dumps({"asked": time.time()}))
@@ -96,7 +96,7 @@ def driver(recipe: str, notes: str) -> None:
         Path(f"{notes}-driver.json").write_text(json.dumps(told))
         fit(*arguments)  # pyright: ignore[reportArgumentType]
 
-    generate.run_task, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
+    data_sets.run_task, train.fit, train.train_worker = asked, fitted, functools.partial(worker, notes)
     stages.train(parse(yaml.safe_load(Path(recipe).read_text())))
 
 
@@ -105,9 +105,10 @@ def described(notes: str, recipe: Recipe) -> object:
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
         import fewstep.orchestrator.planning.preflight  # noqa: F401 - the task is about to
-        from fewstep.orchestrator.generation import generate
-    generate.Teacher = parts.timed("teacher", generate.Teacher)
-    card = generate._describe(recipe)
+        from fewstep.orchestrator.generation import data_sets
+        from fewstep.orchestrator.teachers import teacher as teachers
+    teachers.Teacher = parts.timed("teacher", teachers.Teacher)  # pyright: ignore[reportAttributeAccessIssue]
+    card = data_sets._describe(recipe)
     Path(f"{notes}-task.json").write_text(json.dumps({"entered": entered, **parts.sums}))
     return card
 
@@ -116,11 +117,11 @@ def worker(notes: str, config: Mapping[str, dict[str, object]]) -> object:
     """One rank of a round of one step."""
     entered, parts = time.time(), Parts()
     with parts.part("imports"):
-        from fewstep.orchestrator.engines import engine
+        from fewstep.orchestrator.engines.deepspeed import import_deepspeed
         from fewstep.orchestrator.training import driver as train
         from fewstep.orchestrator.training import round_trainer as trainer
 
-        deepspeed = engine.import_deepspeed()
+        deepspeed = import_deepspeed()
     deepspeed.initialize = parts.timed("deepspeed", deepspeed.initialize)
     trainer.Teacher = parts.timed("teacher", trainer.Teacher)
     loop = parts.timed("step", trainer.train)

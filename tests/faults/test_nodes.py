@@ -12,7 +12,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
-from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.data_sets import generate
 from tests.conftest import MakeRecipe, fill, new_commit_log
 
 pytestmark = pytest.mark.faults

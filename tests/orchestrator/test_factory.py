@@ -12,7 +12,7 @@ from PIL import Image
 
 from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.data_sets import generate
 from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.observability.durations import seconds_of
 from fewstep.orchestrator.planning.store_access import check_nodes, check_space

@@ -16,14 +16,14 @@ import ray
 from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.data_sets import generate
 from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.recipe.resources import Resources
 from tests.conftest import MakeRecipe, fill, new_commit_log
 
 DRIVER = """
 import sys, pathlib
-from fewstep.orchestrator.generation.generate import generate
+from fewstep.orchestrator.generation.data_sets import generate
 from fewstep.orchestrator.recipe.recipe import Recipe
 generate(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2])
 """

@@ -21,7 +21,7 @@ from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_lo
 from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.sources import check_sources, dataset_kinds
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.generation.generate import imported
+from fewstep.orchestrator.generation.data_sets import imported
 from fewstep.orchestrator.generation.repair import check_images
 from fewstep.orchestrator.generation.shard_makers import commit_conditions, maker_of
 from fewstep.orchestrator.inputs.webdataset import open_samples

@@ -17,8 +17,8 @@ from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.parsing import load, relative_to, vary
 from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.search.driver import check_search
 from fewstep.orchestrator.search.objectives import Budget, objectives_of, target_of
-from fewstep.orchestrator.search.search import check_search
 from fewstep.orchestrator.search.space import changes_of, distributions, params_of, space_of
 from fewstep.orchestrator.search.tune import concurrency
 from tests import tiny
