@@ -69,7 +69,7 @@ class PixArt(LatentFamily[PixArtPipeline]):
 
     @torch.inference_mode()
     def encode(self, conditions: Sequence[str]) -> dict[str, Tensor]:
-        """`prompt` [n, tokens, width], `mask` [n, tokens], and where the model takes it `size` [n, 2], `aspect` [n, 1]."""
+        """`prompt` [n, tokens, width], `mask` [n, tokens], and for some models `size` [n, 2], `aspect` [n, 1]."""
         prompt, mask, _, _ = self.pipeline.encode_prompt(
             list(conditions),
             do_classifier_free_guidance=False,
