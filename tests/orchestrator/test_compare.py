@@ -50,8 +50,9 @@ def placed(recipe: Path, output: Path, seed: int = 0) -> Recipe:
 def finish(recipe: Path, output: Path, data: CommitLog, kids: dict[tuple[str, int], float], seed: int = 0) -> None:
     """A run as it is when it is done, with numbers made up."""
     run = Run(placed(recipe, output, seed))
-    run.record("manifests", "first", {"path": data.url})
-    run.record("manifests", "second", {"path": data.url})
+    manifest = {"path": data.url, "version": 1, "content_hash": ""}
+    run.record("manifests", "first", manifest)
+    run.record("manifests", "second", manifest)
     run.record("stages", "train", 1234.5)
     found, evaluation = results(kids), run.folder / "evaluation"
     evaluation.mkdir()
