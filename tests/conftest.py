@@ -16,7 +16,7 @@ from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_co
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.teachers.teacher import Teacher
-from tests import tiny
+from tests.support import tiny
 
 # The bounds of comparisons hold for the kernels that all x86 CPUs have; oneDNN's for AVX-512 add up in other orders.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")

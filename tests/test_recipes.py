@@ -14,7 +14,7 @@ from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import RECIPES, find, load, parse
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.workflow.comparison import check, read
-from tests import tiny
+from tests.support import tiny
 
 REAL = sorted((RECIPES / "real").glob("*.yaml"))
 FILES = sorted({*RECIPES.rglob("*.yaml")} - {*REAL})

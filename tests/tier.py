@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.record import commit_of, write_record
+from tests.support.record import commit_of, write_record
 
 TIERS = ("faults", "slow")
 

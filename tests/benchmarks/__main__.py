@@ -31,7 +31,7 @@ from tests.benchmarks import (
     tars,
 )
 from tests.benchmarks.ratio import Row, show
-from tests.record import commit_of, write_record
+from tests.support.record import commit_of, write_record
 
 HERE = Path(__file__).parent
 NONE: Row = {"model": "none", "threads": 1}

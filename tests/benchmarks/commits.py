@@ -18,7 +18,7 @@ from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_lo
 from fewstep.orchestrator.datasets.plan import Shard
 from fewstep.orchestrator.datasets.sealed_records import seal
 from tests.benchmarks.ratio import Row, median_of, rate, show
-from tests.faults.work import PLAN, TEACHER, commit, opened
+from tests.support.work import PLAN, TEACHER, commit, opened
 
 
 def synthetic(folder: Path, shards: int) -> CommitLog:

@@ -38,9 +38,9 @@ from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.teacher import Teacher
-from tests import tiny
 from tests.benchmarks import TEACHERS
 from tests.benchmarks.ratio import Row, paired, show
+from tests.support import tiny
 
 
 def new_commit_log(recipe: Recipe, folder: Path) -> CommitLog:

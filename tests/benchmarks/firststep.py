@@ -158,7 +158,7 @@ def main(repeats: int) -> Iterator[Row]:
 
     from fewstep.orchestrator.recipe.recipe import Recipe
     from fewstep.orchestrator.workflow import datasets
-    from tests import tiny
+    from tests.support import tiny
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

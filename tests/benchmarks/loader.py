@@ -32,7 +32,7 @@ from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from fewstep.orchestrator.generation.shard_makers import scalars
 from fewstep.orchestrator.storage.local import LocalStore
 from tests.benchmarks.ratio import Row, paired, show
-from tests.faults.work import COMPUTE, PLAN, TEACHER
+from tests.support.work import COMPUTE, PLAN, TEACHER
 
 BATCH = 32
 

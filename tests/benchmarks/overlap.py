@@ -25,9 +25,9 @@ from fewstep.orchestrator.datasets.plan import Shard
 from fewstep.orchestrator.datasets.shard_file import Columns
 from fewstep.orchestrator.generation.shard_makers import ShardSampler, scalars
 from fewstep.orchestrator.recipe.recipe import Recipe
-from tests import tiny
 from tests.benchmarks.factory import new_commit_log
 from tests.benchmarks.ratio import Row, median_of, rate, show
+from tests.support import tiny
 
 SAMPLES = 128  # of a shard: 13 MB
 

@@ -27,8 +27,8 @@ from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import CONDITIONS
 from tests.benchmarks.commits import synthetic
 from tests.benchmarks.ratio import Row, median_of, show
-from tests.faults.work import COMPUTE
-from tests.peak import peak
+from tests.support.peak import peak
+from tests.support.work import COMPUTE
 
 
 def plan(commit_log: CommitLog) -> None:

@@ -30,7 +30,7 @@ from fewstep.orchestrator.compute.cluster import connect
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.storage.local import LocalStore
 from tests.benchmarks.ratio import Row, median_of, show
-from tests.faults.work import commit, drive, opened
+from tests.support.work import commit, drive, opened
 
 ACTORS = (1, 10, 100, 1_000)
 CHECKED_S = 0.5  # what a shard takes in the runs that the model is checked against

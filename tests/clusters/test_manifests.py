@@ -19,7 +19,7 @@ import yaml
 
 from fewstep.clusters import ClusterError
 from fewstep.clusters.vm import SCHEMA
-from tests.clusters.jobs import FILES, job, shipped
+from tests.support.jobs import FILES, job, shipped
 
 FIELDS = Path(__file__).with_name("rayjob.yaml")
 

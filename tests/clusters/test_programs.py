@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.clusters import JobState
-from tests.clusters.jobs import FILES, job, shipped
+from tests.support.jobs import FILES, job, shipped
 
 StandIn = Callable[[str, str], None]
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from fewstep.clusters import CLUSTERS
 from fewstep.clusters.bundle import Bundle
-from tests.clusters.jobs import shipped
+from tests.support.jobs import shipped
 
 NAMES = sorted(file.stem for file in CLUSTERS.glob("*.yaml"))
 

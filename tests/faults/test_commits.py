@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.datasets.manifest import Manifest
 from fewstep.orchestrator.storage.store import Stored
-from tests.faults.work import PLAN, TEACHER, check, drive
+from tests.support.work import PLAN, TEACHER, check, drive
 
 NESTED = 3  # drivers within drivers
 

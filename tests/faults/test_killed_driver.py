@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
-from tests import tiny
+from tests.support import tiny
 
 DEADLINE_S = 600
 

@@ -9,8 +9,8 @@ import pytest
 from s3fs import S3FileSystem
 
 from fewstep.orchestrator.datasets.commit_log import CommitLog
-from tests.faults.proxy import Choose, Proxy, between
-from tests.faults.work import check, drive, opened
+from tests.support.proxy import Choose, Proxy, between
+from tests.support.work import check, drive, opened
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fewstep.orchestrator.datasets.dataset import Dataset
 from fewstep.orchestrator.datasets.manifest import Manifest
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.storage.local import LocalStore
-from tests.faults.work import PLAN, SHARDS, TEACHER, check, commit, drive, opened
+from tests.support.work import PLAN, SHARDS, TEACHER, check, commit, drive, opened
 
 FORK = multiprocessing.get_context("fork")  # of a process that has torch loaded: starts at once
 

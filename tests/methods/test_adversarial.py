@@ -18,7 +18,7 @@ from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.diffusion import Cond, Denoiser
 from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss, pooled
 from fewstep.methods.schedules import DiscreteVP
-from tests.methods import mixture
+from tests.support import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR, the student's
 SD = DiscreteVP(LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)

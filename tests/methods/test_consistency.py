@@ -26,7 +26,7 @@ from fewstep.methods.consistency import (
 )
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, step
 from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
-from tests.methods import mixture
+from tests.support import mixture
 from tests.support.cosine_schedule import CosineVP
 
 LEVELS = mixture.schedule()  # zero terminal SNR

@@ -23,7 +23,7 @@ from fewstep.methods.distribution_matching import (
 )
 from fewstep.methods.losses import l2
 from fewstep.methods.schedules import DiscreteVP
-from tests.methods import mixture
+from tests.support import mixture
 
 LEVELS = mixture.schedule()
 SD = DiscreteVP(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)

@@ -19,7 +19,7 @@ from fewstep.methods.diffusion import Cond, Denoiser, diffuse, guided, with_guid
 from fewstep.methods.guided import Guided, guided_progressive_loss, matching_loss
 from fewstep.methods.progressive import Weighting, progressive_loss
 from fewstep.methods.schedules import DiscreteVP
-from tests.methods import mixture
+from tests.support import mixture
 
 LEVELS = mixture.schedule()  # zero terminal SNR
 SD = DiscreteVP(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod)

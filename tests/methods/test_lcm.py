@@ -15,7 +15,7 @@ from fewstep.methods.diffusion import Denoiser, guided, step, with_guidance
 from fewstep.methods.lcm import LCM, LCMLoRA, boundary_scalings, consistency_function
 from fewstep.methods.schedules import DiscreteVP, RectifiedFlow
 from fewstep.methods.solution_points import online_points, points_in, stored_points
-from tests.methods import mixture
+from tests.support import mixture
 
 LEVELS = mixture.schedule()
 SCALES = (1.0, 4.0)

@@ -24,7 +24,7 @@ from fewstep.methods.progressive import (
     weight,
 )
 from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
-from tests.methods import mixture
+from tests.support import mixture
 from tests.support.cosine_schedule import CosineVP
 
 LEVELS = mixture.schedule()  # zero terminal SNR

@@ -11,9 +11,10 @@ from types import ModuleType
 import pytest
 
 from fewstep.methods.base import Method
-from tests.methods import mixture
+from tests.support import mixture
+from tests.support.source import ROOT
 
-README = Path(__file__).parents[2] / "methods" / "README.md"
+README = ROOT / "methods" / "README.md"
 
 
 @pytest.fixture

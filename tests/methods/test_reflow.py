@@ -18,7 +18,7 @@ from fewstep.methods.instaflow import InstaFlow
 from fewstep.methods.losses import l1
 from fewstep.methods.reflow import Reflow, distillation_loss, reflow_loss
 from fewstep.methods.schedules import RectifiedFlow
-from tests.methods import mixture
+from tests.support import mixture
 
 FLOW = RectifiedFlow()
 

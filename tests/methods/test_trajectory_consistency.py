@@ -20,7 +20,7 @@ from fewstep.methods.losses import l2, pseudo_huber
 from fewstep.methods.schedules import DiscreteVP
 from fewstep.methods.solution_points import SolutionPoints
 from fewstep.methods.trajectory_consistency import TrajectoryConsistency, trajectory_function, trajectory_loss
-from tests.methods import mixture
+from tests.support import mixture
 
 LEVELS = mixture.schedule()
 SCALES = (1.0, 4.0)

@@ -10,7 +10,7 @@ import pytest
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.teachers.folders import holds_pipeline
 from fewstep.orchestrator.workflow import stages
-from tests import tiny
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.system import System
 from fewstep.orchestrator.recipe.parsing import parse
-from tests import tiny
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 

@@ -21,13 +21,13 @@ import yaml
 
 from fewstep.dashboards.prometheus import configuration
 from fewstep.orchestrator.observability.metrics import REGISTRY
-from tests import tiny
+from tests.support import tiny
+from tests.support.source import ROOT
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus (Debian's package) is absent"),
 ]
-ROOT = Path(__file__).parents[2]
 BOARD = json.loads((ROOT / "dashboards/built/grafana/dashboards/fewstep.json").read_text())
 PANELS = {panel["title"]: panel for panel in BOARD["panels"] if panel["type"] != "row"}
 RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}

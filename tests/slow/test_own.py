@@ -11,8 +11,8 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.workflow import stages
 from fewstep.orchestrator.workflow.plan import plan
-from tests import tiny
 from tests.conftest import fill, new_commit_log
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def recipe(tmp_path: Path) -> Recipe:
     (tmp_path / "sides.txt").write_text("left\nright\n")
     told["trajectories"] |= {"prompts": str(tmp_path / "sides.txt")}
     del told["evaluation"]
-    told |= {"teacher": {"factory": "tests.own_models:points"}, "method": {"name": "lcm-lora", "lora_rank": 2}}
+    told |= {"teacher": {"factory": "tests.support.own_models:points"}, "method": {"name": "lcm-lora", "lora_rank": 2}}
     return parse({**told, "output": str(tmp_path / "run")})
 
 

@@ -17,7 +17,7 @@ from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.recipe.parsing import load
-from tests import tiny
+from tests.support import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from fewstep.orchestrator.observability.trackers import Trackers
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
-from tests import tiny
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,128 @@
+"""What is refused once the teacher is loaded, before anything is sampled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.planning.preflight import preflight
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.teachers.teacher import Teacher
+from tests.support import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return dict(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
+
+
+def check(data: dict, method: dict[str, object], **training: object) -> None:
+    recipe = parse(data | {"method": method, "training": data["training"] | training})
+    preflight(recipe, Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize("name", ["progressive", "guided", "reflow", "consistency", "lcm", "lcm-lora", "add", "tcd"])
+def test_every_method_fits_the_tiny_teacher(data: dict, name: str) -> None:
+    check(data, {"name": name})
+
+
+def test_a_solver_that_cannot_sample_the_teacher_is_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"trajectories.solver: pndm divides by alpha"):
+        check(data | {"trajectories": data["trajectories"] | {"solver": "pndm"}}, {"name": "lcm"})
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_a_skip_that_the_stored_path_does_not_hold_is_refused(data: dict, name: str) -> None:
+    stored = {"name": name, "teacher_step": "stored"}
+    with pytest.raises(
+        BadInput, match=r"method.skip must be a multiple of the stored path's spacing, 1000/4 .* got 20;"
+    ):
+        check(data, stored | {"skip": 20})
+    check(data, stored | {"skip": 500})
+
+
+def test_steps_whose_last_would_leave_noise_are_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method.student_steps: 6 steps through 1000 times would end with noise left"):
+        check(data, {"name": "progressive", "teacher_steps": 12, "student_steps": 6})
+    check(data, {"name": "progressive", "teacher_steps": 24, "student_steps": 12})
+
+
+def test_a_student_of_twice_the_channels_is_refused_because_no_scheduler_samples_it(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method: DDIMScheduler cannot sample .*'both'.* takes epsilon or sample or v_"):
+        check(data, {"name": "progressive", "prediction": "both"})
+
+
+def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method.lora_targets: no module of the teacher is called to_z, but .*to_q"):
+        check(data, {"name": "lcm-lora", "lora_targets": ["to_z"]})
+
+
+def test_adapters_alone_for_a_pipeline_that_loads_none_are_refused(data: dict, tmp_path: Path) -> None:
+    alone = data | {"export": {"merged": False}}
+    check(alone, {"name": "lcm-lora"})
+    with pytest.raises(BadInput, match=r"export.merged: .* guided has a guidance input, which is no adapter"):
+        check(alone, {"name": "guided", "lora_rank": 2})
+    sigma = alone | {"teacher": {"folder": str(tiny.sigma_teacher(tmp_path))}}
+    with pytest.raises(BadInput, match=r"export.merged: a PixArtSigmaPipeline loads no adapters"):
+        check(sigma, {"name": "lcm-lora"})
+
+
+def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"training.features: dinov2:.* cannot be loaded"):
+        check(data, {"name": "add"}, features=f"dinov2:{tmp_path}")
+
+
+@pytest.fixture(scope="module")
+def unguidable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """A recipe that asks for no guidance, on a teacher of classes alone."""
+    data: dict = dict(tiny.class_recipe_data(tmp_path_factory.mktemp("classes")))
+    index = Path(data["teacher"]["folder"]) / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"has_null_class": False}))
+    data["trajectories"] |= {"guidance_scale": 1.0}
+    data["evaluation"] |= {"guidance_scale": 1.0}
+    return data
+
+
+NO_NULL = "trained without a null condition and cannot be guided; 1, or a range of .1, 1., asks for none"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "guided"},
+        {"name": "lcm"},
+        {"name": "tcd"},
+        {"name": "dmd"},
+        {"name": "instaflow"},
+        {"name": "add", "guidance_scale": 1.0, "weighting": "nfsd"},
+        {"name": "progressive", "guidance_scale": 2.0},
+        {"name": "consistency", "guidance_scale": 2.0},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_a_guided_method_on_a_teacher_without_a_null_condition_is_refused(unguidable: dict, method: dict) -> None:
+    with pytest.raises(BadInput, match=rf"method.guidance_scale: {method['name']} guides .*{NO_NULL}"):
+        check(unguidable, method)
+
+
+def test_guided_trajectories_of_a_teacher_without_a_null_condition_are_refused(unguidable: dict) -> None:
+    told = unguidable["trajectories"] | {"guidance_scale": [1.0, 4.0]}
+    with pytest.raises(BadInput, match=rf"trajectories.guidance_scale: 1, 4, but .*{NO_NULL}"):
+        check(unguidable | {"trajectories": told}, {"name": "progressive"})
+
+
+def test_what_is_not_guided_fits_a_teacher_without_a_null_condition(unguidable: dict) -> None:
+    check(unguidable, {"name": "progressive"})
+    check(unguidable, {"name": "dmd", "guidance_scale": 1.0})
+    check(unguidable, {"name": "reflow"})
+
+
+def test_an_epsilon_student_from_pure_noise_is_refused(data: dict, tmp_path: Path) -> None:
+    folder = tiny.teacher(tmp_path)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "epsilon"}))
+    with pytest.raises(BadInput, match=r"epsilon .*zero terminal SNR"):
+        check(data | {"teacher": {"folder": str(folder)}}, {"name": "lcm"})

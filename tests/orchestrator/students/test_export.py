@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline
+
+from fewstep.methods.base import Sampler
+from fewstep.methods.diffusion import solve, step
+from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.families.unet import UNetNetwork
+from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
+from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.recipe import Recipe
+from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.students.export import export_student
+from fewstep.orchestrator.students.pipeline import write
+from fewstep.orchestrator.students.schedulers import FLOW_TARGETS, TARGETS, scheduler_for
+from fewstep.orchestrator.teachers.load import load
+from fewstep.orchestrator.teachers.teacher import Teacher
+from tests.support import tiny
+from tests.support.renoise import renoise
+from tests.support.strangers import run_elsewhere
+from tests.support.students import untrained
+
+STEPS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return parse(tiny.recipe_data(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    write(recipe, untrained(recipe, folder), folder / "student")
+    return folder / "student"
+
+
+def config(zero_snr: bool, prediction: str) -> Mapping[str, object]:
+    return {**tiny.scheduler().config, "rescale_betas_zero_snr": zero_snr, "prediction_type": prediction}
+
+
+@pytest.mark.parametrize("ours", ["fewstep.methods", "ray"])
+def test_code_of_ours_that_comes_to_be_loaded_is_seen(ours: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="came to be loaded"):
+        run_elsewhere(f"import {ours}", cwd=tmp_path)
+
+
+def test_a_fresh_process_without_our_code_samples_the_student(student: Path, tmp_path: Path) -> None:
+    code = f"""
+import torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained({str(student)!r})
+image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
+assert type(pipeline.scheduler).__name__ == "LCMScheduler", pipeline.scheduler
+assert pipeline.scheduler.timesteps.tolist() == [999, 759, 499, 259], pipeline.scheduler.timesteps
+assert image.shape == (1, 3, 32, 32) and torch.isfinite(image).all()
+"""
+    run_elsewhere(code, cwd=tmp_path)
+
+
+def test_an_untrained_student_answers_as_the_teacher_at_every_guidance(recipe: Recipe, student: Path) -> None:
+    teacher = Teacher(recipe.teacher)
+    exported = UNetNetwork(StableDiffusionPipeline.from_pretrained(student).unet)
+    x = torch.randn(3, *tiny.LATENT, generator=torch.Generator().manual_seed(0))
+    t, cond = torch.tensor([999.0, 500.0, 0.0]), teacher.encode(["a cat", "a dog", ""])
+    with torch.no_grad():
+        guided = exported(x, t, {**cond, "guidance_scale": torch.tensor([1.0, 3.0, 8.0])})
+        assert torch.equal(guided, teacher.network(x, t, cond))
+
+
+def test_the_folder_holds_safetensors_alone(student: Path) -> None:
+    weights = {file.suffix for file in student.rglob("*") if file.stat().st_size > 20_000}
+    assert weights == {".safetensors"}
+    for file in student.rglob("*"):
+        start = file.read_bytes()[:2] if file.is_file() else b""
+        assert start[:1] != b"\x80" and start != b"PK", f"{file} is a pickle, or an archive that may hold one"
+
+
+def test_a_failed_export_leaves_the_student_that_was_there(recipe: Recipe, student: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in student.rglob("*.json")}
+    result = untrained(recipe, tmp_path)
+    (result / "result.safetensors").write_bytes(b"truncated")
+    with pytest.raises(Exception, match="header"):
+        write(recipe, result, student)
+    assert {file: file.read_bytes() for file in student.rglob("*.json")} == before
+    assert [child.name for child in student.parent.iterdir() if child.name.startswith(".")] == []
+
+
+def test_export_runs_on_the_cluster(recipe: Recipe, cluster: None, tmp_path: Path) -> None:
+    export_student(recipe, untrained(recipe, tmp_path), tmp_path / "student")
+    assert (tmp_path / "student" / "model_index.json").exists()
+
+
+def cells() -> list[tuple[str, str, str, bool]]:
+    """(kind, schedule, prediction, zero-SNR teacher) of the whole table."""
+    return [
+        (kind, schedule, prediction, zero_snr)
+        for kind, target in TARGETS.items()
+        for schedule in target.schedules
+        for prediction in target.predictions
+        for zero_snr in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "schedule", "prediction", "zero_snr"), cells())
+def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refused(
+    kind: str, schedule: str, prediction: str, zero_snr: bool
+) -> None:
+    teacher = config(zero_snr, "v_prediction" if prediction == "flow" else prediction)
+    if prediction == "epsilon" and (zero_snr or schedule == "zero_snr"):
+        with pytest.raises(BadInput, match="zero terminal SNR"):
+            scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
+        return
+    for steps in STEPS:
+        scheduler = scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps[0] == 999
+        assert len(scheduler.timesteps) == steps
+        x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.1 * x, t, scheduler.scale_model_input(x, t)).prev_sample
+        assert torch.isfinite(x).all()
+
+
+FLOW_CELLS = [(kind, schedule) for kind, target in FLOW_TARGETS.items() for schedule in target.schedules]
+
+
+@pytest.mark.parametrize(("kind", "schedule"), FLOW_CELLS)
+def test_students_of_flow_matching_teachers_go_from_pure_noise_to_clean_data(kind: str, schedule: str) -> None:
+    teacher = dict(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    for steps in STEPS:
+        scheduler = scheduler_for(Sampler(kind), schedule, "flow", teacher)  # pyright: ignore[reportArgumentType]
+        scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])  # pyright: ignore
+        assert len(scheduler.timesteps) == steps and scheduler.timesteps[0] == 1000
+        noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+        x0, x = torch.full((2, 3), 2.0), noise
+        for t in scheduler.timesteps:
+            x = scheduler.step((x - x0) / (t / 1000), t, x).prev_sample
+        torch.testing.assert_close(x, x0)
+
+
+def test_a_flow_matching_teacher_has_no_scheduler_that_aims_beyond() -> None:
+    for kind in set(TARGETS) - set(FLOW_TARGETS):
+        with pytest.raises(BadInput, match=f"no scheduler for {kind} sampling of a flow-matching teacher"):
+            scheduler_for(Sampler(kind), "", "flow", FlowMatchEulerDiscreteScheduler().config)  # pyright: ignore
+
+
+def test_euler_students_take_straight_steps() -> None:
+    scheduler = scheduler_for(Sampler("euler"), "flow", "flow", config(False, "epsilon"))
+    scheduler.set_timesteps(4)
+    x0, eps = torch.full((1, 3), 2.0), torch.ones(1, 3)
+    x = eps
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps - x0, t, x).prev_sample
+    # The grid starts at 0.999 instead of 1, and first-order DPM-Solver++ divides by it.
+    assert torch.allclose(x, x0, atol=2e-3)
+
+
+def test_overshooting_goes_two_steps_and_returns_one_in_noise() -> None:
+    scheduler = scheduler_for(Sampler("overshooting"), "", "sample", config(True, "sample"))
+    levels = schedule_of(config(True, "sample"))
+    scheduler.set_timesteps(4)
+    x0, x = torch.full((2, 3), 2.0), torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    times = [*scheduler.timesteps, -1, -1]
+    for place, t in enumerate(times[:4]):
+        told = {"generator": torch.Generator().manual_seed(place)}
+        found = scheduler.step(x0, t, x, **told).prev_sample  # pyright: ignore[reportCallIssue]
+        now, near, far = (torch.tensor([float(time)] * 2) for time in times[place : place + 3])
+        there = step(levels, solve(levels, "sample", x, now, x0), far)
+        noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(place))
+        x = there if place == 3 else renoise(levels, there, far, near, noise)
+        torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x, x0)
+
+
+def test_a_student_whose_scheduler_diffusers_lacks_brings_it(tmp_path: Path) -> None:
+    told = tiny.recipe_data(tmp_path)
+    recipe, folder = parse({**told, "method": {"name": "guided", "stochastic": True}}), tmp_path / "student"
+    write(recipe, untrained(recipe, tmp_path), folder)
+    code = f"""
+import torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=True)
+image = pipeline("a cat", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
+assert type(pipeline.scheduler).__name__ == "OvershootingScheduler", pipeline.scheduler
+assert torch.isfinite(image).all()
+"""
+    run_elsewhere(code, cwd=tmp_path)
+    (folder / "scheduler" / "overshooting.py").write_text("raise AssertionError('a folder is data')\n")
+    assert type(load(recipe.teacher.at(folder)).pipeline.scheduler) is OvershootingScheduler
+
+
+def test_a_grid_that_misses_the_last_time_is_refused() -> None:
+    with pytest.raises(BadInput, match="30 does not divide"):
+        scheduler_for(Sampler("renoising", grid=30), "", "v_prediction", config(True, "v_prediction"))
+
+
+def test_a_student_that_no_scheduler_samples_is_refused() -> None:
+    with pytest.raises(BadInput, match="cannot sample"):
+        scheduler_for(Sampler("euler"), "", "v_prediction", config(True, "v_prediction"))
+
+
+def test_the_noise_levels_are_the_teachers() -> None:
+    teacher = config(True, "v_prediction")
+    exported = scheduler_for(Sampler("renoising"), "", "v_prediction", teacher)
+    assert isinstance(exported, LCMScheduler)
+    own = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    assert torch.equal(exported.alphas_cumprod, own.alphas_cumprod)
