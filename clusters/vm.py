@@ -24,7 +24,6 @@ from fewstep.clusters.state import call, program, state_folder, token_file
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-SCHEMA = "autoscaler/ray-schema.json"  # within Ray
 START = {  # the dashboard listens on loopback alone; it is reached through SSH
     "head_start_ray_commands": [
         "ray stop",
@@ -53,7 +52,7 @@ class Vm(JobsCluster):
         for key in START:
             if key in value:
                 raise ValueError(f"{key} is fewstep's: it turns token authentication on; leave it out")
-        schema = jsonschema.Draft7Validator(json.loads(_ray_folder().joinpath(SCHEMA).read_text()))
+        schema = jsonschema.Draft7Validator(ray_up_schema())
         wrong = next(schema.iter_errors(json.loads(json.dumps(value))), None)
         if wrong:
             raise ValueError(
@@ -124,12 +123,12 @@ class Vm(JobsCluster):
         return ["up", "--yes", "--no-restart", str(self._file)]
 
 
-def _ray_folder() -> Path:
-    """Where Ray is installed, without importing it."""
+def ray_up_schema() -> dict:
+    """The schema that `ray up` checks configurations by, read without importing Ray."""
     spec = importlib.util.find_spec("ray")
     if spec is None or spec.origin is None:
         raise ClusterError("kind: vm takes an installed Ray; pip install 'ray[default]'")
-    return Path(spec.origin).parent
+    return json.loads((Path(spec.origin).parent / "autoscaler/ray-schema.json").read_text())
 
 
 def _free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from fewstep.clusters import ClusterError
-from fewstep.clusters.vm import SCHEMA
+from fewstep.clusters.vm import ray_up_schema
 from tests.support.jobs import FILES, job, shipped
 
 FIELDS = Path(__file__).with_name("rayjob.yaml")
@@ -37,7 +36,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_ray_up_takes_what_vm_writes_and_starts_ray_with_a_token(name: str, tmp_path: Path, state: Path) -> None:
     config = next(yaml.safe_load_all(shipped(name).preview(job(tmp_path))))
-    jsonschema.validate(config, json.loads(SCHEMA.read_text()))
+    jsonschema.validate(config, ray_up_schema())
     token = Path(config["file_mounts"]["~/.ray/auth_token"])
     assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
     starts = [line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line]
