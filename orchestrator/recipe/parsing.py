@@ -15,6 +15,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import sentence
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+IN_THE_REPOSITORY = ("compare", "search", "results", "teachers")  # folders of recipes that no wheel holds
 INPUTS = (  # fields that name files or folders to read
     "teacher.folder",
     "trajectories.prompts",
@@ -37,6 +38,11 @@ def find(name: str) -> Path:
         return file.resolve()
     if name in shipped:
         return shipped[name]
+    if not file.is_absolute() and len(file.parts) > 1 and file.parts[0] in IN_THE_REPOSITORY:
+        raise BadInput(
+            f"no recipe at {name!r}; recipes/{file.parts[0]} comes with fewstep's repository, not with the "
+            "installed package; clone that, and name the file in it"
+        )
     hint = nearest(name, shipped)
     raise BadInput(f"no recipe at {name!r}{hint}; give a YAML file or one of {', '.join(shipped)}")
 

@@ -66,7 +66,9 @@ def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
     )
     text = yaml.safe_dump(there.model_dump(mode="json", exclude_unset=True), sort_keys=False)
     digest = _hash({"verb": verb, RECIPE: there.resolved(), INPUTS: hashes})
-    return Bundle({**_code(), **files, RECIPE: text, "constraints.txt": "\n".join(pins()) + "\n"}), digest
+    return Bundle(
+        {**source_files(), **_metadata(), **files, RECIPE: text, "constraints.txt": "\n".join(pins()) + "\n"}
+    ), digest
 
 
 @cache
@@ -96,16 +98,20 @@ def _needs(package: str, extra: str) -> Iterator[tuple[str, str]]:
             yield from ((need.name.lower(), name) for name in need.extras)
 
 
-def _code() -> dict[str, Path | str]:
-    """Our packages' source, and the metadata by which fewstep knows its own version."""
-    us = importlib.metadata.distribution("fewstep")
+def source_files() -> dict[str, Path]:
+    """Our packages' source by its place in a bundle, which is that in a wheel."""
     files = [*HOME.glob("*"), *(file for package in CODE for file in (HOME / package).rglob("*"))]
-    source: dict[str, Path | str] = {
+    return {
         (Path("fewstep") / file.relative_to(HOME)).as_posix(): file
         for file in sorted(files)
         if file.suffix in CODE_SUFFIXES and file.is_file()
     }
-    return {**source, f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}
+
+
+def _metadata() -> dict[str, str]:
+    """The metadata by which fewstep knows its own version."""
+    us = importlib.metadata.distribution("fewstep")
+    return {f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}
 
 
 def _input_files(field: str, source: Path) -> dict[str, Path]:
