@@ -3,25 +3,19 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import ray
 
-from fewstep.orchestrator.datasets.commit_log import CommitLog, create_commit_log
-from fewstep.orchestrator.datasets.manifest import CONDITIONS
-from fewstep.orchestrator.datasets.plan import make_plan
-from fewstep.orchestrator.generation.shard_makers import ShardSampler, commit_conditions
-from fewstep.orchestrator.inputs.prompts import read_prompts
+from fewstep.orchestrator.datasets.commit_log import CommitLog
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.support import tiny
+from tests.support.data_sets import MakeRecipe, fill, new_commit_log
 
 # The bounds of comparisons hold for the kernels that all x86 CPUs have; oneDNN's for AVX-512 add up in other orders.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-MakeRecipe = Callable[..., Recipe]
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "canary-key",
     "AWS_SECRET_ACCESS_KEY": "canary-secret",
@@ -80,31 +74,6 @@ def make_recipe(recipe_data: dict[str, object]) -> MakeRecipe:
         return Recipe.model_validate(recipe_data | {"trajectories": told | trajectories, "resources": resources or {}})
 
     return make
-
-
-def batch_size_of(recipe: Recipe) -> int:
-    """That is told."""
-    size = recipe.trajectories.batch_size
-    assert size != "auto"
-    return size
-
-
-def new_commit_log(recipe: Recipe, store: Path | str) -> CommitLog:
-    """A data set with its conditions and no shard, made in this process."""
-    prompts = read_prompts(recipe.trajectories.prompts)
-    plan = make_plan(recipe, Teacher(recipe.teacher).card, prompts, batch_size_of(recipe))
-    commit_log = create_commit_log(str(store), plan, prompts, recipe.teacher)
-    if not commit_log.has(CONDITIONS, 0):
-        commit_conditions(commit_log, 0, plan.num_conditions, "cpu", 1)
-    return commit_log
-
-
-def fill(commit_log: CommitLog) -> None:
-    """Make every shard in this process and publish them."""
-    sampler = ShardSampler(commit_log, "cpu", 1)
-    for shard in commit_log.plan.shards():
-        sampler.make(shard.name, 0)
-    commit_log.publish(commit_log.commits()[0])
 
 
 @pytest.fixture(scope="session")

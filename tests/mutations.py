@@ -871,7 +871,10 @@ def _run(mutation: Mutation) -> int:
 
 def import_all_but_ours() -> None:
     """Import what tests import, once for all; our own modules each child imports anew, one of them changed."""
-    import tests.conftest  # noqa: F401
+    import pytest  # noqa: F401
+    import ray  # noqa: F401
+
+    from tests.support import data_sets, tiny  # noqa: F401
 
     for name in [name for name in sys.modules if name.partition(".")[0] in ("fewstep", "tests")]:
         del sys.modules[name]

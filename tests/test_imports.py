@@ -131,6 +131,12 @@ def everything_is_imported_from_one_root(file: Path, tree: ast.Module) -> Offenc
     )
 
 
+def what_tests_share_is_in_support(file: Path, tree: ast.Module) -> Offences:
+    for each in imports(tree):
+        if any(word == "conftest" or word.startswith("test_") for word in each.name.split(".")):
+            yield f"line {each.line}: {each.name}"
+
+
 def in_folder(*folders: str) -> Callable[[], list[Path]]:
     return lambda: files(*folders)
 
@@ -221,6 +227,14 @@ RULES = (
             ("orchestrator/new.py", "from .recipe import Recipe"),
             ("clusters/new.py", "command = ['python', '-m', 'orchestrator.cli']"),
             ("tests/new.py", "monkeypatch.setattr('methods.lcm.lcm_loss', None)"),
+        ),
+    ),
+    Rule(
+        in_folder("tests"),
+        what_tests_share_is_in_support,
+        (
+            ("tests/new.py", "from tests.conftest import fill"),
+            ("tests/support/new.py", "def late():\n    from tests.methods import test_lcm"),
         ),
     ),
 )

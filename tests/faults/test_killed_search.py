@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.test_killed_driver import finish, kill_when, start
 from tests.support import tiny
+from tests.support.driver import finish, kill_when, start
 
 
 def steps_of(trial: Path) -> list[int]:

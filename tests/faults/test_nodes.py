@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import ray
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 from fewstep.orchestrator.datasets.commit_log import CommitLog, open_commit_log
 from fewstep.orchestrator.generation.data_sets import generate
-from tests.conftest import MakeRecipe, fill, new_commit_log
+from tests.support.data_sets import MakeRecipe, fill, new_commit_log
+from tests.support.nodes import drain, lose
 
 pytestmark = pytest.mark.faults
-PREEMPTION = 2  # Ray's DrainNodeReason
 
 
 @pytest.fixture
@@ -30,18 +28,6 @@ def nodes() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-
-
-def lose(cluster: Cluster) -> None:
-    """A spot node goes at once."""
-    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-
-
-def drain(cluster: Cluster) -> None:
-    """A spot node gets its notice and goes some seconds later."""
-    node = cluster.worker_nodes.copy().pop()
-    deadline = int((time.time() + 30) * 1000)
-    GcsClient(address=cluster.address).drain_node(node.node_id, PREEMPTION, "spot", deadline)
 
 
 @pytest.mark.parametrize("go", [lose, drain])

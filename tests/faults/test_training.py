@@ -21,8 +21,8 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.training.checkpoint import broken
 from fewstep.orchestrator.workflow import stages
-from tests.faults.test_nodes import drain, lose
 from tests.support import tiny
+from tests.support.nodes import drain, lose
 
 pytestmark = pytest.mark.faults
 ROUND = "rounds/1-lcm"

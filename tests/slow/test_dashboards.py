@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import yaml
 from fewstep.dashboards.prometheus import configuration
 from fewstep.orchestrator.observability.metrics import REGISTRY
 from tests.support import tiny
+from tests.support.ports import free_port
 from tests.support.source import ROOT
 
 pytestmark = [
@@ -62,12 +62,6 @@ def fewstep(verb: str, data: Mapping[str, object], folder: Path) -> None:
     command = [sys.executable, "-m", "fewstep", verb, str(file)]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def until(found: object, seconds: float = 120) -> None:

@@ -11,8 +11,8 @@ from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.workflow import stages
 from fewstep.orchestrator.workflow.plan import plan
-from tests.conftest import fill, new_commit_log
 from tests.support import tiny
+from tests.support.data_sets import fill, new_commit_log
 
 pytestmark = pytest.mark.slow
 

@@ -26,10 +26,10 @@ from fewstep.clusters.jobs_api import connect
 from fewstep.orchestrator.cli.app import DONE
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.submission.bundle import make_bundle
-from tests.orchestrator.cli.test_bad_input import refused
-from tests.orchestrator.submission.test_jobs import facts, fewstep, free_port
 from tests.support import tiny
+from tests.support.command import facts, fewstep, refused
 from tests.support.jobs import job, shipped
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 

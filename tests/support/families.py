@@ -18,8 +18,8 @@ from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
 from fewstep.orchestrator.training.round_job import RoundJob
 from fewstep.orchestrator.training.round_trainer import RoundTrainer
-from tests.conftest import fill, new_commit_log
 from tests.support import tiny
+from tests.support.data_sets import fill, new_commit_log
 
 PIXELS = 32
 

@@ -20,8 +20,8 @@ from fewstep.orchestrator.students.inference import inference_arguments
 from fewstep.orchestrator.training.round_job import RoundJob
 from fewstep.orchestrator.training.round_trainer import RoundTrainer
 from fewstep.orchestrator.training.validation import ValidationSpec, steps_of
-from tests.conftest import fill, new_commit_log
 from tests.support import tiny
+from tests.support.data_sets import fill, new_commit_log
 from tests.support.pair import joined
 
 JOBS = "jobs"

@@ -12,7 +12,7 @@ from fewstep.orchestrator.datasets.plan import Plan
 from fewstep.orchestrator.datasets.shard_file import Columns
 from fewstep.orchestrator.generation.shard_makers import scalars
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
-from tests.orchestrator.datasets.test_plan import PLAN as WHOLE
+from tests.support.plan import PLAN as WHOLE
 
 PLAN = WHOLE.model_copy(update={"latent_shape": (2, 2, 2), "samples": 28, "shard_size": 8})
 SHARDS = [shard.name for shard in PLAN.shards()]

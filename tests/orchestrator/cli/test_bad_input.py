@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
-from fewstep.orchestrator.cli.app import BAD_INPUT
-from fewstep.orchestrator.cli.main import app
 from tests.support import tiny
+from tests.support.command import fewstep, refused
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +19,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(data))
     return folder
-
-
-def fewstep(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def refused(result: Result, *parts: str) -> None:
-    assert result.exit_code == BAD_INPUT, result.output
-    assert result.stderr.startswith("fewstep: ") and result.stderr.count("\n") == 1
-    for part in parts:
-        assert part in result.stderr
 
 
 @pytest.mark.parametrize(

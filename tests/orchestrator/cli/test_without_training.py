@@ -13,8 +13,8 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.identity import recipe_hash
 from fewstep.orchestrator.recipe.parsing import load, parse, vary
 from fewstep.orchestrator.runs.run import Run
-from tests.orchestrator.cli.test_bad_input import fewstep, refused
 from tests.support import tiny
+from tests.support.command import fewstep, refused
 
 SECTION = "training={steps: 4, batch_size: 4}"
 

@@ -7,30 +7,8 @@ import pytest
 
 from fewstep.orchestrator.datasets.plan import Plan, Shard, make_plan
 from fewstep.orchestrator.teachers.card import TeacherCard
-from tests.conftest import MakeRecipe
-
-PLAN = Plan(
-    teacher={"revision": "abc", "scheduler": {"beta_start": 0.00085}},
-    solver="ddim",
-    scheduler="DDIMScheduler",
-    scheduler_options={"timestep_spacing": "trailing"},
-    num_inference_steps=4,
-    guidance_scale=(1.5, 4.0),
-    guidance_scales=(),
-    negative_prompt="",
-    prompts_sha256="0" * 64,
-    num_prompts=7,
-    prompt_repeats=1,
-    prompt_order="rounds",
-    samples=50,
-    saved_points=(0, 1, 2, 3, 4),
-    dtype="float16",
-    compute_dtype="float32",
-    latent_shape=(4, 8, 8),
-    seed=3,
-    batch_size=4,
-    shard_size=8,
-)
+from tests.support.data_sets import MakeRecipe
+from tests.support.plan import PLAN
 
 OTHER = {
     "teacher": {"revision": "abd", "scheduler": {"beta_start": 0.00085}},

@@ -21,8 +21,8 @@ from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.revision import factory_hash
 from fewstep.orchestrator.teachers.teacher import Teacher
-from tests.conftest import new_commit_log
 from tests.support import tiny
+from tests.support.data_sets import new_commit_log
 from tests.support.own_models import points
 from tests.support.source import ROOT
 from tests.support.students import evaluator, teacher_path, untrained

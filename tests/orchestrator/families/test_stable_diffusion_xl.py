@@ -23,8 +23,8 @@ from fewstep.orchestrator.reports.model_card import CardFacts, snippet
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.students.pipeline import write
 from fewstep.orchestrator.teachers.teacher import Teacher
-from tests.conftest import fill, new_commit_log
 from tests.support import tiny
+from tests.support.data_sets import fill, new_commit_log
 from tests.support.students import evaluator, stock_with_adapters, teacher_path, untrained
 
 PROMPTS = ["a cat", "a red dog"]

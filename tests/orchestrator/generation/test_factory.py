@@ -19,7 +19,7 @@ from fewstep.orchestrator.planning.store_access import check_nodes, check_space
 from fewstep.orchestrator.recipe.resources import Resources
 from fewstep.orchestrator.workflow import inspection
 from fewstep.orchestrator.workflow.plan import plan
-from tests.conftest import MakeRecipe
+from tests.support.data_sets import MakeRecipe
 
 
 def test_a_plan_says_what_is_missing_and_what_it_costs_and_touches_nothing(

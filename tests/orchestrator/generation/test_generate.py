@@ -19,7 +19,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.generation.data_sets import generate
 from fewstep.orchestrator.generation.repair import repair
 from fewstep.orchestrator.recipe.resources import Resources
-from tests.conftest import MakeRecipe, fill, new_commit_log
+from tests.support.data_sets import MakeRecipe, fill, new_commit_log
 
 DRIVER = """
 import sys, pathlib

@@ -15,8 +15,8 @@ from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.teacher import Teacher
-from tests.conftest import MakeRecipe, fill, new_commit_log
-from tests.orchestrator.storage.test_store import largest_file
+from tests.support.data_sets import MakeRecipe, fill, new_commit_log
+from tests.support.full_disk import largest_file
 
 SHARDS = ("00000000-00000008", "00000008-00000016", "00000016-00000020")
 

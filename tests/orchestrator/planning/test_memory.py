@@ -13,7 +13,7 @@ from fewstep.orchestrator.compute.actor_pool import IN_FLIGHT
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
 from fewstep.orchestrator.datasets.plan import ROW_GROUP_BYTES
 from fewstep.orchestrator.generation.shard_makers import ShardSampler
-from tests.conftest import MakeRecipe, new_commit_log
+from tests.support.data_sets import MakeRecipe, new_commit_log
 from tests.support.peak import peak
 
 

@@ -20,9 +20,9 @@ from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.reports.licence import Terms, terms_of
 from fewstep.orchestrator.reports.model_card import CardFacts, card, write_card
 from fewstep.orchestrator.students.pipeline import write
-from tests.orchestrator.reports.test_run_page import facts as report_facts
-from tests.orchestrator.reports.test_run_page import results
 from tests.support import tiny
+from tests.support.results import facts as report_facts
+from tests.support.results import results
 from tests.support.students import untrained, untrained_lora
 
 LICENCE = "---\nlicense: other\nlicense_name: tiny-community\nlicense_link: LICENSE.md\ntags: [x]\n"

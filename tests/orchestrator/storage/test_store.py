@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,17 +11,7 @@ from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.storage.local import LocalStore
 from fewstep.orchestrator.storage.store import probe
 from fewstep.orchestrator.storage.urls import open_store
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The disk is full after so many bytes of a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from tests.support.full_disk import largest_file
 
 
 def _race(root: Path, writer: int) -> list[bool]:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from fewstep.clusters.jobs_api import ANSWERS_S
-from fewstep.orchestrator.cli.app import DONE
 from fewstep.orchestrator.cli.jobs import VERBS, WITHOUT_TRAINING
 from fewstep.orchestrator.cli.main import app
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.submission.bundle import make_bundle
 from fewstep.orchestrator.submission.job_records import Record, cluster_of
-from tests.orchestrator.cli.test_bad_input import refused
 from tests.support import tiny
+from tests.support.command import facts, fewstep, refused
+from tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +34,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         yield folder
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def fewstep(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def facts(*arguments: str | Path) -> dict:
-    done = fewstep(*arguments, "--json")
-    assert done.exit_code == DONE, done.output
-    return json.loads(done.stdout)
 
 
 def known(place: Path, id: str, digest: str, status: str) -> None:

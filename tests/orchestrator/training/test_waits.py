@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.training.loop import train
-from tests.orchestrator.dataloader.test_loader import Groups, loader
 from tests.support import parity
+from tests.support.row_groups import Groups, loader
 from tests.support.source import ROOT
 
 META = torch.device("meta")

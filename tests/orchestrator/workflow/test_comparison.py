@@ -17,8 +17,8 @@ from fewstep.orchestrator.evaluation.results import label
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import Run
-from tests.orchestrator.reports.test_run_page import KIDS, results
 from tests.support import tiny
+from tests.support.results import KIDS, results
 
 STORED = {"name": "lcm", "teacher_step": "stored", "skip": 250}
 HALVING = {"name": "progressive", "teacher_steps": 4, "student_steps": 2}

@@ -18,8 +18,8 @@ from fewstep.orchestrator.runs.driver_lock import driver_of
 from fewstep.orchestrator.runs.run import RESULT, Run
 from fewstep.orchestrator.workflow.report import report
 from fewstep.orchestrator.workflow.status import Standing, frame, standing_of, watch
-from tests.orchestrator.reports.test_run_page import Checker
 from tests.support import tiny
+from tests.support.page import Checker
 
 
 @pytest.fixture(scope="module")
