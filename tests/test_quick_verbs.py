@@ -16,6 +16,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import Run
 
 HEAVY = ("accelerate", "deepspeed", "diffusers", "peft", "torch", "transformers")
+QUICK = ("methods", "jobs list", "watch --once", "report", "verify", "clean", "recipe --fields")
 RUN = """
 import json, sys
 from fewstep.orchestrator.cli.main import main
