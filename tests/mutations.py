@@ -650,8 +650,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "distribution_matching.py",
         "student_loss",
-        "F.softplus(-logits(nets, x0, prompts.cond, draw))",
-        "F.softplus(logits(nets, x0, prompts.cond, draw))",
+        "torch.nn.functional.softplus(-logits(nets, x0, prompts.cond, draw))",
+        "torch.nn.functional.softplus(logits(nets, x0, prompts.cond, draw))",
         "test_distribution_matching.py::test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_noise",
     ),
     Mutation(
@@ -692,8 +692,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "discriminator.py",
         "classification",
-        "F.softplus(fake).mean() + F.softplus(-real).mean()",
-        "F.softplus(-fake).mean() + F.softplus(real).mean()",
+        "torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()",
+        "torch.nn.functional.softplus(-fake).mean() + torch.nn.functional.softplus(real).mean()",
         "test_distribution_matching.py::test_the_discriminator_and_the_features_beneath_it_learn_to_tell_real_from_generated",
     ),
     Mutation(
