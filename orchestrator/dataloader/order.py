@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 
+from fewstep.methods.batch import mix
+
 BLOCK = 8  # row groups that are shuffled together; a worker holds its rows of two blocks of each shape
 
 
@@ -72,7 +74,7 @@ class Order:
         return ShuffleBlock(epoch * self._epoch_rows + starts[number], blocks[number], rows[shuffled])
 
     def _generator(self, epoch: int, block: int) -> torch.Generator:
-        return torch.Generator().manual_seed(hash((self.seed, epoch, block)) & (2**63 - 1))
+        return torch.Generator().manual_seed(mix(self.seed, epoch, block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,5 +100,5 @@ class Turns:
     def _draw(self, epoch: int) -> list[int]:
         """The epoch's batches in order."""
         turns = [number for number, length in enumerate(self.lengths) for _ in range(length)]
-        generator = torch.Generator().manual_seed(hash((self.seed, epoch)) & (2**63 - 1))
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return [turns[i] for i in torch.randperm(len(turns), generator=generator).tolist()]

@@ -86,6 +86,13 @@ def test_a_resumed_loader_continues_exactly() -> None:
     assert ids(loader(Groups()), 17, 10) == ids(loader(Groups()), 0, 27)[17:]
 
 
+def test_the_order_is_the_same_on_every_interpreter_and_another_for_every_seed() -> None:
+    """Python's hash takes -1 for -2, and 2**61 - 1 for 0."""
+    orders = [Order((4, 4, 4), seed).block(0).rows.tolist() for seed in (0, -2, -1, 2**61 - 1)]
+    assert len({str(order) for order in orders}) == 4
+    assert orders[0][:4] == [[0, 2], [1, 0], [1, 1], [0, 1]]
+
+
 def test_another_seed_is_another_order() -> None:
     assert ids(loader(Groups(), seed=1), 0, 5) != ids(loader(Groups(), seed=2), 0, 5)
 
