@@ -6,8 +6,6 @@ from fewstep.methods.lazy_torch import torch
 
 Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
 
-Compute = dict[str, str | int]  # device, torch, threads: on the same, the same bytes come out again
-
 
 def set_up(device: str, threads: int) -> Compute:
     """Make this process compute the same bits every time, and return what it computes on."""
