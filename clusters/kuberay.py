@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection, Job, JobState, Status, ray_version
 from fewstep.clusters.state import call, program
 
-CONFIG_MAP_HOLDS = (
+CONFIG_MAP_HOLDS = 750 * 1024  # bytes; base64 makes them 1000 KiB of the 1 MiB that Kubernetes allows for all of it
     750 * 1024
 )  # bytes; in base64 they are 1000 KiB of the 1 MiB that Kubernetes allows with all around them
 LOOKS_S = 5.0
