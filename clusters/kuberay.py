@@ -18,8 +18,6 @@ from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection
 from fewstep.clusters.state import call, program
 
 CONFIG_MAP_HOLDS = 750 * 1024  # bytes; base64 makes them 1000 KiB of the 1 MiB that Kubernetes allows for all of it
-    750 * 1024
-)  # bytes; in base64 they are 1000 KiB of the 1 MiB that Kubernetes allows with all around them
 LOOKS_S = 5.0
 CODE = "/fewstep"  # where the submitter finds the bundle
 ENDS: dict[str, Status] = {"Suspending": "STOPPED", "Suspended": "STOPPED", "Failed": "FAILED"}
