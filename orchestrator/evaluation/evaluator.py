@@ -31,6 +31,7 @@ from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path, unsupported_reason
+from fewstep.orchestrator.sampling.schedules import num_train_timesteps
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.teachers.folders import holds_pipeline
 from fewstep.orchestrator.teachers.load import load_student
@@ -88,7 +89,7 @@ class Evaluator:
 
     def _steps(self, solver: str, evaluations: int) -> int:
         """In the solver's own count."""
-        times = int(str(self.teacher.scheduler["num_train_timesteps"]))
+        times = num_train_timesteps(self.teacher.scheduler)
         return SOLVERS[solver].steps_within(evaluations, times)
 
     @torch.inference_mode()

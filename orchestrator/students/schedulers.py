@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of
+from fewstep.orchestrator.sampling.schedules import is_flow_matching, num_train_timesteps, prediction_of
 from fewstep.orchestrator.sampling.solvers import SOLVERS, Scheduler
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def check_scheduler(recipe: Recipe, config: Mapping[str, object], facts: Student
     prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
     scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)
     if type(scheduler).__name__ == "DDIMScheduler":
-        _require_clean_end(method.student_steps, _num_train_timesteps(config))
+        _require_clean_end(method.student_steps, num_train_timesteps(config))
     return scheduler
 
 
@@ -98,7 +98,7 @@ def _scheduler_class(name: str) -> type[ConfigMixin]:
 
 def _require_last_time(grid: int, config: Mapping[str, object]) -> None:
     """These schedulers count up from clean data in whole steps, and reach the last time only if it divides."""
-    times = _num_train_timesteps(config)
+    times = num_train_timesteps(config)
     if times % grid:
         raise BadInput(
             f"method.grid: {grid} does not divide the teacher's {times} times, so that sampling would start "
@@ -113,9 +113,3 @@ def _require_clean_end(steps: int, times: int) -> None:
             f"method.student_steps: {steps} steps through {times} times would end with noise left in; "
             f"choose a divisor of {times}"
         )
-
-
-def _num_train_timesteps(config: Mapping[str, object]) -> int:
-    times = config["num_train_timesteps"]
-    assert isinstance(times, int)
-    return times
