@@ -42,12 +42,16 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Sample the teacher's trajectories into Parquet."""
-    from fewstep.orchestrator.workflow import datasets
-    from fewstep.orchestrator.workflow import plan as plan_commands
 
     def act() -> Mapping[str, object]:
         loaded = load_recipe(recipe, overrides)
-        return plan_commands.plan(loaded, price) if dry_run else datasets.generate(loaded)
+        if dry_run:
+            from fewstep.orchestrator.workflow import plan as plan_commands
+
+            return plan_commands.plan(loaded, price)
+        from fewstep.orchestrator.workflow import datasets
+
+        return datasets.generate(loaded)
 
     answer(as_json, act)
 
