@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from fewstep.clusters.schema import ENDED, Cluster, ClusterError, ClusterSection, Job, JobState, Status, ray_version
-from fewstep.clusters.state import call, program
+from fewstep.clusters.this_machine import call, program
 
 CONFIG_MAP_HOLDS = 750 * 1024  # bytes; base64 makes them 1000 KiB of the 1 MiB that Kubernetes allows for all of it
 LOOKS_S = 5.0

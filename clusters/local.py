@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
 from fewstep.clusters.schema import ENDED, ClusterError, Job, JobState
-from fewstep.clusters.state import alone, state_folder, token_file
+from fewstep.clusters.this_machine import alone, state_folder, token_file
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from fewstep.clusters.schema import ENDED, Cluster, Job, JobState, Status
-from fewstep.clusters.state import call, program
+from fewstep.clusters.this_machine import call, program
 
 MEND = "run this on a login node, or take the script that --dry-run prints there"
 STATES: dict[str, Status] = {"PENDING": "PENDING", "COMPLETED": "SUCCEEDED", "CANCELLED": "STOPPED"}

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from fewstep.clusters.jobs_api import JobsCluster, connect
 from fewstep.clusters.schema import ClusterError, Job
-from fewstep.clusters.state import call, program, state_folder, token_file
+from fewstep.clusters.this_machine import call, program, state_folder, token_file
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

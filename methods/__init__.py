@@ -1,4 +1,4 @@
-"""Distillation methods by name. To add one: write a file, add a line here."""
+"""Distillation methods by name. How to add one: `methods/README.md`."""
 
 from __future__ import annotations
 

