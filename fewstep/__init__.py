@@ -18,7 +18,7 @@ from fewstep.doors import lazy
 
 if TYPE_CHECKING:
     from fewstep.orchestrator.errors import BadInput as BadInput
-    from fewstep.orchestrator.families.custom import CustomModel as OwnModel  # noqa: F401
+    from fewstep.orchestrator.families.custom import OwnModel as OwnModel  # noqa: F401
     from fewstep.orchestrator.recipe.parsing import load as load_recipe  # noqa: F401
     from fewstep.orchestrator.recipe.recipe import Recipe as Recipe
     from fewstep.orchestrator.search.driver import search as search

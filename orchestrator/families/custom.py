@@ -16,6 +16,7 @@ from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.pipelines.own import OwnNetwork, OwnPipeline, call_factory
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FAR = 10.0  # times as wide as noise, which no picture's samples are
 
 
 def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
@@ -27,7 +28,7 @@ def nothing(conditions: Sequence[str]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class CustomModel:
+class OwnModel:
     """Any network that denoises samples of any shape, with what is to be known of it.
 
     `network(x_t, time, cond)` answers with the shape of x_t [b, *shape]. `time` [b] counts as it does for
@@ -93,9 +94,9 @@ class Custom(Family[OwnPipeline]):
         return self.own.decode is not None
 
     @property
-    def own(self) -> CustomModel:
+    def own(self) -> OwnModel:
         """What the factory returned."""
-        assert isinstance(self.pipeline.model, CustomModel)
+        assert isinstance(self.pipeline.model, OwnModel)
         return self.pipeline.model
 
     def pixels(self, latent_shape: Sequence[int]) -> tuple[int, int]:
@@ -119,6 +120,27 @@ class Custom(Family[OwnPipeline]):
         if self.own.decode is None:
             raise BadInput("teacher.factory: this model's samples are no pictures; give its OwnModel a `decode`")
         return self.own.decode(latents).float()
+
+    def warnings(self) -> list[str]:
+        """That `decode` clamps, as pictures are usually decoded: then nothing pulls back what leaves their range."""
+        if self.own.decode is None or self._is_decode_steep():
+            return []
+        return [
+            "teacher.factory: its decode clamps or squashes pictures (or computes without gradients), so that no loss "
+            "on pictures pulls back what is out of range, and none is seen to be; let decode answer unclamped"
+        ]
+
+    def _is_decode_steep(self) -> bool:
+        """Whether a gradient comes back from the brightest and darkest that it makes of far too much."""
+        noise = torch.randn(4, *self.latent_shape, generator=torch.Generator().manual_seed(0))
+        samples = (FAR * noise).to(self.pipeline.device).requires_grad_()
+        with torch.enable_grad():
+            pictures = self.decode(samples)
+        if not pictures.requires_grad:
+            return False
+        edge = pictures[pictures.abs() >= pictures.detach().abs().amax()]
+        (gradient,) = torch.autograd.grad(edge.sum(), samples)
+        return bool(gradient.any())
 
     def latents(self, images: Tensor, noise: Tensor) -> Tensor:
         """Raises BadInput: a factory says nothing of how images become samples."""
@@ -145,7 +167,7 @@ def model_from(factory: str) -> OwnPipeline:
             f"teacher.factory: {factory} cannot be imported ({error}); install its package where fewstep runs, "
             "or put its folder on PYTHONPATH"
         ) from error
-    if not isinstance(model, CustomModel):
+    if not isinstance(model, OwnModel):
         raise BadInput(f"teacher.factory: {factory} returns a {type(model).__name__}; it has to return an OwnModel")
     pipeline = OwnPipeline(OwnNetwork(factory, model.network), model.scheduler)
     pipeline.model = model

@@ -137,6 +137,10 @@ class Family(ABC, Generic[Pipeline]):
         """Why the pipeline cannot sample a student in such a way, and what to do; "" where it can."""
         return ""
 
+    def warnings(self) -> list[str]:
+        """What is no fault of the teacher's, but better known before anything is trained; a sentence each."""
+        return []
+
     def shift(self, config: Mapping[str, object]) -> float:
         """The shift that a scheduler makes depend on the picture's size. Raises BadInput where no formula is known."""
         raise BadInput(

@@ -28,7 +28,10 @@ SINGLE_WRITER = "trajectories.single_writer: two drivers on this store are not k
 def describe_teacher(recipe: Recipe) -> TeacherCard:
     """The card of the recipe's teacher, read on the cluster, once all of the recipe is known to fit it."""
     connect(recipe.resources)
-    return run_task(_describe, recipe.resources, recipe)
+    card, warnings = run_task(_describe, recipe.resources, recipe)
+    for warning in warnings:
+        say(warning)
+    return card
 
 
 def plan_of(recipe: Recipe, store_url: str) -> Plan:
@@ -128,10 +131,10 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
     return factory.finish(commits, missing)
 
 
-def _describe(recipe: Recipe) -> TeacherCard:
+def _describe(recipe: Recipe) -> tuple[TeacherCard, list[str]]:
     from fewstep.orchestrator.planning.preflight import preflight
     from fewstep.orchestrator.teachers.teacher import Teacher
 
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)
-    return teacher.card
+    return teacher.card, teacher.family.warnings()

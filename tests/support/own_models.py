@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, WanTransfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.orchestrator.families.custom import CustomModel
+from fewstep.orchestrator.families.custom import OwnModel
 
 CLASSES = ("left", "right")
 VIDEO = (4, 3, 4, 4)  # channels, frames, height, width
@@ -33,10 +33,10 @@ def sides(prompts: Sequence[str]) -> dict[str, Tensor]:
     return {"side": F.one_hot(known, len(CLASSES) + 1)[:, : len(CLASSES)].float()}
 
 
-def points() -> CustomModel:
+def points() -> OwnModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CustomModel(Points(), DDPMScheduler(beta_schedule="squaredcos_cap_v2"), (2,), sides, has_null=True)
+        return OwnModel(Points(), DDPMScheduler(beta_schedule="squaredcos_cap_v2"), (2,), sides, has_null=True)
 
 
 class Video(nn.Module):
@@ -66,20 +66,29 @@ def letters(prompts: Sequence[str]) -> dict[str, Tensor]:
     return {"prompt": F.one_hot(codes, 16).float()}
 
 
-def video() -> CustomModel:
+def video() -> OwnModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CustomModel(Video(), FlowMatchEulerDiscreteScheduler(shift=3.0), VIDEO, letters, has_null=True)
+        return OwnModel(Video(), FlowMatchEulerDiscreteScheduler(shift=3.0), VIDEO, letters, has_null=True)
 
 
 def nonsense() -> nn.Module:
     return Points()
 
 
-def seen_points() -> CustomModel:
+def seen_points() -> OwnModel:
     """With one row of pixels as their picture."""
     return replace(points(), decode=lambda x: x[:, None, None, :].expand(-1, 3, 2, -1))
 
 
-def flat() -> CustomModel:
+def clamped_points() -> OwnModel:
+    """As many would write it."""
+    return replace(points(), decode=lambda x: x[:, None, None, :].expand(-1, 3, 2, -1).clamp(-1, 1))
+
+
+def detached_points() -> OwnModel:
+    return replace(points(), decode=lambda x: x.detach()[:, None, None, :].expand(-1, 3, 2, -1))
+
+
+def flat() -> OwnModel:
     return replace(points(), encode=lambda prompts: {"side": torch.zeros(len(prompts))})

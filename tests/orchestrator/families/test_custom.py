@@ -177,3 +177,9 @@ def test_a_solver_of_many_batch_sizes_is_not_compiled(compiled: Recipe) -> None:
     told = altered(compiled, trajectories={**dict(compiled.trajectories), "solver": "rk45"})
     with pytest.raises(BadInput, match="teacher.compile: rk45 evaluates batches of ever other sizes"):
         preflight(told, Teacher(told.teacher))
+
+
+@pytest.mark.parametrize(("factory", "count"), [("seen_points", 0), ("clamped_points", 1), ("detached_points", 1)])
+def test_a_decode_whose_gradient_vanishes_out_of_range_is_noticed(factory: str, count: int) -> None:
+    warnings = Teacher(TeacherSpec(factory=f"tests.support.own_models:{factory}")).family.warnings()
+    assert len(warnings) == count and all("its decode clamps" in warning for warning in warnings)
