@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.distances import Features, KernelDistances, Resampling, combine, units_of
 from fewstep.orchestrator.evaluation.evaluator_pool import EvaluatorPool, evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_cache import Key
-from fewstep.orchestrator.evaluation.system import SampleFeatures, System
+from fewstep.orchestrator.evaluation.results import nearest_steps
+from fewstep.orchestrator.evaluation.system import VARIED, SampleFeatures, System
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability.console import say
 from fewstep.orchestrator.observability.image_grid import contact_sheet
@@ -79,6 +81,29 @@ def student_scales(evaluation: Evaluation, fixed: float | None) -> Sequence[floa
     return [fixed] if fixed is not None else evaluation.student_guidance_scales or _scales(evaluation)
 
 
+def own_steps(recipe: Recipe) -> int:
+    """Of the numbers of steps to judge, the one that the student is made for."""
+    return nearest_steps(recipe.evaluation.steps, recipe.method.build().student_steps)
+
+
+def measure_judged(
+    pool: EvaluatorPool, recipe: Recipe, systems: Sequence[System], description: str
+) -> dict[System, SampleFeatures]:
+    """Samples of systems: fewer at other numbers of steps than the student is made for, if the recipe says so."""
+    evaluation, measured = recipe.evaluation, dict[System, SampleFeatures]()
+    in_full = {own_steps(recipe), evaluation.reference_steps}
+    for is_full, count in ((True, evaluation.samples), (False, evaluation.other_samples or evaluation.samples)):
+        some = [system for system in systems if (system.steps in in_full) is is_full]
+        measured |= zip(some, pool.measure(some, count, description), strict=True)
+    return measured
+
+
+def measure_variety(pool: EvaluatorPool, systems: Sequence[System]) -> dict[System, SampleFeatures]:
+    """Samples of a few prompts, several of each, by systems."""
+    varied = [replace(system, noise="variety") for system in systems]
+    return dict(zip(systems, pool.measure(varied, VARIED, "sampling a few prompts several times"), strict=True))
+
+
 def choose(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[System]) -> System:
     """The best of candidates with one number of steps, by noise that is used for nothing else."""
     name, steps = candidates[0].name, candidates[0].steps
@@ -89,7 +114,7 @@ def choose(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequence[Sys
     if choice is None:
         count = evaluation.selection_samples
         samples = pool.measure([reference, *candidates], count, f"choosing the {name}'s best at {steps} steps")
-        distances = kids(samples, units_of(count, len(pool.setting.prompts)))
+        distances = kids([one.features for one in samples], units_of(count, len(pool.setting.prompts)))
         order = np.argsort(distances, kind="stable")
         tried = tuple(Candidate(candidates[i].sampler, candidates[i].guidance_scale, distances[i]) for i in order)
         choice = ChosenSystem(tried[0].sampler, tried[0].guidance_scale, tried)
@@ -120,11 +145,11 @@ def _choice_key(pool: EvaluatorPool, evaluation: Evaluation, candidates: Sequenc
     return Key(f"best-{whose}{candidates[0].steps}-steps", facts)
 
 
-def kids(samples: Sequence[SampleFeatures], units: np.ndarray) -> list[float]:
-    """KID of each system's samples but the first's, to those of the first."""
-    sets = {str(number): Features(system.features, units) for number, system in enumerate(samples)}
+def kids(features: Sequence[NDArray[np.floating]], units: NDArray[np.int64]) -> list[float]:
+    """KID of each system's features [n, d] but the first's, to those of the first."""
+    sets = {str(number): Features(values, units) for number, values in enumerate(features)}
     distances = KernelDistances(sets, Resampling(len(units), 0, 0, seed=0))
-    return [distances.between(str(number), "0").value for number in range(1, len(samples))]
+    return [distances.between(str(number), "0").value for number in range(1, len(features))]
 
 
 def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSystems, list[SampleFeatures]]:
@@ -137,15 +162,19 @@ def measure_teacher(recipe: Recipe, work: Path, out: Path) -> tuple[TeacherSyste
     with open_pool(recipe, evaluation_prompts(evaluation), work) as pool:
         systems = teacher_systems(pool, evaluation)
         judged = [systems.reference, systems.null, *systems.best]
-        samples = pool.measure(judged, evaluation.samples, "measuring the teacher")
-        for system in (*judged, selection_reference(evaluation)):
+        measured = measure_judged(pool, recipe, judged, "measuring the teacher")
+        measure_variety(pool, judged[1:])
+        chosen_by = selection_reference(evaluation)
+        pool.measure([chosen_by], evaluation.selection_samples, "sampling what choices are made by")
+        varied = [replace(system, noise="variety") for system in judged[1:]]
+        for system in (*judged, *varied, chosen_by):
             pool.files.ship(pool.key(system), out)
         for steps in evaluation.steps:
             pool.files.ship(_choice_key(pool, evaluation, _teachers(pool, evaluation, steps)), out)
         if evaluation.images:
             pool.measure_images(evaluation.images)
             pool.files.ship(pool.images_key(evaluation.images), out)
-    return systems, samples
+    return systems, [measured[system] for system in judged]
 
 
 def present_teacher(recipe: Recipe, work: Path, out: Path, variety_prompt: str) -> Json:
@@ -173,7 +202,7 @@ def teacher_gate(recipe: Recipe, systems: TeacherSystems, samples: Sequence[Samp
     evaluation = recipe.evaluation
     units = units_of(evaluation.samples, len(evaluation_prompts(evaluation)))
     names = ["reference", "null", *(str(system.steps) for system in systems.best)]
-    sets = {name: Features(system.features, units) for name, system in zip(names, samples, strict=True)}
+    sets = {name: Features(one.features, units[: len(one.features)]) for name, one in zip(names, samples, strict=True)}
     resampling = Resampling(int(units.max()) + 1, 0, evaluation.bootstraps, evaluation.seed)
     distances = KernelDistances(sets, resampling)
     null = distances.between("null", "reference")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 UNITS = 30  # that resampling needs at least
+MOST_TIMES = 100.0  # that one distance is said to be less than another: 0 would be so for ever
 NEIGHBOURS = 3  # k of precision and recall, as in arXiv:1904.06991
 ROWS = 2048  # of a matrix over pairs of samples that are in memory together
 SAMPLES_FOR_FRECHET = 5000  # below, its bias is larger than what it measures
@@ -59,6 +60,15 @@ class BootstrapEstimate:
 def combine(*terms: tuple[float, BootstrapEstimate]) -> BootstrapEstimate:
     """A weighted sum of paired estimates, like KID(student) - 0.5 KID(teacher)."""
     return BootstrapEstimate(sum((factor * estimate.draws for factor, estimate in terms), np.zeros(1)))
+
+
+def times_less(one: BootstrapEstimate, other: BootstrapEstimate) -> float:
+    """The most times, MOST_TIMES at most, that `one` fits into `other` by the whole 95 % interval; 0 if not once."""
+    low, high = 0.0, MOST_TIMES
+    for _ in range(40):  # halvings, to the last digit that anybody would say
+        middle = (low + high) / 2
+        low, high = (middle, high) if combine((middle, one), (-1, other)).high < 0 else (low, middle)
+    return low if combine((1, one), (-1, other)).high < 0 else 0.0
 
 
 def exactly(value: float) -> BootstrapEstimate:
@@ -180,6 +190,14 @@ def precision_and_recall(
     return resampling.mean(is_real, judged.units), resampling.mean(is_reached.astype(np.float64), reference.units)
 
 
+def neighbour_distances(judged: NDArray[np.floating], reference: NDArray[np.floating]) -> Floats:
+    """How far each of features [n, d] is from the third nearest of a reference [m, d]; a typical one is near."""
+    nth, distances = min(NEIGHBOURS, len(reference)) - 1, np.zeros(len(judged))
+    for rows in _blocks(len(judged)):
+        distances[rows] = np.sqrt(np.partition(_squared_distances(judged[rows], reference), nth, axis=1)[:, nth])
+    return distances
+
+
 def _radii(values: NDArray[np.floating]) -> Floats:
     """Squared distance of each sample to its third nearest other."""
     nth, radii = min(NEIGHBOURS, len(values) - 1) - 1, np.zeros(len(values))
@@ -199,9 +217,27 @@ def _squared_distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Floa
     return ((x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2 * x @ y.T).clip(0)
 
 
+def variety(
+    judged: NDArray[np.floating], teacher: NDArray[np.floating], size: int, resampling: Resampling
+) -> BootstrapEstimate:
+    """How far apart the features [n, d] of pictures of one prompt are, of the teacher's the same: 1 is as far.
+
+    Each `size` in turn are of one prompt; these are what is resampled.
+    """
+    groups = np.arange(len(judged) // size)
+    mine, its = (resampling.mean(_spreads(values, size), groups) for values in (judged, teacher))
+    return BootstrapEstimate(mine.draws / its.draws)
+
+
+def _spreads(values: NDArray[np.floating], size: int) -> Floats:
+    """The mean distance within each group of features."""
+    groups = values.reshape(-1, size, values.shape[1])
+    return np.stack([np.sqrt(_squared_distances(one, one)).sum() / (size * (size - 1)) for one in groups])
+
+
 def same_noise_distance(judged: Features, teacher: Features, resampling: Resampling) -> BootstrapEstimate:
     """Mean distance between the features of two pictures made of the same noise and prompt."""
-    apart = judged.values.astype(np.float64) - teacher.values.astype(np.float64)
+    apart = judged.values.astype(np.float64) - teacher.values[: len(judged)].astype(np.float64)
     return resampling.mean(np.linalg.norm(apart, axis=1), judged.units)
 
 

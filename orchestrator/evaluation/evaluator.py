@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.errors import BadInput
+from fewstep.orchestrator.evaluation.appearance import appearance
 from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
+from fewstep.orchestrator.evaluation.last_answer import last_answer
 from fewstep.orchestrator.evaluation.system import (
     CALIBRATION,
     CALIBRATION_STEPS,
@@ -71,6 +73,11 @@ class Evaluator:
     def _features(self) -> FeatureNetwork:
         return feature_network(self.setting.features, self.setting.device)
 
+    @cached_property
+    def _check(self) -> FeatureNetwork | None:
+        name = self.setting.check
+        return feature_network(name, self.setting.device, "evaluation.check") if name else None
+
     def revisions(self) -> dict[str, str]:
         """Hashes of what is judged. Raises BadInput where the teacher is told something and nobody says what."""
         if self.teacher.family.is_conditional and self.setting.prompts == ("",):
@@ -106,18 +113,24 @@ class Evaluator:
 
     def measure(self, system: System, samples: range, variances: Sequence[float] = ()) -> SampleFeatures:
         """One batch of a system's samples; a stochastic solver is told what `calibrate` found."""
-        return self._image_features(self.sample(system, samples, variances), samples)
+        return self._image_features(self._paint(system, samples, variances), samples)
+
+    def sample(self, system: System, samples: Sequence[int], variances: Sequence[float] = ()) -> Tensor:
+        """Images [n, 3, height, width] in 0..1."""
+        return self._paint(system, samples, variances).clamp(0, 1)
 
     @torch.inference_mode()
-    def sample(self, system: System, samples: range, variances: Sequence[float] = ()) -> Tensor:
-        """Images [n, 3, height, width] in 0..1."""
-        prompts = [self.setting.prompt(i) for i in samples]
+    def _paint(self, system: System, samples: Sequence[int], variances: Sequence[float]) -> Tensor:
+        """Images as they come from the decoder, which may leave the range of 0..1."""
+        prompts = [self.setting.prompt(i, system.noise) for i in samples]
         noise = self._noise(system.noise, samples)
         if system.name == "student":
-            return self._sample_student(system, prompts, noise, samples).float().cpu()
-        return self._sample_teacher(system, prompts, noise, samples, variances).float().cpu()
+            images = self._sample_student(system, prompts, noise, samples)
+        else:
+            images = self._sample_teacher(system, prompts, noise, samples, variances)
+        return images.float().cpu() / 2 + 0.5
 
-    def _noise(self, role: str, samples: range) -> Tensor:
+    def _noise(self, role: str, samples: Sequence[int]) -> Tensor:
         shape = self.teacher.family.latent_shape
         noise = [torch.randn(shape, generator=self.setting.generator(role, i)) for i in samples]
         return torch.stack(noise).to(self.setting.device)
@@ -127,7 +140,7 @@ class Evaluator:
         return GuidedDenoiser(self._denoiser, self.teacher.encode(prompts), self._uncond, scale)
 
     def _sample_teacher(
-        self, system: System, prompts: list[str], noise: Tensor, samples: range, variances: Sequence[float]
+        self, system: System, prompts: list[str], noise: Tensor, samples: Sequence[int], variances: Sequence[float]
     ) -> Tensor:
         solver = SOLVERS[system.sampler]
         if solver.is_stochastic:
@@ -135,17 +148,19 @@ class Evaluator:
             solver = replace(solver, options={"variances": variances, "generators": generators})
         guided, steps = self._guided(system.guidance_scale, prompts), self._steps(system.sampler, system.steps)
         states, _ = sample_path(solver, self.teacher.scheduler, guided, noise, steps)
-        return self.teacher.decode(states[:, -1])
+        return self.teacher.family.decode(states[:, -1])
 
-    def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: range) -> Tensor:
-        """Sample as a user would: by the exported pipeline with its own scheduler."""
+    def _sample_student(self, system: System, prompts: list[str], noise: Tensor, samples: Sequence[int]) -> Tensor:
+        """Sample as a user would, by the exported pipeline with its own scheduler, but look before it clamps."""
         pipeline, roles = self.student.pipeline, (system.noise, f"{system.noise} steps")
         starting, stepping = ([self.setting.generator(role, i) for i in samples] for role in roles)
         eta = {"eta": self.setting.call.eta} if self.setting.call.eta else {}
-        with torch.random.fork_rng():
+        vae = pipeline.components.get("vae")
+        watched = last_answer(vae, "decode") if vae else last_answer(pipeline.scheduler, "step")
+        with torch.random.fork_rng(), watched as answers:
             # Not every pipeline hands its generators on to its scheduler.
             torch.manual_seed(stepping[0].initial_seed())
-            output = pipeline(
+            pipeline(
                 **self.student.call_arguments(
                     prompts, self.setting.call.negative_prompt, system.steps, system.guidance_scale
                 ),
@@ -153,7 +168,8 @@ class Evaluator:
                 **eta,
                 output_type="pt",
             )
-        return output.images
+        (answer,) = answers
+        return answer if vae else self.student.decode(answer)
 
     def seconds_per_image(self, system: System, variances: Sequence[float] = ()) -> float:
         """End to end for one full batch, prompts to pixels; what only the first batch pays is left out."""
@@ -181,9 +197,22 @@ class Evaluator:
         """How many features a picture has."""
         return self._features(torch.zeros(1, 3, 64, 64)).shape[1]
 
+    def pictures(self, system: System, samples: Sequence[int], variances: Sequence[float] = ()) -> NDArray[np.uint8]:
+        """Some of a system's samples to look at, [n, height, width, 3]."""
+        size = self.setting.batch_size
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        return np.concatenate([_thumbnails(self.sample(system, batch, variances)) for batch in batches])
+
     def _image_features(self, images: Tensor, samples: range) -> SampleFeatures:
-        features = self._features(images).half().cpu().numpy()
-        return SampleFeatures(features, _thumbnails(images[: max(0, PICTURES - samples.start)]))
+        shown = images.clamp(0, 1)
+        check = self._check(shown) if self._check else torch.empty(len(images), 0)
+        return SampleFeatures(
+            self._features(shown).half().cpu().numpy(),
+            check.half().cpu().numpy(),
+            appearance(images).numpy(),
+            _thumbnails(shown[: max(0, PICTURES - samples.start)]),
+            self.setting.check,
+        )
 
 
 def without_safety_checker(family: Family) -> Family:

@@ -92,6 +92,10 @@ class EvaluatorActor:
             return batch, self._evaluator.measure_images(batch.of, batch.samples)
         return batch, self._evaluator.measure(batch.of, batch.samples, batch.variances)
 
+    def pictures(self, system: System, samples: Sequence[int], variances: tuple[float, ...]) -> NDArray[np.uint8]:
+        """Some of a system's samples to look at."""
+        return self._evaluator.pictures(system, samples, variances)
+
     def calibrate(self, guidance_scale: float) -> list[float]:
         """What a stochastic solver has to be told."""
         return self._evaluator.calibrate(guidance_scale)
@@ -184,6 +188,10 @@ class EvaluatorPool:
         """How many features a picture has."""
         return self._ask(EvaluatorActor.num_features)
 
+    def pictures(self, system: System, samples: Sequence[int]) -> NDArray[np.uint8]:
+        """Some of a system's samples to look at, [n, height, width, 3]."""
+        return self._ask(EvaluatorActor.pictures, system, samples, self._variances(system))
+
     def seconds_per_image(self, systems: Sequence[System]) -> dict[System, float]:
         """Timed one after the other on one actor, while the others rest."""
         timings = json.loads(self._timings.read_text()) if self._timings.exists() else {}
@@ -272,6 +280,8 @@ def open_pool(
     connect(recipe.resources)
     evaluation, resources = recipe.evaluation, recipe.resources
     features_label(evaluation.features)
+    if evaluation.check:
+        features_label(evaluation.check, "evaluation.check")
     require(resources, [worker_bundle(resources)] * resources.generators, "resources.generators")
     setting = EvaluationSetting(
         teacher=recipe.teacher,
@@ -280,6 +290,7 @@ def open_pool(
         negative_prompt=recipe.trajectories.negative_prompt,
         prompts=tuple(prompts),
         features=evaluation.features,
+        check=evaluation.check,
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
         device=device_of(resources),
@@ -288,9 +299,9 @@ def open_pool(
     remote = ray.remote(EvaluatorActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options(resources))
     actors = [cast(ActorHandle, remote.remote(setting)) for _ in range(resources.generators)]
     try:
-        files, timings = FeatureFiles(out / "features", evaluation.baselines), out / "timings.json"
+        files = FeatureFiles(out / "features", evaluation.baselines, evaluation.check)
         recorder = Recorder(out / "progress.jsonl", Path(recipe.output).name, recipe.method.name)
-        yield EvaluatorPool(setting, actors, files, timings, recorder)
+        yield EvaluatorPool(setting, actors, files, out / "timings.json", recorder)
     finally:
         for actor in actors:
             ray.kill(actor)

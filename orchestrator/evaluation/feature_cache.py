@@ -39,15 +39,30 @@ class Key:
 def newest(folder: Path, name: str) -> SampleFeatures:
     """What was measured last under a name, whatever else it depends on."""
     file = max(folder.glob(f"{name}-*.npz"), key=lambda file: file.stat().st_mtime_ns)
+    return read_features(file)
+
+
+def read_features(file: Path) -> SampleFeatures:
+    """What `FeatureFiles.keep` wrote. Raises KeyError where a part of it is missing."""
     with np.load(file, allow_pickle=False) as arrays:
-        return SampleFeatures(arrays["features"], arrays["pictures"])
+        return SampleFeatures(
+            features=arrays["features"],
+            check=arrays["check"],
+            appearance=arrays["appearance"],
+            pictures=arrays["pictures"],
+            check_network=str(arrays["check_network"]),
+        )
 
 
 class FeatureFiles:
-    """A folder of features of our own, and one that came with the teacher ("" for none)."""
+    """A folder of features of our own, and one that came with the teacher ("" for none).
 
-    def __init__(self, own: Path, shipped: str) -> None:
-        self.own = own
+    `check` is the second network that has to have seen the pictures too, "" for none. Keys leave it out: what is
+    decided by the first network's features does not depend on it.
+    """
+
+    def __init__(self, own: Path, shipped: str, check: str) -> None:
+        self.own, self._check = own, check
         self._folders = [own, Path(shipped)] if shipped else [own]
         own.mkdir(parents=True, exist_ok=True)
 
@@ -61,20 +76,19 @@ class FeatureFiles:
             if not file.exists():
                 continue
             try:
-                with np.load(file, allow_pickle=False) as arrays:
-                    features, pictures = arrays["features"], arrays["pictures"]
+                measured = read_features(file)
             except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError):
-                say(f"{file} is damaged and is made again")
+                say(f"{file} is damaged, or of another version, and is made again")
                 continue
-            if len(features) >= count:
-                return SampleFeatures(features[:count], pictures)
+            if len(measured.features) >= count and self._check in ("", measured.check_network):
+                return measured.first(count)
         return None
 
     def keep(self, key: Key, measured: SampleFeatures) -> None:
         """Write a file, whole or not at all."""
         fresh = self.own / f".{uuid.uuid4().hex}.npz"
         facts = json.dumps(key.facts, sort_keys=True)
-        np.savez_compressed(fresh, features=measured.features, pictures=measured.pictures, facts=np.array(facts))
+        np.savez_compressed(fresh, allow_pickle=False, **vars(measured), facts=np.array(facts))
         os.replace(fresh, self.own / f"{key.stem}.npz")
 
     def recall(self, key: Key, kind: type[Decision]) -> Decision | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,22 @@ from fewstep.methods.batch import to_device_async
 from fewstep.orchestrator.errors import BadInput, nearest
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of colours
+IMAGENET: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: Moments = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+UNCHANGED: Moments = ((0.0,) * 3, (1.0,) * 3)
 MOBILENET_LAYERS = {3: 24, 6: 32, 13: 96, 17: 320}  # block: channels
 TRANSFORMER_LAYERS = 4  # evenly in depth, the last one among them
-CHOICES = "mobilenetv2, clip:PATH_OR_ID, dinov2:PATH_OR_ID, inception:TORCHSCRIPT_FILE"
+RANDOM_CHANNELS = (3, 32, 64, 128)
+LABELS = {
+    "mobilenetv2": "MobileNetV2",
+    "random": "random convolutions",
+    "clip": "CLIP",
+    "dinov2": "DINOv2",
+    "inception": "Inception",
+}
+INCLUDED = ("mobilenetv2", "random")  # which need no path
+CHOICES = "mobilenetv2, random, clip:PATH_OR_ID, dinov2:PATH_OR_ID, inception:TORCHSCRIPT_FILE"
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,11 @@ class Parts:
     """A network and how it is used."""
 
     network: nn.Module
-    prepare: Callable[[Tensor], Tensor]
+    resize: Callable[[Tensor], Tensor]
     answer: Callable[[nn.Module, Tensor], Tensor]
     layers: Callable[[nn.Module, Tensor], list[Tensor]] | None = None
     channels: tuple[int, ...] = ()  # of each layer
+    moments: Moments = UNCHANGED  # that colours are normalised by
     read: Callable[[Sequence[str]], Tensor] | None = None  # texts to features in the space of the images'
 
 
@@ -48,7 +61,8 @@ class FeatureNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """The features, in float32."""
-        return self._parts.answer(self.network, self._parts.prepare(images.to(self._device))).float()
+        resized = self._parts.resize(images.to(self._device)).clamp(0, 1)  # a bicubic filter leaves the range
+        return self._parts.answer(self.network, _normalised(resized, self._parts.moments)).float()
 
     @property
     def reads(self) -> bool:
@@ -65,34 +79,36 @@ class FeatureNetwork:
     def maps(self, images: Tensor) -> list[Tensor]:
         """What some of its layers see, [n, channels, height, width] each; gradients pass to the images.
 
+        Nothing is clamped, which would take the gradient from what is out of range.
         Raises BadInput where the network shows only its answer.
         """
         if self._parts.layers is None:
             raise BadInput("training.features: this network shows no layers; use mobilenetv2, clip:... or dinov2:...")
-        return self._parts.layers(self.network, self._parts.prepare(images))
+        return self._parts.layers(self.network, _normalised(self._parts.resize(images), self._parts.moments))
 
 
-def features_label(name: str, section: str = "evaluation") -> str:
+def features_label(name: str, field: str = "evaluation.features") -> str:
     """What figures call the network. Raises BadInput where no network has that name."""
     kind, _, path = name.partition(":")
-    labels = {"mobilenetv2": "MobileNetV2", "clip": "CLIP", "dinov2": "DINOv2", "inception": "Inception"}
-    if kind not in labels:
-        raise BadInput(f"{section}.features: no network is called {name!r}{nearest(kind, labels)}; one of {CHOICES}")
-    if bool(path) == (kind == "mobilenetv2"):
-        raise BadInput(f"{section}.features: {name!r} should read like one of {CHOICES}")
-    return f"{labels[kind]} {Path(path).name}".rstrip()
+    if kind not in LABELS:
+        raise BadInput(f"{field}: no network is called {name!r}{nearest(kind, LABELS)}; one of {CHOICES}")
+    if bool(path) == (kind in INCLUDED):
+        raise BadInput(f"{field}: {name!r} should read like one of {CHOICES}")
+    return f"{LABELS[kind]} {Path(path).name}".rstrip()
 
 
-def feature_network(name: str, device: str | torch.device = "cpu", section: str = "evaluation") -> FeatureNetwork:
+def feature_network(
+    name: str, device: str | torch.device = "cpu", field: str = "evaluation.features"
+) -> FeatureNetwork:
     """Load a network by name. Raises BadInput for a name, a package or a file that is not there."""
-    features_label(name, section)
+    features_label(name, field)
     kind, _, path = name.partition(":")
-    load = {"mobilenetv2": _mobilenet, "clip": _clip, "dinov2": _dino, "inception": _inception}[kind]
+    loaders = {"mobilenetv2": _mobilenet, "random": _random, "clip": _clip, "dinov2": _dino, "inception": _inception}
     use_fast_downloads()
     try:
-        parts = load(path)
+        parts = loaders[kind](path)
     except (OSError, RuntimeError, ValueError) as error:
-        raise BadInput(f"{section}.features: {name} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{field}: {name} cannot be loaded: {' '.join(str(error).split())}") from error
     return FeatureNetwork(parts, torch.device(device))
 
 
@@ -108,11 +124,36 @@ def _mobilenet(path: str) -> Parts:
     network.load_state_dict(weights)
     return Parts(
         network,
-        lambda images: _normalised(_resized(images, 64, "bilinear"), IMAGENET),
+        lambda images: _resized(images, 64, "bilinear"),
         lambda net, x: net(x),
         _mobilenet_layers,
         tuple(MOBILENET_LAYERS.values()),
+        IMAGENET,
     )
+
+
+def _random(path: str) -> Parts:
+    """Convolutions that nothing was learned by, always the same (as in arXiv:2002.09797).
+
+    What a network learned from photographs overlooks, faint noise and colours, moves these: they check the others.
+    """
+    network, generator = nn.Sequential(), torch.Generator().manual_seed(0)
+    for inputs, outputs in itertools.pairwise(RANDOM_CHANNELS):
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        weight = torch.randn(convolution.weight.shape, generator=generator)
+        convolution.weight = nn.Parameter(weight * math.sqrt(2 / (9 * inputs)))
+        network.extend([convolution, nn.ReLU()])
+    return Parts(network, lambda images: _resized(images, 64, "bilinear"), _pooled_responses, moments=IMAGENET)
+
+
+def _pooled_responses(net: nn.Module, images: Tensor) -> Tensor:
+    """The mean and the deviation of each channel of each layer over the picture."""
+    pooled = []
+    for layer in net.children():
+        images = layer(images)
+        if isinstance(layer, nn.ReLU):
+            pooled += [images.mean((2, 3)), images.std((2, 3))]
+    return torch.cat(pooled, 1)
 
 
 def _mobilenet_layers(net: nn.Module, images: Tensor) -> list[Tensor]:
@@ -151,10 +192,11 @@ def _clip(path: str) -> Parts:
 
     return Parts(
         network,
-        lambda images: _normalised(_resized(images, size, "bicubic"), CLIP),
+        lambda images: _resized(images, size, "bicubic"),
         lambda net, x: net(pixel_values=x).image_embeds,
         _transformer_layers,
         (network.config.hidden_size,) * TRANSFORMER_LAYERS,
+        CLIP,
         read,
     )
 
@@ -174,10 +216,11 @@ def _dino(path: str) -> Parts:
     size = 16 * network.config.patch_size  # 224 px with patches of 14; positions are interpolated
     return Parts(
         network,
-        lambda images: _normalised(_resized(images, size, "bicubic"), IMAGENET),
+        lambda images: _resized(images, size, "bicubic"),
         lambda net, x: net(pixel_values=x).pooler_output,
         _transformer_layers,
         (network.config.hidden_size,) * TRANSFORMER_LAYERS,
+        IMAGENET,
     )
 
 
@@ -185,17 +228,17 @@ def _inception(path: str) -> Parts:
     """The TorchScript file of FID's Inception that NVIDIA publishes; it resizes and normalises by itself."""
     return Parts(
         torch.jit.load(path, map_location="cpu"),
-        lambda images: (images * 255).round().to(torch.uint8),
-        lambda net, x: net(x, return_features=True),
+        lambda images: images,
+        lambda net, x: net((x * 255).round().to(torch.uint8), return_features=True),
     )
 
 
 def _resized(images: Tensor, size: int, mode: str) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, size=(size, size), mode=mode, align_corners=False, antialias=True).clamp(0, 1)
+    return F.interpolate(images, size=(size, size), mode=mode, align_corners=False, antialias=True)
 
 
-def _normalised(images: Tensor, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+def _normalised(images: Tensor, moments: Moments) -> Tensor:
     mean, deviation = (to_device_async(torch.tensor(values).view(3, 1, 1), images.device) for values in moments)
     return (images - mean) / deviation

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.distances import SAMPLES_FOR_FRECHET, FeatureMoments
+from fewstep.orchestrator.evaluation.feature_cache import read_features
 from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.recipe.evaluation import Evaluation
@@ -39,7 +41,7 @@ def read_statistics(evaluation: Evaluation) -> FeatureMoments | SampleFeatures:
         with np.load(file, allow_pickle=False) as arrays:
             if "features" in arrays:
                 _check_own(evaluation, json.loads(str(arrays["facts"])))
-                return SampleFeatures(arrays["features"], arrays["pictures"])
+                return read_features(Path(file))
             moments = FeatureMoments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         if isinstance(error, BadInput):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Literal
 
 FRECHET = ("FID", "Frechet distance")  # by Inception's features, and by any others
 SAMPLES_FOR_A_CLAIM = 2000
+DIVERSITY = ("precision", "recall", "variety")
+LOOKS = ("clipped", "saturation", "contrast", "brightness")  # of pictures, as `appearance` measures them
+LEAST_SHARE = 0.5  # of what the teacher has of DIVERSITY
+LOOKS_SHARE, LOOKS_MARGIN = 0.25, 0.02  # of the teacher's looks, and besides, that the student's may be apart
 Reference = Literal["teacher", "images", "statistics"]
 
 
@@ -45,6 +50,8 @@ class Claim:
     holds: bool
     samples: int
     is_claim: bool
+    times: float = 0.0  # nearer than what it is compared with, by the whole interval
+    withheld: str = ""  # what speaks against it, whatever the interval
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class EvaluationResults:
 
     def judged_steps(self, wanted: int) -> int:
         """The number of steps nearest to what the student was made for."""
-        return min(self.steps, key=lambda steps: abs(steps - wanted))
+        return nearest_steps(self.steps, wanted)
 
     def find(self, system: str, steps: int, metric: str, reference: str = "teacher") -> Row:
         """One row by the start of its metric's name."""
@@ -108,31 +115,48 @@ class EvaluationResults:
             if (row.system, row.reference) == ("student", "teacher")
         }
 
+    def objections(self, steps: int) -> list[str]:
+        """What eyes would object to in the student's pictures, which no distance between features makes up for.
+
+        Less than half of the precision, recall or variety that the teacher's own pictures at many steps have among
+        themselves; or looks that are more than a quarter and 0.02 apart from theirs.
+        """
+        objections = []
+        for metric in filter(self.measured, (*DIVERSITY, *LOOKS)):
+            mine = self.find("student", steps, metric).value
+            its = self.find("teacher", self.many_steps, metric).value
+            apart = mine - its if metric == "clipped" else abs(mine - its)
+            is_too_far = mine < LEAST_SHARE * its if metric in DIVERSITY else apart > LOOKS_SHARE * its + LOOKS_MARGIN
+            if is_too_far:
+                objections.append(f"{metric} {mine:.3f}, where the teacher's {self.many_steps} steps have {its:.3f}")
+        return objections
+
     def headline(self, wanted: int) -> str:
-        """One honest sentence about the student at the number of steps that it was made for."""
+        """What was gained at the number of steps that the student was made for, in one honest sentence or two."""
         steps = self.judged_steps(wanted)
         student, teacher = (self.find(system, steps, "KID") for system in ("student", "teacher"))
-        half, beats = self.claim("half", steps), self.claim("beats", steps)
-        at = f"{steps} step{'s' if steps > 1 else ''}"
+        many, beats, at = self.find("teacher", self.many_steps, "KID"), self.claim("beats", steps), counted(steps)
         numbers = f"{self.kid} {student.value:.4f} against {teacher.value:.4f}"
-        many, best = f"the teacher's {self.many_steps}-step pictures", f"the teacher's own best at {at}"
-        if half.holds:
-            says = f"At {at} the student is less than half as far from {many} as {best}: {numbers}, "
-            says += f"{interval(half, 'KID(student) - 0.5 KID(teacher) =')}."
+        pictures, best = f"the teacher's {self.many_steps}-step pictures", f"the teacher's own best at {at}"
+        speed = many.seconds_per_image / student.seconds_per_image
+        if beats.withheld and beats.high < 0:
+            says = f"At {at} the student is not called better than {best}, whatever its KID: {beats.withheld}."
         elif beats.holds:
-            says = f"At {at} the student is nearer to {many} than {best}: {numbers}, {interval(beats, 'difference')}."
+            nearer = f"at least {_rounded_down(beats.times)} times nearer" if beats.times >= 1.1 else "nearer"
+            says = f"At {at} the student is {nearer} to {pictures} than {best}"
+            says += f", and {speed:.3g} times as fast as those {self.many_steps}: {numbers}."
         else:
             says = f"At {at} the student is not shown to be better than {best}: {numbers}, "
-            says += f"{interval(beats, 'difference')}."
+            says += f"difference {beats.value:+.4f}, 95 % interval [{beats.low:+.4f}, {beats.high:+.4f}]."
         return says if beats.is_claim else f"{says} {caution(beats.samples)}"
 
 
 UNJUDGED = EvaluationResults((), ())
 
 
-def interval(claim: Claim, what: str) -> str:
-    """A difference with its interval."""
-    return f"{what} {claim.value:+.4f}, 95 % interval [{claim.low:+.4f}, {claim.high:+.4f}]"
+def nearest_steps(judged: Sequence[int], wanted: int) -> int:
+    """Of the numbers of steps that a student is judged at, the one nearest to what it was made for."""
+    return min(judged, key=lambda steps: abs(steps - wanted))
 
 
 def caution(samples: int) -> str:
@@ -142,4 +166,15 @@ def caution(samples: int) -> str:
 
 def label(name: str, steps: int) -> str:
     """What a row of pictures is called."""
-    return f"{name}, {steps} step{'s' if steps > 1 else ''}"
+    return f"{name}, {counted(steps)}"
+
+
+def counted(steps: int) -> str:
+    """A number of steps in words."""
+    return f"{steps} step{'s' if steps > 1 else ''}"
+
+
+def _rounded_down(times: float) -> str:
+    """To two digits, so that the interval supports what is said."""
+    unit = 10 ** (math.floor(math.log10(times)) - 1)
+    return f"{math.floor(times / unit + 1e-9) * unit:.6g}"

@@ -17,15 +17,15 @@ INK, PAPER, FAINT = (28, 32, 40), (255, 255, 255), (110, 118, 130)
 
 
 def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path) -> None:
-    """The same noise and prompt down each column; the rows are named at their left, the columns above."""
+    """Rows of pictures, named at their left; `captions` stand above the columns, where these have any."""
     tall, wide = _tile(rows[0][1])
     font = ImageFont.load_default(14)
     small = ImageFont.load_default(12)
     lines = [textwrap.wrap(caption or "(empty prompt)", max(8, wide // 7))[:3] for caption in captions]
     left = int(max(font.getlength(label) for label, _ in rows)) + 3 * GAP_PX
-    top = 15 * max(len(words) for words in lines) + 2 * GAP_PX
-    across, down = wide + GAP_PX, tall + GAP_PX
-    sheet = Image.new("RGB", (left + across * len(captions) + GAP_PX, top + down * len(rows) + GAP_PX), PAPER)
+    top = 15 * max((len(words) for words in lines), default=0) + 2 * GAP_PX
+    across, down, columns = wide + GAP_PX, tall + GAP_PX, len(rows[0][1])
+    sheet = Image.new("RGB", (left + across * columns + GAP_PX, top + down * len(rows) + GAP_PX), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, words in enumerate(lines):
         x = left + column * across + wide / 2
@@ -33,7 +33,7 @@ def grid(rows: Sequence[tuple[str, Pixels]], captions: Sequence[str], file: Path
     for row, (label, pictures) in enumerate(rows):
         y = top + row * down
         pen.text((left - 2 * GAP_PX, y + tall / 2), label, INK, font, anchor="rm")
-        for column in range(len(captions)):
+        for column in range(columns):
             sheet.paste(_enlarged(pictures[column], tall, wide), (left + column * across, y))
     _save(sheet, file)
 

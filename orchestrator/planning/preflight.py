@@ -128,6 +128,6 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder" and recipe.has_training:
-            features_label(recipe.training.features, section="training")
-            if not is_offline and not feature_network(recipe.training.features, section="training").channels:
+            features_label(recipe.training.features, field="training.features")
+            if not is_offline and not feature_network(recipe.training.features, field="training.features").channels:
                 raise BadInput(f"training.features: {recipe.training.features} shows no layers, which losses look at")

@@ -27,6 +27,11 @@ class Evaluation(Section):
         'compares with real images; "" is none.',
     )
     samples: int = Field(default=500, gt=1, description="How many samples of each system are compared.")
+    other_samples: int = Field(
+        default=0,
+        ge=0,
+        description="How many are compared at other numbers of steps than the student is made for; 0 is as many.",
+    )
     steps: tuple[int, ...] = Field(
         default=(1, 2, 4, 8),
         description="Numbers of steps that the student is sampled with; the teacher is sampled with as many "
@@ -71,8 +76,13 @@ class Evaluation(Section):
     )
     features: str = Field(
         default="mobilenetv2",
-        description="The network whose features are compared: mobilenetv2, clip:PATH_OR_ID, dinov2:PATH_OR_ID "
-        "or inception:TORCHSCRIPT_FILE.",
+        description="The network whose features are compared: mobilenetv2, random, clip:PATH_OR_ID, "
+        "dinov2:PATH_OR_ID or inception:TORCHSCRIPT_FILE.",
+    )
+    check: str = Field(
+        default="random",
+        description="A second network, without whose consent nothing is called better: any of `features`, of which "
+        'random is convolutions that nothing was learned by; "" is none.',
     )
     seed: int = Field(default=1_000_000, description="The seed of the noise, the order of prompts and the bootstrap.")
     batch_size: int = Field(default=64, gt=0, description="Images that are sampled and measured together.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fewstep.orchestrator.datasets.commit_log import open_commit_log
-from fewstep.orchestrator.evaluation.results import Claim, EvaluationResults, Row, caution, label
+from fewstep.orchestrator.evaluation.results import DIVERSITY, LOOKS, Claim, EvaluationResults, Row, caution, label
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.image_grid import Pixels, grid
@@ -100,7 +100,10 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """What the intervals say; of several seeds, what those of all say."""
+        """What the intervals say; of several seeds, what those of all say; and what eyes would object."""
+        withheld = [claim.withheld for claim in self.differences if claim.withheld and claim.high < 0]
+        if withheld:
+            return f"not called better: {withheld[0]}"
         better = sum(claim.holds for claim in self.differences)
         worse = sum(claim.low > 0 for claim in self.differences)
         if len(self.runs) in (better, worse):
@@ -188,12 +191,16 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     results, recipe = entries[0].results, entries[0].recipe
     null, *best = _teacher(results)
     heads = ["recipe", "method", *(f"KID at {steps}" for steps in results.steps), "its steps"]
-    heads += ["there, less the teacher's best", "verdict", "training", "CPU hours", "memory", "teacher evaluations"]
-    lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), *[""] * 7]]
+    heads += ["there, less the teacher's best", "verdict", "precision, recall, variety", ", ".join(LOOKS)]
+    heads += ["training", "CPU hours", "memory", "teacher evaluations"]
+    its = [_seen([results], "teacher", results.many_steps, names) for names in (DIVERSITY, LOOKS)]
+    lines = [heads, ["---"] * len(heads), ["the teacher's best", "", *map(_cell, best), "", "", "", *its, *[""] * 4]]
     for entry in entries:
         link = f"[{entry.name}](runs/{entry.name}/report.html)"
         lines.append([link, entry.recipe.method.name, *map(_cell, entry.kids), str(entry.steps)])
-        lines[-1] += [_cell(Number.over(entry.differences), "+"), entry.verdict, *_costs(entry)]
+        evaluations = [run.results for run in entry.runs]
+        seen = [_seen(evaluations, "student", entry.steps, names) for names in (DIVERSITY, LOOKS)]
+        lines[-1] += [_cell(Number.over(entry.differences), "+"), entry.verdict, *seen, *_costs(entry)]
     note = "" if entries[0].differences[0].is_claim else f" {caution(null.samples)}"
     seeds = max(len(entry.runs) for entry in entries)
     several = f" Of {seeds} seeds of training: the mean, and the outermost ends of the intervals." if seeds > 1 else ""
@@ -203,11 +210,21 @@ def _page(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
         f"intervals. The teacher itself at {results.many_steps} steps, on other noise: {_cell(null)}.{note}{several}",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         *(["\n".join(errors)] if errors else []),
+        f"Precision, recall, variety and looks are by the teacher at {results.many_steps} steps, whose own stand in "
+        "the first row.",
         "Recipes with equal plans share one data set; its teacher evaluations stand with each of them. Memory is the "
         "most that a training worker held.",
         "![The same noise and prompts down each column](compare.png)",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _seen(evaluations: Sequence[EvaluationResults], system: str, steps: int, metrics: Sequence[str]) -> str:
+    """The means of several evaluations, of the metrics that they have."""
+    numbers = [
+        [one.find(system, steps, name) for one in evaluations] for name in metrics if evaluations[0].measured(name)
+    ]
+    return ", ".join(f"{Number.over(rows).value:.3f}" for rows in numbers)
 
 
 def _costs(entry: Entry) -> list[str]:

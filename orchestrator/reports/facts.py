@@ -75,6 +75,7 @@ def report_facts(opened: Run, results: EvaluationResults) -> ReportFacts:
         student_steps=method.student_steps,
         results=results,
         grid=evaluation / "grid.png",
+        extremes=evaluation / "extremes.png",
         training={name: metrics.read(round / "metrics.jsonl") for name, round in rounds.items()},
         stages_s=stages_of(opened),
         snippet=snippet(card, student, str(student)) if card else "",

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import yaml
 
-from fewstep.orchestrator.evaluation.results import FRECHET, EvaluationResults, Row, caution
+from fewstep.orchestrator.evaluation.results import (
+    DIVERSITY,
+    FRECHET,
+    LEAST_SHARE,
+    LOOKS,
+    LOOKS_MARGIN,
+    LOOKS_SHARE,
+    Claim,
+    EvaluationResults,
+    Row,
+    caution,
+    counted,
+)
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.observability.durations import words
 from fewstep.orchestrator.observability.line_chart import Band, Series, line_chart
@@ -34,6 +46,7 @@ class ReportFacts:
     student_steps: int  # what the student was made for
     results: EvaluationResults  # without rows before the student is judged, and then there is no picture
     grid: Path  # PNG
+    extremes: Path  # PNG; evaluations of older versions left none
     training: Mapping[str, Rows]  # by round: those of metrics.jsonl, with "step", "loss/..." and "quality/..." keys
     stages_s: Mapping[str, float]  # what each stage of the run took
     snippet: str  # Python that samples the student, or nothing before there is one
@@ -49,7 +62,7 @@ def write_report(facts: ReportFacts, out: Path) -> None:
 
 def page(facts: ReportFacts) -> str:
     """The page's HTML."""
-    title = f"{facts.teacher} in {_steps(facts.student_steps)}"
+    title = f"{facts.teacher} in {counted(facts.student_steps)}"
     recipe = yaml.safe_dump(dict(facts.recipe), sort_keys=False)
     sections = [
         _header(facts, title),
@@ -69,6 +82,7 @@ def _judged(facts: ReportFacts) -> list[str]:
     """What the evaluation shows."""
     return [
         section("The picture", _picture(facts.grid), "The same noise and the same prompts down each column."),
+        section("Most and least typical", _picture(facts.extremes), EXTREMES_NOTE) if facts.extremes.exists() else "",
         section("Quality against steps", _quality(facts.results), _quality_note(facts.results)),
         section("Every system", _table(facts.results), _table_note(facts.results)),
         section("What is claimed", _claims(facts.results), _claims_note(facts.results)),
@@ -92,8 +106,8 @@ def _tiles(facts: ReportFacts) -> str:
     many = results.find("teacher", results.many_steps, "KID")
     faster = many.seconds_per_image / student.seconds_per_image
     tiles = [
-        ("student", _number(student.value), f"{results.kid} at {_steps(steps)}", _range(student)),
-        ("teacher", _number(teacher.value), f"the teacher's best at {_steps(steps)}", _range(teacher)),
+        ("student", _number(student.value), f"{results.kid} at {counted(steps)}", _range(student)),
+        ("teacher", _number(teacher.value), f"the teacher's best at {counted(steps)}", _range(teacher)),
         ("null", _number(many.value), f"the teacher at {results.many_steps}, other noise", _range(many)),
         (
             "",
@@ -141,7 +155,10 @@ def _quality_note(results: EvaluationResults) -> str:
     )
 
 
-METRICS = ("same-noise distance", "precision", "recall", "CLIP score")
+EXTREMES_NOTE = (
+    "By their distance to the third nearest of the teacher's pictures: what is judged good, and what is worst in it."
+)
+METRICS = ("check KID", "same-noise distance", *DIVERSITY, "CLIP score", *LOOKS)
 OF_REFERENCES = {"teacher": "to the teacher", "images": "to images", "statistics": "to statistics"}
 
 
@@ -181,17 +198,30 @@ def _table_note(results: EvaluationResults) -> str:
         f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
         "same prompts for every system. The teacher's sampler and guidance, and the student's guidance where it is an "
         "input, are the best found on other noise. Same-noise distance is between the features of a sample and of the "
-        f"teacher's at {results.many_steps} steps from equal noise."
+        f"teacher's at {results.many_steps} steps from equal noise; variety is between those of samples of one prompt. "
+        "Clipped is the share of values that leave the range of a screen. A student is not called better with less "
+        f"than {LEAST_SHARE:g} of the precision, recall or variety that the teacher has at {results.many_steps} steps, "
+        f"or with looks further from the teacher's than {LOOKS_SHARE:.0%} of them and {LOOKS_MARGIN:g}."
     )
 
 
 def _claims(results: EvaluationResults) -> str:
+    """What holds; what was not shown is folded away."""
+    shown, others = ([claim for claim in results.claims if claim.holds is holds] for holds in (True, False))
+    parts = [_claims_table(shown)] if shown else []
+    if others:
+        parts.append(f"<details><summary>Not shown: {len(others)}</summary>{_claims_table(others)}</details>")
+    return "".join(parts)
+
+
+def _claims_table(claims: Sequence[Claim]) -> str:
     rows = []
-    for claim in results.claims:
-        verdict = ("yes", "holds") if claim.holds else ("no", "not shown")
+    for claim in claims:
+        verdict = ("yes", "holds") if claim.holds else ("no", "withheld" if claim.withheld else "not shown")
         words = f"{claim.value:+.4f}<small>[{claim.low:+.4f}, {claim.high:+.4f}]</small>"
         mark = f'<span class="verdict {verdict[0]}">{verdict[1]}</span>'
-        rows.append(f"<tr><td>{html.escape(claim.claim)}</td><td>{words}</td><td>{mark}</td></tr>")
+        text = f"{html.escape(claim.claim)}<small>{html.escape(claim.withheld)}</small>"
+        rows.append(f"<tr><td>{text}</td><td>{words}</td><td>{mark}</td></tr>")
     head = "<tr><th>Claim</th><th>Paired difference</th><th></th></tr>"
     return f'<div class="wide"><table class="claims"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -246,10 +276,6 @@ def _list(facts: Mapping[str, str]) -> str:
 
 def _code(text: str) -> str:
     return f"<pre><code>{html.escape(text)}</code></pre>" if text else ""
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' if count > 1 else ''}"
 
 
 def _range(row: Row) -> str:

@@ -34,5 +34,5 @@ def judge_trial(recipe: Recipe, student: Path, steps: Sequence[int], out: Path) 
     prompts, count = evaluation_prompts(evaluation), evaluation.selection_samples
     with open_pool(recipe, prompts, out, str(student), inference_arguments(recipe)) as pool:
         samples = pool.measure([selection_reference(evaluation), *systems], count, "judging a trial")
-    distances = dict(zip(systems, kids(samples, units_of(count, len(prompts))), strict=True))
+    distances = dict(zip(systems, kids([one.features for one in samples], units_of(count, len(prompts))), strict=True))
     return {each: min(kid for system, kid in distances.items() if system.steps == each) for each in steps}

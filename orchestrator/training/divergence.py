@@ -17,6 +17,8 @@ WINDOW = 20  # reports that a running median is of
 RUNAWAY = 10.0  # times the highest running median so far
 REPORTS = 3  # in a row that must be so high: one may be chance
 FAR = 5.0  # times as wide as the teacher's latents, or as narrow; their widths away from their mean
+ALIKE = 0.2  # of the teacher's variety: with less, pictures of other noise are one picture to the eye
+EVALUATIONS = 2  # in a row that must be so alike, after one that was not: few steps begin with blurs that are alike
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class DivergenceMonitor:
         self._highest = dict.fromkeys(self._names, 0.0)
         self._streak = dict.fromkeys(self._names, 0)
         self._good_report = self._good_samples = 0
+        self._was_varied, self._alike = False, 0
 
     def report(self, step: int, values: Mapping[str, float]) -> Divergence | None:
         """What is wrong with the means of a step's report."""
@@ -73,8 +76,8 @@ class DivergenceMonitor:
             self._highest[name] = max(self._highest[name], statistics.median(recent))
         return False
 
-    def samples(self, step: int, student: LatentMoments, teacher: LatentMoments) -> Divergence | None:
-        """What is wrong with the latents that the student makes."""
+    def samples(self, step: int, student: LatentMoments, teacher: LatentMoments, variety: float) -> Divergence | None:
+        """What is wrong with what the student makes: its latents, or its variety, of which the teacher has 1."""
         is_near = abs(student.mean - teacher.mean) < FAR * teacher.std
         if not (is_near and teacher.std / FAR < student.std < FAR * teacher.std):  # also where they are not finite
             why = (
@@ -82,8 +85,14 @@ class DivergenceMonitor:
                 f"the teacher's {teacher.mean:.3g} and {teacher.std:.3g}"
             )
             return Divergence(why, self._good_samples)
-        self._good_samples = step
-        return None
+        if variety >= ALIKE:
+            self._good_samples, self._was_varied, self._alike = step, True, 0
+            return None
+        self._alike += self._was_varied
+        if self._alike < EVALUATIONS:
+            return None
+        why = f"the student's pictures of different noise are alike: {variety:.3f} of the teacher's variety"
+        return Divergence(f"{why}, {EVALUATIONS} evaluations in a row", self._good_samples)
 
 
 def sums(latents: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fewstep.orchestrator.observability.console import progress, say
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import RESULT, Run
-from fewstep.orchestrator.training.round_job import RoundJob, length
+from fewstep.orchestrator.training.round_job import PICTURES, RoundJob, length
 from fewstep.orchestrator.training.validation import prepare
 
 RECOVERIES = 3  # times that Ray restarts a round's workers after a failure
@@ -53,7 +53,7 @@ def train_rounds(recipe: Recipe, run: Run, data_of: Callable[[int], Mapping[Data
         is_validated = number == len(rounds) - 1 and recipe.training.evaluate_every
         validation_spec = prepare(recipe, run.folder / "evaluation") if is_validated else None
         job = RoundJob(resolved, number, str(folder), str(previous), datasets, validation_spec)
-        with run.stage("train"), following(folder / "metrics.jsonl", round.name, length(round, recipe)):
+        with run.stage("train"), following(folder, round.name, length(round, recipe)):
             fit(recipe, job)
 
 
@@ -114,15 +114,18 @@ def train_worker(config: Mapping[str, dict[str, object]]) -> Diverged | Abandone
 
 
 @contextmanager
-def following(file: Path, description: str, steps: int) -> Iterator[None]:
-    """Show the progress that rank 0 writes to `file`."""
+def following(folder: Path, description: str, steps: int) -> Iterator[None]:
+    """Show the progress that rank 0 writes to a round's folder, and say where the first pictures are."""
+    file, pictures = folder / "metrics.jsonl", folder / PICTURES
     done = int(metrics.newest(file).get("train/step", 0))
     stop = threading.Event()
     with progress(description, steps, done) as bar:
 
         def follow() -> None:
-            seen = done
+            seen, is_shown = done, pictures.exists()
             while not stop.wait(1.0):
+                if not is_shown and (is_shown := any(pictures.glob("*.png"))):
+                    say(f"the student's first pictures: {pictures}")
                 values = metrics.newest(file)
                 if (step := int(values.get("train/step", 0))) > seen:
                     losses = [

@@ -66,7 +66,7 @@ def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
     """The network for a role. Raises BadInput where the feature network is not there."""
     if net.role == "decoder":
         return Decoder(teacher.family)
-    network = feature_network(features, teacher.device, "training")
+    network = feature_network(features, teacher.device, "training.features")
     if net.role == "perceptual":
         return Perceptual(network)
     return Maps(network, sum(entry.shape[-1] for entry in teacher.encode([""]).values()))

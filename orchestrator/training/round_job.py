@@ -8,6 +8,8 @@ from fewstep.methods.base import Round
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.training.validation import ValidationSpec
 
+PICTURES = "pictures"  # below a round's folder: what the student made of a few prompts, by step
+
 
 @dataclass(frozen=True)
 class RoundJob:

@@ -21,10 +21,11 @@ from fewstep.orchestrator.engines.deepspeed import DeepSpeedEngine
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.errors import Abandoned, Diverged
+from fewstep.orchestrator.evaluation.results import label
 from fewstep.orchestrator.families.network import PipelineNetwork
 from fewstep.orchestrator.observability import metrics
 from fewstep.orchestrator.observability.console import say
-from fewstep.orchestrator.observability.image_grid import sheet_of
+from fewstep.orchestrator.observability.image_grid import Pixels, grid, sheet_of
 from fewstep.orchestrator.observability.trackers import Trackers
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.runs.run import RESULT, is_abandoned
@@ -37,7 +38,7 @@ from fewstep.orchestrator.training import checkpoint, network_state
 from fewstep.orchestrator.training.divergence import Divergence, DivergenceMonitor, moments, sums
 from fewstep.orchestrator.training.frozen_networks import frozen_network, parts_used, place_teacher, release_unused
 from fewstep.orchestrator.training.loop import Progress, learning_rate, train
-from fewstep.orchestrator.training.round_job import RoundJob, length
+from fewstep.orchestrator.training.round_job import PICTURES, RoundJob, length
 from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
 from fewstep.orchestrator.training.validation import ScoreHistory, metric_of
 from fewstep.orchestrator.training.validator import Validator
@@ -192,10 +193,20 @@ class RoundTrainer:
     def _validate(self, step: int) -> None:
         sampled = self._validator.sample(full_state(self.networks, self.round.result))
         if self.rank.index == 0:
-            self._record(step, {metric_of(self.recipe): sampled.kid})
+            self._record(step, sampled.quality)
             self._trackers.picture(step, sheet_of(sampled.measured.pictures, COLUMNS))
-        self._stop_on(step, self._monitor.samples(step, sampled.latents, self._teacher_latents))
-        self._history.add(step, sampled.kid)
+            self._draw(step, sampled.measured.pictures)
+        self._stop_on(step, self._monitor.samples(step, sampled.latents, self._teacher_latents, sampled.variety))
+        self._history.add(step, sampled.quality[metric_of(self.recipe)])
+
+    def _draw(self, step: int, pictures: Pixels) -> None:
+        """What the student makes of the first prompts, below what the teacher makes of them."""
+        assert self._validation_spec
+        spec, count = self._validation_spec, self.recipe.evaluation.reference_steps
+        rows = {label("teacher", count): spec.reference.pictures, label("student", spec.system.steps): pictures}
+        captions = [spec.setting.prompt(number) for number in range(min(2 * COLUMNS, len(pictures)))]
+        file = self.folder / PICTURES / f"step-{step:07}.png"
+        grid([(name, row[: len(captions)]) for name, row in rows.items()], captions, file)
 
     def _stop_on(self, step: int, fault: Divergence | None) -> None:
         """Raise Diverged where rank 0 sees a fault."""

@@ -2,7 +2,8 @@
 
 The network that the round would end with is put into the pipeline that its export would have, and samples the noise and
 the prompts that `baselines.choose` samples, none of which the final evaluation sees. Its KID to the teacher's samples
-is a row of the round's metrics.jsonl: {"step": 200, "quality/kid@4": 0.0031}, for a student of 4 steps.
+is in a row of the round's metrics.jsonl, {"step": 200, "quality/kid@4": 0.0031, ...}, for a student of 4 steps; beside
+it is what an evaluation says of what eyes see: precision, recall, variety and looks.
 A search reads the rows as they come with `metrics.read(run.round_folder(number, round) / "metrics.jsonl")`, under
 the name that `ValidationSpec.metric` (or `metric_of` a recipe) has; less is better.
 """
@@ -10,12 +11,12 @@ the name that `ValidationSpec.metric` (or `metric_of` a recipe) has; less is bet
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewstep.orchestrator.evaluation.baselines import selection_reference
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
-from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
+from fewstep.orchestrator.evaluation.system import VARIED, EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
 
@@ -27,6 +28,7 @@ class ValidationSpec:
     setting: EvaluationSetting
     system: System
     reference: SampleFeatures  # the teacher's samples at many steps
+    varied: SampleFeatures  # and of a few prompts, several of each
 
     @property
     def metric(self) -> str:
@@ -69,10 +71,10 @@ def prepare(recipe: Recipe, out: Path) -> ValidationSpec:
     """Sample the teacher on the cluster, unless its samples are in `out` or come with the teacher."""
     evaluation = recipe.evaluation
     with open_pool(recipe, evaluation_prompts(evaluation), out, call=inference_arguments(recipe)) as pool:
-        (reference,) = pool.measure(
-            [selection_reference(evaluation)], evaluation.selection_samples, "sampling what the student is judged by"
-        )
+        many = selection_reference(evaluation)
+        (reference,) = pool.measure([many], evaluation.selection_samples, "sampling what the student is judged by")
+        (varied,) = pool.measure([replace(many, noise="variety")], VARIED, "sampling a few prompts several times")
     guidance_scale = fixed_guidance(recipe) or evaluation.guidance_scale
     sampler = recipe.method.build().sampler().kind
     system = System("student", sampler, steps_of(recipe), guidance_scale, "selection")
-    return ValidationSpec(pool.setting, system, reference)
+    return ValidationSpec(pool.setting, system, reference, varied)

@@ -86,6 +86,7 @@ def _make_evaluator(recipe: Recipe, teacher: TeacherSpec, student: Path, request
         negative_prompt=recipe.trajectories.negative_prompt,
         prompts=tuple(request.prompts),
         features="",  # nothing is measured
+        check="",
         seed=request.seed,
         batch_size=len(request.prompts),
         device="cuda" if torch.cuda.is_available() else "cpu",

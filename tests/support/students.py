@@ -53,7 +53,7 @@ def evaluator(recipe: Recipe, student: Path, prompts: Sequence[str]) -> Evaluato
     call = inference_arguments(recipe)
     batch = len(prompts)
     return Evaluator(
-        EvaluationSetting(recipe.teacher, str(student), call, "", tuple(prompts), "mobilenetv2", 0, batch, "cpu", 1)
+        EvaluationSetting(recipe.teacher, str(student), call, "", tuple(prompts), "mobilenetv2", "", 0, batch, "cpu", 1)
     )
 
 

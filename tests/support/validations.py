@@ -6,6 +6,7 @@ python exams.py RANK WORLD_SIZE PORT FOLDER
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 from fewstep.orchestrator.engines.rank import Rank
@@ -13,7 +14,7 @@ from fewstep.orchestrator.errors import Diverged
 from fewstep.orchestrator.evaluation.baselines import selection_reference
 from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts
-from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
+from fewstep.orchestrator.evaluation.system import VARIED, EvaluationSetting, System
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.inference import inference_arguments
@@ -46,10 +47,13 @@ def exam_of(recipe: Recipe) -> ValidationSpec:
     told = recipe.evaluation
     prompts = tuple(evaluation_prompts(told))
     setting = EvaluationSetting(
-        recipe.teacher, "", inference_arguments(recipe), "", prompts, told.features, told.seed, 4, "cpu", 1
+        recipe.teacher, "", inference_arguments(recipe), "", prompts, told.features, told.check, told.seed, 4, "cpu", 1
     )
-    reference = Evaluator(setting).measure(selection_reference(told), range(told.selection_samples))
-    return ValidationSpec(setting, System("student", "", steps_of(recipe), told.guidance_scale, "selection"), reference)
+    many, evaluator = selection_reference(told), Evaluator(setting)
+    reference = evaluator.measure(many, range(told.selection_samples))
+    varied = evaluator.measure(replace(many, noise="variety"), range(VARIED))
+    system = System("student", "", steps_of(recipe), told.guidance_scale, "selection")
+    return ValidationSpec(setting, system, reference, varied)
 
 
 def prepare(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.methods.diffusion import Denoiser, diffuse, step
@@ -17,7 +18,6 @@ from fewstep.methods.lcm import consistency_function
 from fewstep.orchestrator.evaluation.baselines import kids
 from fewstep.orchestrator.evaluation.distances import units_of
 from fewstep.orchestrator.evaluation.feature_networks import feature_network
-from fewstep.orchestrator.evaluation.system import SampleFeatures
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.teacher import Teacher
 
@@ -50,9 +50,8 @@ def main(folder: str, samples: int) -> None:
         t = torch.full((len(x0),), time)
         return consistency_function(network, diffuse(teacher.schedule, x0, noise(), t), t, cond)
 
-    def features_of(latents: Tensor) -> SampleFeatures:
-        features = torch.cat([look(teacher.decode(chunk)) for chunk in latents.split(128)])
-        return SampleFeatures(features.numpy().astype(np.float16), np.empty((0, 1, 1, 3), np.uint8))
+    def features_of(latents: Tensor) -> NDArray[np.floating]:
+        return torch.cat([look(teacher.decode(chunk)) for chunk in latents.split(128)]).half().numpy()
 
     data, reference = paint(), features_of(paint())
     by_hop = {f"from {time:g} alone": features_of(jump(data, time)) for time in TIMES}

@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 
 from fewstep.orchestrator.evaluation.distances import (
+    BootstrapEstimate,
     FeatureMoments,
     Features,
     KernelDistances,
     Resampling,
     combine,
+    exactly,
     frechet_distance,
     kernel,
     precision_and_recall,
     same_noise_distance,
+    times_less,
     units_of,
     units_of_images,
+    variety,
 )
 
 
@@ -137,6 +141,25 @@ def test_precision_falls_with_outliers_and_recall_with_lost_modes() -> None:
     assert precision.value == pytest.approx(0.5, abs=0.05)
     assert recall.value == pytest.approx(0.5, abs=0.05)
     assert precision.low < precision.value < precision.high
+
+
+def test_variety_is_a_share_of_the_teachers_and_none_where_noise_changes_nothing() -> None:
+    generator = np.random.default_rng(0)
+    prompts = np.repeat(generator.normal(size=(6, 1, 12)), 8, axis=1)
+    teacher = (prompts + generator.normal(size=(6, 8, 12))).reshape(48, 12)
+    half = (prompts + 0.5 * (teacher.reshape(6, 8, 12) - prompts)).reshape(48, 12)
+    resampling = Resampling(6, 0, 200, seed=0)
+    assert variety(half, teacher, 8, resampling).value == pytest.approx(0.5)
+    assert variety(prompts.reshape(48, 12), teacher, 8, resampling).value == pytest.approx(0, abs=1e-6)
+
+
+def test_a_distance_is_so_many_times_less_as_the_whole_interval_says() -> None:
+    draws = np.random.default_rng(0).normal(size=1000)
+    one = BootstrapEstimate(np.concatenate([[1.0], 1 + 0.1 * draws]))
+    six, same = (BootstrapEstimate(np.full(1001, value)) for value in (6.0, 1.0))
+    assert times_less(one, six) == pytest.approx(6 / one.high, rel=1e-6)
+    assert times_less(one, same) == 0
+    assert times_less(exactly(-0.1), exactly(1.0)) == pytest.approx(100)
 
 
 def test_same_noise_distance_is_zero_for_the_same_pictures() -> None:

@@ -31,7 +31,7 @@ from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, o
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
 from fewstep.orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.evaluation.results import Row
-from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
 from fewstep.orchestrator.inputs.images import cut, open_images
 from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
 from fewstep.orchestrator.recipe.evaluation import Evaluation
@@ -40,6 +40,7 @@ from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.inference import InferenceArguments
 from fewstep.orchestrator.students.pipeline import write
 from tests.support import tiny
+from tests.support.results import sampled
 from tests.support.students import untrained
 
 
@@ -92,6 +93,7 @@ def setting(recipe: Recipe, student: Path) -> EvaluationSetting:
         negative_prompt="",
         prompts=tiny.PROMPTS,
         features="mobilenetv2",
+        check="random",
         seed=3,
         batch_size=4,
         device="cpu",
@@ -145,7 +147,8 @@ def test_metrics_are_as_the_design_lists_them(evaluation: Path, recipe: Recipe) 
     assert {row["reference"] for row in kids} == {"teacher", "images"}
     assert len(kids) == 2 * 5  # the null, two teachers, two students
     assert {row["metric"] for row in rows} == {
-        f"{name} (MobileNetV2)" for name in ("KID", "precision", "recall", "same-noise distance")
+        *(f"{name} (MobileNetV2)" for name in ("KID", "precision", "recall", "variety", "same-noise distance")),
+        *("check KID (random convolutions)", "clipped", "saturation", "contrast", "brightness"),
     }
     for row in rows:
         assert row["low"] <= row["high"]
@@ -161,7 +164,7 @@ def test_claims_need_two_thousand_samples(evaluation: Path) -> None:
     assert not any(claim["is_claim"] for claim in claims)
     for claim in claims:
         if claim["kind"] != "level":
-            assert claim["holds"] == (claim["high"] < 0)
+            assert claim["holds"] == (claim["high"] < 0 and not claim["withheld"])
 
 
 def test_the_picture_has_a_row_for_every_system(evaluation: Path) -> None:
@@ -251,11 +254,9 @@ def test_stored_statistics_stand_for_real_images(
 
 
 def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:
-    with_null = [
-        SampleFeatures(np.random.default_rng(i).normal(size=(8, 5)).astype(np.float16), _none()) for i in range(2)
-    ]
+    with_null = [sampled(np.random.default_rng(i).normal(size=(8, 5)).astype(np.float16)) for i in range(2)]
     best = (System("teacher", "ddim", 1, 1.0), System("teacher", "ddim", 4, 1.0))
-    far, near = (SampleFeatures(with_null[1].features + shift, _none()) for shift in (np.float16(9), np.float16(0.001)))
+    far, near = (sampled(with_null[1].features + shift) for shift in (np.float16(9), np.float16(0.001)))
     from fewstep.orchestrator.evaluation.baselines import TeacherSystems, many_steps
 
     systems = TeacherSystems(*many_steps(recipe.evaluation), best)
@@ -263,17 +264,14 @@ def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:
     assert not teacher_gate(recipe, systems, [*with_null, far, near])["passes"]
 
 
-def _none() -> np.ndarray:
-    return np.zeros((0, 32, 32, 3), np.uint8)
-
-
 def test_features_depend_on_all_that_made_them(tmp_path: Path) -> None:
-    files = FeatureFiles(tmp_path, "")
-    measured = SampleFeatures(np.ones((4, 2), np.float16), _none())
+    files = FeatureFiles(tmp_path, "", "")
+    measured = sampled(np.ones((4, 2), np.float16))
     files.keep(Key("x", {"steps": 4, "revision": "a"}), measured)
     assert files.find(Key("x", {"steps": 4, "revision": "a"}), 3) is not None
     assert files.find(Key("x", {"steps": 4, "revision": "a"}), 5) is None
     assert files.find(Key("x", {"steps": 4, "revision": "b"}), 3) is None
+    assert FeatureFiles(tmp_path, "", "random").find(Key("x", {"steps": 4, "revision": "a"}), 3) is None
 
 
 def test_images_are_cut_square_and_brought_to_size(images: Path) -> None:

@@ -17,6 +17,7 @@ from fewstep.orchestrator.recipe.evaluation import Evaluation
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from tests.support import tiny
+from tests.support.results import sampled
 
 
 def saved(file: Path, **arrays: np.ndarray) -> str:
@@ -88,7 +89,7 @@ def test_statistics_are_read_as_the_field_keeps_them(statistics: str) -> None:
 
 def test_features_of_our_own_are_statistics_too(tmp_path: Path) -> None:
     features, key = np.ones((4, 2), np.float16), Key("images", {"features": "mobilenetv2"})
-    FeatureFiles(tmp_path, "").keep(key, SampleFeatures(features, np.zeros((0, 8, 8, 3), np.uint8)))
+    FeatureFiles(tmp_path, "", "").keep(key, sampled(features))
     file = str(tmp_path / f"{key.stem}.npz")
     found = read_statistics(evaluation_of(file, samples=8))
     assert isinstance(found, SampleFeatures) and found.features.tolist() == features.tolist()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fewstep.orchestrator.observability.image_grid import contact_sheet
 from fewstep.orchestrator.observability.line_chart import Series, line_chart
+from fewstep.orchestrator.reports.run_page import page as page_of
 from fewstep.orchestrator.reports.run_page import write_report
 from tests.support.page import Checker
 from tests.support.results import KIDS, facts, results
@@ -25,9 +27,24 @@ def test_the_report_is_one_whole_page_that_loads_nothing(tmp_path: Path) -> None
 
 
 def test_the_headline_claims_what_the_interval_shows() -> None:
-    assert "less than half as far" in results().headline(4)
-    assert "is nearer to" in results({**KIDS, ("student", 4): 0.09}).headline(4)
+    assert "at least 7.8 times nearer to the teacher's 50-step pictures" in results().headline(4)
+    assert "12.5 times as fast as those 50" in results().headline(4)
+    assert "is nearer to" in results({**KIDS, ("student", 4): 0.104}).headline(4)
     assert "not shown to be better" in results({**KIDS, ("student", 4): 0.1095}).headline(4)
+
+
+def test_the_headline_calls_nothing_better_that_eyes_object_to() -> None:
+    found = results()
+    claims = [replace(claim, holds=False, withheld="recall 0.002, where ...") for claim in found.claims]
+    says = replace(found, claims=claims).headline(1)
+    assert says.startswith("At 1 step the student is not called better") and "recall 0.002" in says
+
+
+def test_what_was_not_shown_is_folded_away(tmp_path: Path) -> None:
+    found = results({**KIDS, ("student", 4): 0.1095})
+    page = page_of(facts(tmp_path, found))
+    shown, _, folded = page.partition("<details><summary>Not shown: ")
+    assert ">holds<" in shown and ">not shown<" not in shown and ">not shown<" in folded
 
 
 def test_the_headline_of_few_samples_is_no_claim() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fewstep.methods import METHODS
@@ -50,7 +51,7 @@ def test_the_result_is_the_best_that_was_judged_and_its_export_is_worth_what_was
     validation_spec = exams.exam_of(recipe)
     evaluator = Evaluator(replace(validation_spec.setting, student=str(tmp_path / "student")))
     made = SampleFeatures.join([evaluator.measure(validation_spec.system, range(start, start + 4)) for start in (0, 4)])
-    (kid,) = kids([validation_spec.reference, made], units_of(8, len(tiny.PROMPTS)))
+    (kid,) = kids([validation_spec.reference.features, made.features], units_of(8, len(tiny.PROMPTS)))
     assert kid == pytest.approx(min(judged(trained, case).values()), abs=1e-5)
 
 
@@ -65,6 +66,19 @@ def test_tensorboard_shows_what_was_measured_and_what_the_student_makes(trained:
     )
     assert [event.step for event in board.Images("samples")] == [2, 4, 5]
     assert board.Scalars("train/step")[-1].value == 5
+
+
+def test_what_eyes_see_is_recorded_beside_the_score(trained: Path) -> None:
+    newest = metrics.newest(trained / "judged/metrics.jsonl")
+    shares = [newest[f"quality/{name}@4"] for name in ("precision", "recall", "clipped", "saturation", "brightness")]
+    assert all(0 <= share <= 1 for share in shares) and newest["quality/variety@4"] > 0
+
+
+def test_pictures_stand_below_the_teachers_at_every_evaluation(trained: Path) -> None:
+    files = sorted((trained / "judged/pictures").iterdir())
+    assert [file.name for file in files] == ["step-0000002.png", "step-0000004.png", "step-0000005.png"]
+    with Image.open(files[0]) as sheet:
+        assert sheet.height > 2 * 96 and sheet.width > 8 * 96
 
 
 def test_training_stops_when_the_student_is_past_its_best(trained: Path) -> None:
@@ -117,9 +131,17 @@ def test_what_is_not_finite_is_seen_at_once(value: float) -> None:
 @pytest.mark.parametrize("made", [(0.1, 9.0), (0.1, 0.01), (9.0, 1.0), (math.nan, math.nan)])
 def test_latents_far_from_the_teachers_are_seen(made: tuple[float, float]) -> None:
     watch = monitor()
-    assert watch.samples(3, LatentMoments(0.3, 0.5), TEACHER) is None
-    found = watch.samples(6, LatentMoments(*made), TEACHER)
+    assert watch.samples(3, LatentMoments(0.3, 0.5), TEACHER, 1.0) is None
+    found = watch.samples(6, LatentMoments(*made), TEACHER, 1.0)
     assert found and "the student's latents have mean" in found.why and found.good == 3
+
+
+def test_pictures_that_come_to_be_alike_are_seen_and_blurs_at_the_start_are_not() -> None:
+    watch = monitor()
+    steps = enumerate([0.05, 0.1, 0.6, 0.1, 0.5, 0.1], 1)
+    assert [watch.samples(step, TEACHER, TEACHER, variety) for step, variety in steps] == [None] * 6
+    found = watch.samples(7, TEACHER, TEACHER, 0.02)
+    assert found and "different noise are alike: 0.020 of the teacher's variety" in found.why and found.good == 5
 
 
 def test_patience_without_evaluations_is_refused(tmp_path: Path) -> None:
