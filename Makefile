@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint faults slow bench clean
 
 demo: $(VENV)/installed
-	$(BIN)/fewstep run emoji-lcm
+	$(BIN)/fewstep run emoji-one-step
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest

@@ -21,12 +21,12 @@ INTRODUCTION = """\
 
 <!-- Made by `fewstep recipe --markdown > recipes/README.md` from the descriptions in the code; change those. -->
 
-A recipe is a YAML file that describes one run, from the teacher to the report. [`emoji-lcm.yaml`](emoji-lcm.yaml) is a
+A recipe is a YAML file that describes one run, from the teacher to the report. [`emoji-one-step.yaml`](emoji-one-step.yaml) is a
 whole one. `fewstep run RECIPE` takes a file or the name of a recipe that comes with fewstep, and then any number of
 fields to change without changing the file:
 
 ```sh
-fewstep run emoji-lcm output=elsewhere training.steps=100 'evaluation.steps=[1, 4]'
+fewstep run emoji-one-step output=elsewhere training.steps=100 'evaluation.steps=[1, 4]'
 ```
 
 - A value is written as in YAML. A key that does not exist is refused, and the nearest one that does is named.
