@@ -21,9 +21,9 @@ INTRODUCTION = """\
 
 <!-- Made by `fewstep recipe --markdown > recipes/README.md` from the descriptions in the code; change those. -->
 
-A recipe is a YAML file that describes one run, from the teacher to the report. [`emoji-one-step.yaml`](emoji-one-step.yaml) is a
-whole one. `fewstep run RECIPE` takes a file or the name of a recipe that comes with fewstep, and then any number of
-fields to change without changing the file:
+A recipe is a YAML file that describes one run, from the teacher to the report, as the demo's
+[`emoji-one-step.yaml`](emoji-one-step.yaml) does. `fewstep run RECIPE` takes a file or the name of a recipe that comes
+with fewstep, and then any number of fields to change without changing the file:
 
 ```sh
 fewstep run emoji-one-step output=elsewhere training.steps=100 'evaluation.steps=[1, 4]'
