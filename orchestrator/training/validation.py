@@ -11,12 +11,12 @@ the name that `ValidationSpec.metric` (or `metric_of` a recipe) has; less is bet
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.orchestrator.evaluation.baselines import selection_reference
+from fewstep.orchestrator.evaluation.baselines import measure_variety, selection_reference
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
-from fewstep.orchestrator.evaluation.system import VARIED, EvaluationSetting, SampleFeatures, System
+from fewstep.orchestrator.evaluation.system import EvaluationSetting, SampleFeatures, System
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
 
@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, out: Path) -> ValidationSpec:
     with open_pool(recipe, evaluation_prompts(evaluation), out, call=inference_arguments(recipe)) as pool:
         many = selection_reference(evaluation)
         (reference,) = pool.measure([many], evaluation.selection_samples, "sampling what the student is judged by")
-        (varied,) = pool.measure([replace(many, noise="variety")], VARIED, "sampling a few prompts several times")
+        varied = measure_variety(pool, [many])[many]
     guidance_scale = fixed_guidance(recipe) or evaluation.guidance_scale
     sampler = recipe.method.build().sampler().kind
     system = System("student", sampler, steps_of(recipe), guidance_scale, "selection")

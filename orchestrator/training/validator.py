@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class Validator:
                 mine[start] = measured, sums(states[0])
         ranks: list[dict[int, tuple[SampleFeatures, Tensor]]] = [{} for _ in range(self._rank.world_size)]
         torch.distributed.all_gather_object(ranks, mine)
-        batches = [batch for _, batch in sorted((entry for each in ranks for entry in each.items()), key=_start)]
+        batches = [batch for _, batch in sorted((entry for each in ranks for entry in each.items()), key=itemgetter(0))]
         latents = moments(torch.stack([sums for _, sums in batches]).sum(0))
         return SampleFeatures.join([measured for measured, _ in batches]), latents
 
@@ -79,7 +80,3 @@ class Validator:
         numbers |= zip(LOOKS, judged.appearance.mean(0).tolist(), strict=True)
         quality = {f"quality/{name}@{spec.system.steps}": value for name, value in numbers.items()}
         return ValidationSamples(quality, spread.value, latents, judged)
-
-
-def _start(entry: tuple[int, object]) -> int:
-    return entry[0]
