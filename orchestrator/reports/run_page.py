@@ -164,15 +164,15 @@ OF_REFERENCES = {"teacher": "to the teacher", "images": "to images", "statistics
 
 def _table(results: EvaluationResults) -> str:
     names = {"teacher": f"KID to teacher at {results.many_steps}", "images": "KID to images"}
-    head = ["System", "Steps", "Sampler", "Guidance", *(names[reference] for reference in results.references)]
+    head = ["System", "Steps", *(names[reference] for reference in results.references)]
     metrics = [metric for metric in METRICS if results.measured(metric)]
     distances = [(name, ref) for name in FRECHET for ref in OF_REFERENCES if results.measured(name, ref)]
     head += [f"{name} {OF_REFERENCES[ref]}" for name, ref in distances]
     head += [metric[0].upper() + metric[1:] for metric in metrics] + ["s per image"]
     rows = []
-    judged = [row for row in results.rows if row.metric == results.kid and row.reference == "teacher"]
-    for row in sorted(judged, key=lambda row: (row.steps, row.system)):
-        cells = [row.system, str(row.steps), row.sampler, f"{row.guidance_scale:g}"]
+    for row in _judged(results):
+        sampling = f"{html.escape(row.sampler)}, guidance {row.guidance_scale:g}"
+        cells = [f"{row.system}<small>{sampling}</small>", str(row.steps)]
         cells += [_measure(results.find(row.system, row.steps, "KID", ref)) for ref in results.references]
         cells += [_number(results.find(row.system, row.steps, *distance).value) for distance in distances]
         cells += [_measure_of(results, row, metric) for metric in metrics] + [f"{row.seconds_per_image:.3g}"]
@@ -193,9 +193,8 @@ def _measure(row: Row) -> str:
 
 
 def _table_note(results: EvaluationResults) -> str:
-    samples = results.rows[0].samples
     return (
-        f"{samples:,} samples each. Under each number its 95 % interval, by a bootstrap over prompts that draws the "
+        f"{_sample_counts(results)} Under each number its 95 % interval, by a bootstrap over prompts that draws the "
         "same prompts for every system. The teacher's sampler and guidance, and the student's guidance where it is an "
         "input, are the best found on other noise. Same-noise distance is between the features of a sample and of the "
         f"teacher's at {results.many_steps} steps from equal noise; variety is between those of samples of one prompt. "
@@ -203,6 +202,22 @@ def _table_note(results: EvaluationResults) -> str:
         f"than {LEAST_SHARE:g} of the precision, recall or variety that the teacher has at {results.many_steps} steps, "
         f"or with looks further from the teacher's than {LOOKS_SHARE:.0%} of them and {LOOKS_MARGIN:g}."
     )
+
+
+def _sample_counts(results: EvaluationResults) -> str:
+    """How many samples the numbers are of, in a sentence."""
+    by_steps = {row.steps: row.samples for row in _judged(results)}
+    most, fewest = max(by_steps.values()), min(by_steps.values())
+    if most == fewest:
+        return f"{most:,} samples of each system."
+    others = ", ".join(str(steps) for steps, samples in by_steps.items() if samples == fewest)
+    return f"{most:,} samples of each system, {fewest:,} at {others} steps."
+
+
+def _judged(results: EvaluationResults) -> list[Row]:
+    """A row for each system that was compared with the teacher's pictures, the fewest steps first."""
+    rows = [row for row in results.rows if row.metric == results.kid and row.reference == "teacher"]
+    return sorted(rows, key=lambda row: (row.steps, row.system))
 
 
 def _claims(results: EvaluationResults) -> str:

@@ -47,6 +47,13 @@ def test_what_was_not_shown_is_folded_away(tmp_path: Path) -> None:
     assert ">holds<" in shown and ">not shown<" not in shown and ">not shown<" in folded
 
 
+def test_the_table_says_of_how_many_samples_each_number_is(tmp_path: Path) -> None:
+    found = results()
+    assert "2,000 samples of each system." in page_of(facts(tmp_path, found))
+    rows = [replace(row, samples=500 if row.steps in (2, 8) else 2000) for row in found.rows]
+    assert "2,000 samples of each system, 500 at 2, 8 steps." in page_of(facts(tmp_path, replace(found, rows=rows)))
+
+
 def test_the_headline_of_few_samples_is_no_claim() -> None:
     assert "no claim" in results(samples=500).headline(4)
     assert "no claim" not in results(samples=2000).headline(4)
