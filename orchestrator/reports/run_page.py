@@ -170,7 +170,7 @@ def _table(results: EvaluationResults) -> str:
     head += [f"{name} {OF_REFERENCES[ref]}" for name, ref in distances]
     head += [metric[0].upper() + metric[1:] for metric in metrics] + ["s per image"]
     rows = []
-    for row in _judged(results):
+    for row in _compared(results):
         sampling = f"{html.escape(row.sampler)}, guidance {row.guidance_scale:g}"
         cells = [f"{row.system}<small>{sampling}</small>", str(row.steps)]
         cells += [_measure(results.find(row.system, row.steps, "KID", ref)) for ref in results.references]
@@ -206,7 +206,7 @@ def _table_note(results: EvaluationResults) -> str:
 
 def _sample_counts(results: EvaluationResults) -> str:
     """How many samples the numbers are of, in a sentence."""
-    by_steps = {row.steps: row.samples for row in _judged(results)}
+    by_steps = {row.steps: row.samples for row in _compared(results)}
     most, fewest = max(by_steps.values()), min(by_steps.values())
     if most == fewest:
         return f"{most:,} samples of each system."
@@ -214,7 +214,7 @@ def _sample_counts(results: EvaluationResults) -> str:
     return f"{most:,} samples of each system, {fewest:,} at {others} steps."
 
 
-def _judged(results: EvaluationResults) -> list[Row]:
+def _compared(results: EvaluationResults) -> list[Row]:
     """A row for each system that was compared with the teacher's pictures, the fewest steps first."""
     rows = [row for row in results.rows if row.metric == results.kid and row.reference == "teacher"]
     return sorted(rows, key=lambda row: (row.steps, row.system))
