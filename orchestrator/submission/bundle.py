@@ -111,7 +111,10 @@ def source_files() -> dict[str, Path]:
 def _metadata() -> dict[str, str]:
     """The metadata by which fewstep knows its own version."""
     us = importlib.metadata.distribution("fewstep")
-    return {f"fewstep-{us.version}.dist-info/METADATA": us.read_text("METADATA") or ""}
+    # A wheel brings METADATA; a checkout where it was built has PKG-INFO, and may come first on the path.
+    text = us.read_text("METADATA") or us.read_text("PKG-INFO")
+    assert text, us
+    return {f"fewstep-{us.version}.dist-info/METADATA": text}
 
 
 def _input_files(field: str, source: Path) -> dict[str, Path]:

@@ -72,6 +72,16 @@ def test_code_inputs_and_versions_travel_and_nothing_else(
     assert {folder.name for folder in (tmp_path / "written/fewstep").iterdir()} == {*parcels.CODE}
 
 
+def test_a_job_knows_our_version_where_a_wheel_was_built_in_the_checkout(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fewstep.egg-info").mkdir()
+    (tmp_path / "fewstep.egg-info/PKG-INFO").write_text("Name: fewstep\nVersion: 9.8\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    bundle, _ = make_bundle(recipe, "run", "/mnt/fewstep")
+    assert "Version: 9.8" in str(bundle.files["fewstep-9.8.dist-info/METADATA"])
+
+
 def test_every_node_finds_the_inputs_under_the_outputs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
