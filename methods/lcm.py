@@ -72,7 +72,8 @@ class LCM:
     The paper's w in [2, 14] is a guidance scale in [3, 15] here, where 1 is none. `stored` rows bring the
     guidance scale that they were generated with, and their path is the grid: sample it in `grid` steps or a multiple,
     or the student is asked at times that it did not train at. A long `skip` learns in fewer steps, because the end of
-    the ODE reaches the noise in fewer hops; stored, it costs no accuracy.
+    the ODE reaches the noise in fewer hops; stored, it costs no accuracy. So does training at the `sampled` times
+    alone, where the student is good at no other number of steps.
     """
 
     student_steps: int = 4
@@ -80,6 +81,7 @@ class LCM:
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     skip: int = 20  # timesteps from x_t to x_s
     grid: int = 50  # points that t is drawn from, and that inference times are chosen from
+    times: Literal["all", "sampled"] = "all"  # to train at; sampled are those of student_steps and where their hops end
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     ema_decay: float = 0.95  # of the target
@@ -127,6 +129,7 @@ class LCMLoRA:
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     skip: int = 20
     grid: int = 50
+    times: Literal["all", "sampled"] = "all"
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     lora_rank: int = 64
@@ -163,6 +166,10 @@ def _check(method: LCM | LCMLoRA) -> None:
         method.student_steps <= method.grid,
         f"student_steps must be at most grid={method.grid}, got {method.student_steps}",
     )
+    require(
+        method.times == "all" or (method.teacher_step == "stored" and method.grid % method.student_steps == 0),
+        f"times: sampled is for teacher_step: stored and a grid={method.grid} that student_steps divides; set times: all",
+    )
     require_guidance_range(method.guidance_scale)
     require_positive(huber_c=method.huber_c)
 
@@ -179,7 +186,9 @@ def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, 
 def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:
     points = {
         "online": partial(online_points, grid=method.grid, skip=method.skip, guidance_scale=method.guidance_scale),
-        "stored": partial(stored_points, skip=method.skip),
+        "stored": partial(
+            stored_points, skip=method.skip, student_steps=method.student_steps if method.times == "sampled" else 0
+        ),
     }
     metrics = {"huber": partial(pseudo_huber, c=method.huber_c), "l2": l2}
     return partial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from fewstep.methods.base import Nets
@@ -44,16 +45,20 @@ def online_points(
     return SolutionPoints(x_t, t, x_s, s, rows.cond, w)
 
 
-def stored_points(nets: Nets, batch: Batch, *, skip: int | None = None) -> SolutionPoints:
+def stored_points(nets: Nets, batch: Batch, *, skip: int | None = None, student_steps: int = 0) -> SolutionPoints:
     """Two points that the teacher passed when the row was generated: `skip` timesteps apart, or next to each other.
+
+    With `student_steps`, x_t is one of those alone that so many steps of the student start from, or that a hop leads to.
 
     A departure from the paper, whose x_t is noised data: these states are the guided ODE's own, where the
     student is used at its first step, x_s carries no error of a long solver step, and no teacher is needed.
     """
     rows = batch["path"]
     last = rows.path.shape[1] - 1
-    i = batch.draw.integers(0, last)
-    j = (i + (points_in(skip, last, nets["student"].schedule) if skip else 1)).clamp_max(last)
+    hop = points_in(skip, last, nets["student"].schedule) if skip else 1
+    stride = math.gcd(last // student_steps, hop) if student_steps else 1
+    i = batch.draw.integers(0, last // stride) * stride
+    j = (i + hop).clamp_max(last)
     here = torch.arange(len(i), device=i.device)
     x_t, t, x_s, s = rows.path[here, i], rows.times[here, i], rows.path[here, j], rows.times[here, j]
     return SolutionPoints(x_t, t, x_s, s, rows.cond, rows.guidance_scale)

@@ -100,6 +100,23 @@ def test_the_stored_neighbor_is_the_online_solver_step(sources: dict[str, Rows])
     assert torch.equal(found.t - found.s, torch.full((64,), 20.0))
 
 
+@pytest.mark.parametrize(("student_steps", "skip", "hops"), [(1, 500, 2), (1, 1000, 1), (2, 200, 10), (5, 200, 5)])
+def test_sampled_times_are_where_steps_start_and_hops_end(
+    student_steps: int, skip: int, hops: int, sources: dict[str, Rows]
+) -> None:
+    batch = Batch({"path": sources["path"].take(slice(0, 64))}, Draw(0, 0, 0, range(64)))
+    nets = {"student": mixture.teacher(LEVELS)}
+    found = stored_points(nets, batch, skip=skip, student_steps=student_steps)
+    assert found.t.unique().tolist() == [LEVELS.at(torch.tensor(1 - i / hops)).item() for i in reversed(range(hops))]
+
+
+def test_sampled_times_need_stored_paths_that_they_lie_on() -> None:
+    LCM(teacher_step="stored", student_steps=2, times="sampled")
+    for options in ({"teacher_step": "online"}, {"teacher_step": "stored", "student_steps": 3}):
+        with pytest.raises(ValueError, match="times: sampled is for teacher_step: stored and a grid=50"):
+            LCM(times="sampled", **options)
+
+
 @pytest.mark.parametrize("teacher_step", MODES)
 def test_the_loss_does_not_depend_on_how_the_batch_is_split(
     teacher_step: Literal["online", "stored"], sources: dict[str, Rows]

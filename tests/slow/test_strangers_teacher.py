@@ -51,3 +51,34 @@ def recipe_of(method: str, folder: Path, **training: object) -> Recipe:
             "output": str(folder / method),
         }
     )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One data set, and one measure of the teacher."""
+    return tmp_path_factory.mktemp("clothes")
+
+
+@pytest.mark.parametrize("method", ["consistency", "dmd"])
+def test_what_is_called_better_looks_right_and_keeps_half_of_the_teachers_recall(
+    method: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.run(recipe_of(method, folder))
+    assert "its decode clamps or squashes pictures" in "".join(capsys.readouterr())
+    found = EvaluationResults.read(folder / method / "evaluation")
+    for steps in found.steps:
+        metrics = {
+            metric: (found.find("student", steps, metric).value, found.find("teacher", 50, metric).value)
+            for metric in ("recall", "contrast", "brightness")
+        }
+        print(method, steps, metrics, found.headline(steps))
+        is_called_better = any(claim.holds for claim in found.claims if claim.steps == steps)
+        recall, its_recall = metrics.pop("recall")
+        looks_right = all(abs(mine - its) < 0.25 * its + 0.02 for mine, its in metrics.values())
+        assert looks_right and recall >= its_recall / 2 or not is_called_better
+
+
+def test_training_that_ends_in_one_picture_for_every_noise_is_stopped(folder: Path) -> None:
+    with pytest.raises(Diverged, match="the student's pictures of different noise are alike"):
+        stages.run(recipe_of("add", folder, evaluate_every=20, learning_rate=1e-3))
+    assert not (folder / "add" / "report.html").exists()
