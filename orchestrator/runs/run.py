@@ -61,7 +61,7 @@ class Run:
         resolved = recipe.resolved()
         written = self.folder / "recipe.yaml"
         if written.exists():
-            there, here = identity(yaml.safe_load(written.read_text())), identity(resolved)
+            there, here = identity(_completed(yaml.safe_load(written.read_text()))), identity(resolved)
             if "training" not in there:  # `generate` began it without, and it may be added
                 here = {key: value for key, value in here.items() if key != "training"}
             differences = compare(there, here)
@@ -165,6 +165,14 @@ def abandon(folder: Path) -> None:
 def is_abandoned(folder: Path) -> bool:
     """Whether somebody has asked the run in a folder to end."""
     return (folder / ABANDONED).exists()
+
+
+def _completed(recorded: Json) -> Json:
+    """A recipe as an older version wrote it, with the fields that came since at their defaults."""
+    try:
+        return parse(recorded).resolved()
+    except BadInput:
+        return recorded  # a field is gone or has another form: the comparison names it
 
 
 def versions() -> dict[str, str]:

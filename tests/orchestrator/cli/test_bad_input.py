@@ -96,6 +96,19 @@ def test_an_output_of_another_recipe_is_left_alone_and_the_difference_shown(fold
     assert (tmp_path / "run/recipe.yaml").read_bytes() == before
 
 
+def test_a_run_that_an_older_version_began_goes_on(folder: Path, tmp_path: Path) -> None:
+    from fewstep.orchestrator.recipe.parsing import load
+    from fewstep.orchestrator.runs.run import Run
+
+    recipe, file = load(str(folder / "recipe.yaml"), [f"output={tmp_path / 'run'}"]), tmp_path / "run/recipe.yaml"
+    Run(recipe)
+    recorded = yaml.safe_load(file.read_text())
+    del recorded["method"]["times"], recorded["evaluation"]["check"]  # which came since
+    file.write_text(yaml.safe_dump(recorded))
+    Run(recipe)
+    assert yaml.safe_load(file.read_text())["method"]["times"] == "all"
+
+
 def test_the_same_run_may_continue_on_other_resources(folder: Path, tmp_path: Path) -> None:
     from fewstep.orchestrator.recipe.parsing import load
     from fewstep.orchestrator.runs.run import Run
