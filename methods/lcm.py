@@ -168,7 +168,7 @@ def _check(method: LCM | LCMLoRA) -> None:
     )
     require(
         method.times == "all" or (method.teacher_step == "stored" and method.grid % method.student_steps == 0),
-        f"times: sampled is for teacher_step: stored and a grid={method.grid} that student_steps divides; set times: all",
+        f"times: sampled is for teacher_step: stored and a grid={method.grid} that student_steps divides",
     )
     require_guidance_range(method.guidance_scale)
     require_positive(huber_c=method.huber_c)

@@ -48,7 +48,7 @@ def online_points(
 def stored_points(nets: Nets, batch: Batch, *, skip: int | None = None, student_steps: int = 0) -> SolutionPoints:
     """Two points that the teacher passed when the row was generated: `skip` timesteps apart, or next to each other.
 
-    With `student_steps`, x_t is one of those alone that so many steps of the student start from, or that a hop leads to.
+    With `student_steps`, x_t is one of those that so many steps of the student start from, or that a hop leads to.
 
     A departure from the paper, whose x_t is noised data: these states are the guided ODE's own, where the
     student is used at its first step, x_s carries no error of a long solver step, and no teacher is needed.

@@ -62,9 +62,10 @@ def clothes() -> OwnModel:
 
 def pictures() -> Tensor:
     """Those of the fashion teacher's held-out data [n, 1, 14, 14], in -1..1."""
-    files = pq.read_table(ROOT / "recipes/teachers/fashion/data/heldout.parquet")["image"].to_pylist()
-    images = [torch.from_numpy(np.array(Image.open(io.BytesIO(file["bytes"])).convert("L")))[None] / 255 for file in files]
-    return F.interpolate(torch.stack(images), size=(SIZE, SIZE), mode="area") * 2 - 1
+    rows = pq.read_table(ROOT / "recipes/teachers/fashion/data/heldout.parquet")["image"].to_pylist()
+    images = [np.array(Image.open(io.BytesIO(row["bytes"])).convert("L")) for row in rows]
+    levels = torch.from_numpy(np.stack(images))[:, None] / 255
+    return F.interpolate(levels, size=(SIZE, SIZE), mode="area") * 2 - 1
 
 
 def main(work: Path) -> None:
