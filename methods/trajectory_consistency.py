@@ -55,15 +55,11 @@ def trajectory_loss(
 
 @dataclass(frozen=True)
 class TrajectoryConsistency:
-    """Low-rank adapters whose estimate leads to every s by one exponential-integrator step; s is no input.
-
-    The paper samples with gamma 0.3. Its noise suits a student without guidance, whose errors it mends; from a guided
-    one it leads elsewhere than the guided ODE, however well the student was trained, so that the default has none.
-    """
+    """Low-rank adapters whose estimate leads to every s by one exponential-integrator step; s is no input."""
 
     student_steps: int = 4
     teacher_step: Literal["online", "stored"] = "online"
-    gamma: float = 0.0  # stochasticity of sampling: 0 follows the ODE, 1 is consistency sampling
+    gamma: float = 0.3  # stochasticity of sampling: 0 follows the ODE, 1 is consistency sampling
     guidance_scale: tuple[float, float] = (3.0, 15.0)
     skip: int = 20  # timesteps from t to u
     grid: int = 50

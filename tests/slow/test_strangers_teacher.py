@@ -1,4 +1,4 @@
-"""A teacher as others make one, through real trainings: what the judging says of students, good and ruined."""
+"""A teacher as others make one, through real trainings: what is said of its students."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.orchestrator.errors import Diverged
 from fewstep.orchestrator.evaluation.results import EvaluationResults
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
@@ -17,12 +16,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 METHODS: dict[str, dict[str, object]] = {
     "consistency": {"name": "consistency", "grid": 12, "sampling_ema_decay": 0.97},
     "dmd": {"name": "dmd", "guidance_scale": 1.0},
-    "add": {"name": "add", "student_steps": 1, "guidance_scale": 1.0, "distill_weight": 0.0},
 }
-STEPS = {"consistency": 300, "dmd": 200, "add": 400}
+STEPS = {"consistency": 150, "dmd": 120}
 
 
-def recipe_of(method: str, folder: Path, **training: object) -> Recipe:
+def recipe_of(method: str, folder: Path) -> Recipe:
     """The method in one step, or in as many as it is made for, on the clothes."""
     trajectories = {"samples": 1024, "num_inference_steps": 25, "save": "ends", "batch_size": 64, "shard_size": 256}
     return parse(
@@ -32,11 +30,10 @@ def recipe_of(method: str, folder: Path, **training: object) -> Recipe:
             "method": METHODS[method],
             "training": {
                 "steps": STEPS[method],
-                "batch_size": 64,
+                "batch_size": 32,
                 "learning_rate": 3e-4,
                 "warmup_steps": 20,
                 "zero_stage": 1,
-                **training,
             },
             "evaluation": {
                 "samples": 512,
@@ -71,14 +68,7 @@ def test_what_is_called_better_looks_right_and_keeps_half_of_the_teachers_recall
             metric: (found.find("student", steps, metric).value, found.find("teacher", 50, metric).value)
             for metric in ("recall", "contrast", "brightness")
         }
-        print(method, steps, metrics, found.headline(steps))
         is_called_better = any(claim.holds for claim in found.claims if claim.steps == steps)
         recall, its_recall = metrics.pop("recall")
         looks_right = all(abs(mine - its) < 0.25 * its + 0.02 for mine, its in metrics.values())
         assert looks_right and recall >= its_recall / 2 or not is_called_better
-
-
-def test_training_that_ends_in_one_picture_for_every_noise_is_stopped(folder: Path) -> None:
-    with pytest.raises(Diverged, match="the student's pictures of different noise are alike"):
-        stages.run(recipe_of("add", folder, evaluate_every=20, learning_rate=1e-3))
-    assert not (folder / "add" / "report.html").exists()

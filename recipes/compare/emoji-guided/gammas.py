@@ -15,7 +15,7 @@ from fewstep.orchestrator.evaluation.system import System
 from fewstep.orchestrator.recipe.parsing import load
 from fewstep.orchestrator.students.inference import InferenceArguments
 
-GAMMAS = (0.0, 0.1, 0.3, 1.0)
+GAMMAS = (0.0, 0.3)
 
 
 def main(recipe_file: str, student: str, work: Path, overrides: list[str]) -> None:
@@ -29,8 +29,8 @@ def main(recipe_file: str, student: str, work: Path, overrides: list[str]) -> No
     for gamma in GAMMAS:
         with open_pool(recipe, prompts, work, student, InferenceArguments(eta=gamma)) as pool:
             measured = pool.measure([reference, *systems, null], evaluation.samples, f"gamma {gamma:g}")
-        found = kids([one.features for one in measured], units)
-        print(f"| {gamma:g} |", " | ".join(f"{kid:.4f}" for kid in found), "|", flush=True)
+        distances = kids([one.features for one in measured], units)
+        print(f"| {gamma:g} |", " | ".join(f"{kid:.4f}" for kid in distances), "|", flush=True)
 
 
 if __name__ == "__main__":
