@@ -72,8 +72,8 @@ class LCM:
     The paper's w in [2, 14] is a guidance scale in [3, 15] here, where 1 is none. `stored` rows bring the
     guidance scale that they were generated with, and their path is the grid: sample it in `grid` steps or a multiple,
     or the student is asked at times that it did not train at. A long `skip` learns in fewer steps, because the end of
-    the ODE reaches the noise in fewer hops; stored, it costs no accuracy. So does training at the `sampled` times
-    alone, where the student is good at no other number of steps.
+    the ODE reaches the noise in fewer hops; stored, it costs no accuracy. Training at the `sampled` times alone
+    learns in fewer steps too, for a student that is good at no other number of steps.
     """
 
     student_steps: int = 4

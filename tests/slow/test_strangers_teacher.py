@@ -21,7 +21,7 @@ STEPS = {"consistency": 150, "dmd": 120}
 
 
 def recipe_of(method: str, folder: Path) -> Recipe:
-    """The method in one step, or in as many as it is made for, on the clothes."""
+    """A method on the clothes, judged at one and two steps."""
     trajectories = {"samples": 1024, "num_inference_steps": 25, "save": "ends", "batch_size": 64, "shard_size": 256}
     return parse(
         {
