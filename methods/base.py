@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from fewstep.methods.batch import Batch
+from fewstep.methods.batch import Batch, Rows
 from fewstep.methods.diffusion import Denoiser, Prediction
 from fewstep.methods.search_space import Range
+from fewstep.methods.validation import require_at_least
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,22 +29,42 @@ class LoRA:
     targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's own choice
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """The fields of a method that can train low-rank adapters in place of all weights."""
+
+    lora_rank: int = 0  # 0 trains every weight
+    lora_alpha: float = 0.0  # 0 is the rank
+    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
+
+    def __post_init__(self) -> None:
+        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
+
+    @property
+    def lora(self) -> LoRA:
+        """What they say."""
+        return LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A denoiser with its own optimizer, starting where its round starts.
 
     `prediction` and `schedule` re-purpose it ("" keeps the teacher's): reflow turns an epsilon network
     on a variance-preserving schedule into a velocity on straight paths. `guidance_input` makes the
-    guidance scale one of its inputs, through an embedding that starts at zero.
+    guidance scale one of its inputs, through an embedding that starts at zero. `head` builds a critic of what it sees
+    in its middle, and that shares its optimizer.
     """
 
     lora: LoRA = LoRA()
     lr_scale: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     prediction: Prediction | Literal[""] = ""
-    schedule: Literal["", "flow", "edm", "zero_snr"] = ""
+    schedule: Literal["", "flow"] = ""
+    start_time: int = 0  # of the teacher's times, the last that it is asked at; 0 is the last of all
     guidance_input: bool = False
     init: Literal["student", "teacher"] = "student"  # the round's start, or its teacher (a fake score)
+    head: Callable[[nn.Module], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +81,9 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Critic:
-    """A trained network that is no denoiser, built on what another network of the round sees."""
+    """A trained network that is no denoiser, built on what the frozen feature network of the round sees."""
 
     init: Callable[[nn.Module], nn.Module]
-    on: str = "features"  # the frozen feature network, or a denoiser named before it
     lr_scale: float = 1.0
     betas: tuple[float, float] = (0.0, 0.99)
 
@@ -104,7 +124,10 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """One training run from one fixed teacher."""
+    """One training run from one fixed teacher.
+
+    `rollout` samples the student once a step, without gradients; its rows are the source "rollout" of all updates.
+    """
 
     name: str
     updates: tuple[Update, ...]
@@ -114,9 +137,15 @@ class Round:
     teacher: Start = "base"  # who teaches and generates
     result: str = "student"  # the network that is sampled, exported and passed on
     online: bool = True  # the losses call the teacher; False leaves it out of memory
-    is_guided: bool = False  # they ask it about the null condition too
+    guides: bool = False  # where they do, they ask it about the null condition too
+    rollout: Callable[[Nets, Batch], Rows] | None = None
     length: float = 1.0  # of the recipe's training steps
     anneal: bool = False  # the learning rate falls to zero over the round, instead of staying constant
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the losses need a teacher that has a null condition."""
+        return self.online and self.guides
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, step
 from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l1, l2, pseudo_huber
-from fewstep.methods.schedules import Schedule
+from fewstep.methods.schedules import EDM, DiscreteVP, Schedule
 from fewstep.methods.search_space import Choice, Range
 from fewstep.methods.solution_points import SolutionPoints, stored_points
 from fewstep.methods.validation import require, require_at_least, require_decay, require_positive
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Metric = Literal["lpips", "l1", "l2", "huber"]
 SIGMA_DATA = 0.5
-RHO = 7.0  # of the Karras grid (arXiv:2206.00364, Eq. 5)
 
 
 def consistency_function(
@@ -68,8 +67,19 @@ def karras_times(
     """
     last = schedule.at(torch.ones(1))
     largest = (schedule.sigma(last) / schedule.alpha(last)).item()  # infinite, where nothing but noise is left
-    low, high = sigma_min ** (1 / RHO), min(sigma_max, largest) ** (1 / RHO)
-    return schedule.time_of(((high + point.double() / (grid - 1) * (low - high)) ** RHO).float())
+    levels = EDM(sigma_min, min(sigma_max, largest))
+    return schedule.time_of(levels.at(1 - point.double() / (grid - 1)).float())
+
+
+def least_noise(schedule: Schedule, sigma_min: float) -> float:
+    """Where f is the identity: no lower than at a table's first time, 0.029 for Stable Diffusion's.
+
+    The network is told of no time before it, so that what it answers to less noise is that time's.
+    """
+    if not isinstance(schedule, DiscreteVP):
+        return sigma_min
+    first = torch.zeros(1)
+    return max(sigma_min, (schedule.sigma(first) / schedule.alpha(first)).item())
 
 
 def heun_step(
@@ -103,20 +113,19 @@ def consistency_loss(
     """Algorithm 2: x_s is one Heun step of the teacher from x_t."""
     rows, draw, teacher = batch["data"], batch.draw, nets["teacher"]
     schedule = nets["student"].schedule
+    sigma_min = least_noise(schedule, sigma_min)
     n = draw.integers(0, grid - 1)
     t, s = (karras_times(schedule, point, grid, sigma_min, sigma_max) for point in (n, n + 1))
 
-    w = torch.full_like(t, guidance_scale)
-
     def believe(x: Tensor, time: Tensor) -> Estimate:
-        if guidance_scale == 1:
-            return teacher(x, time, rows.cond)
-        return guided(teacher, x, time, rows.cond, rows.uncond, w)
+        return guided(teacher, x, time, rows.cond, rows.uncond, guidance_scale)
 
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
         x_s = heun_step(believe, schedule, x_t, t, s)
-    return agreement(nets, SolutionPoints(x_t, t, x_s, s, rows.cond, w), metric, huber_c, sigma_min)
+    return agreement(
+        nets, SolutionPoints(x_t, t, x_s, s, rows.cond, torch.full_like(t, guidance_scale)), metric, huber_c, sigma_min
+    )
 
 
 def stored_consistency_loss(nets: Nets, batch: Batch, *, metric: Metric, huber_c: float, sigma_min: float) -> Losses:
@@ -189,9 +198,17 @@ class Consistency:
         else:  # on the solver's own Karras grid, which goes on to clean data
             source = Source("path", self.grid, "heun-karras", (scale, scale))
             loss = partial(stored_consistency_loss, **common)
-        update, is_guided = Update("student", loss), online and scale != 1
-        sources = {source.kind: source}
-        return (Round("consistency", (update,), nets, sources, result="average", online=online, is_guided=is_guided),)
+        return (
+            Round(
+                name="consistency",
+                updates=(Update("student", loss),),
+                nets=nets,
+                sources={source.kind: source},
+                result="average",
+                online=online,
+                guides=scale != 1,
+            ),
+        )
 
     def sampler(self) -> Sampler:
         """Multistep consistency sampling, at even times: the Karras grid is one of training alone."""

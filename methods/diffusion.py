@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-# What a network answers with; "both" is x_0 and eps, one half of the channels each.
-Prediction = Literal["epsilon", "sample", "v_prediction", "flow", "both"]
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]  # what a network answers with
 Cond = Mapping[str, "Tensor"]  # what a network is conditioned on, each entry [b, ...]
 Network = Callable[["Tensor", "Tensor", Cond], "Tensor"]
 
@@ -76,8 +75,11 @@ class Denoiser:
 
     def __call__(self, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond) -> Estimate:
         """What the network believes of x_t, in float32 whatever the network computes in."""
-        output = self.net(x_t, self.schedule.network_time(t), cond).float()
-        return solve(self.schedule, self.prediction, x_t.float(), t, output)
+        return solve(self.schedule, self.prediction, x_t.float(), t, self.answer(x_t, t, cond))
+
+    def answer(self, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b *latent"]:
+        """What the network says, in its own prediction."""
+        return self.net(x_t, self.schedule.network_time(t), cond).float()
 
 
 def solve(schedule: Schedule, prediction: Prediction, x_t: Tensor, t: Tensor, output: Tensor) -> Estimate:
@@ -87,14 +89,9 @@ def solve(schedule: Schedule, prediction: Prediction, x_t: Tensor, t: Tensor, ou
     v minus the F of that paper's preconditioning with sigma_data = 1.
 
     On clean data (sigma = 0) x_0 is x_t and there is no noise to speak of: eps is 0.
-
-    Where a network answers with both, each counts as much as it is well conditioned (section 4, arXiv:2202.00512).
     """
     alpha, sigma = coefficients(schedule, t, x_t)
     norm = (alpha**2 + sigma**2).sqrt()
-    if prediction == "both":
-        clean, noise = output.chunk(2, 1)
-        output, prediction = (sigma**2 * clean + alpha * (x_t - sigma * noise)) / norm**2, "sample"
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     p, q = {
         "sample": (one, zero),
@@ -119,7 +116,6 @@ def target(prediction: Prediction, schedule: Schedule, estimate: Estimate, t: Fl
         "epsilon": estimate.eps,
         "v_prediction": (alpha * estimate.eps - sigma * estimate.x0) / norm,
         "flow": estimate.flow,
-        "both": torch.cat(estimate, 1),
     }[prediction]
 
 
@@ -129,14 +125,19 @@ def guided(
     t: Float[Tensor, "b"],
     cond: Cond,
     uncond: Cond,
-    scale: Float[Tensor, "b"],
+    scale: Float[Tensor, "b"] | float,
 ) -> Estimate:
-    """Classifier-free guidance (arXiv:2207.12598) of x_0 and eps alike; a scale of 1 is none.
+    """Classifier-free guidance (arXiv:2207.12598) of x_0 and eps alike.
 
-    Both evaluations go through the network as one batch. A teacher with a guidance input is called once.
+    Both evaluations go through the network as one batch. A teacher with a guidance input is called once, and so is one
+    that a scale of 1, the same for all samples, does not guide.
     """
+    is_unguided = not isinstance(scale, torch.Tensor) and scale == 1
+    scale = scale if isinstance(scale, torch.Tensor) else torch.full_like(t, scale)
     if teacher.has_guidance_input:
         return teacher(x_t, t, with_guidance(cond, scale))
+    if is_unguided:
+        return teacher(x_t, t, cond)
     conditions = {name: torch.cat([value, uncond[name]]) for name, value in cond.items()}
     estimate = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), conditions)
     w = expand(scale, x_t)

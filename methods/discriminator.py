@@ -5,11 +5,10 @@ Yin et al., "Improved Distribution Matching Distillation", arXiv:2405.14867, sec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
-from fewstep.methods.base import Nets, callable_network
-from fewstep.methods.batch import Draw, Rows
-from fewstep.methods.diffusion import Cond, Network, diffuse
+from fewstep.methods.diffusion import Cond, Denoiser, Network
 from fewstep.methods.lazy_torch import torch
 
 if TYPE_CHECKING:
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64
 
 
-class Bottleneck(Protocol):
-    """Show what a denoiser's network sees in its middle, where its features are coarsest."""
+class Judging(Protocol):
+    """A denoiser's network that carries a head on its middle, where its features are coarsest."""
+
+    head: Callable[[Tensor], Tensor]
 
     @property
     def middle_channels(self) -> int:
@@ -28,34 +29,41 @@ class Bottleneck(Protocol):
         ...
 
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond, /) -> Tensor:
-        """[b, channels, height, width]; gradients pass."""
+        """[b, channels, height, width], without computing what follows it; gradients pass."""
+        ...
+
+    def with_middle(self, x_t: Tensor, time: Tensor, cond: Cond, /) -> tuple[Tensor, Tensor]:
+        """The answer too, in front."""
         ...
 
 
 def bottleneck_head(network: nn.Module) -> nn.Module:
-    """Put a logit on every position of a denoiser's middle."""
+    """Put a logit on every position of a denoiser's middle.
+
+    The authors' has strided convolutions down to one logit a sample, which fixes the size of pictures.
+    """
     return torch.nn.Sequential(
-        torch.nn.Conv2d(_bottleneck(network).middle_channels, HEAD_WIDTH, 3, padding=1),
+        torch.nn.Conv2d(_judging(network).middle_channels, HEAD_WIDTH, 3, padding=1),
         torch.nn.GroupNorm(8, HEAD_WIDTH),
         torch.nn.SiLU(),
         torch.nn.Conv2d(HEAD_WIDTH, 1, 1),
     )
 
 
-def _bottleneck(network: Network | nn.Module) -> Bottleneck:
-    return cast(Bottleneck, network)  # an engine around a network hands on its attributes, which no check can see
+def _judging(network: Network | nn.Module) -> Judging:
+    return cast(Judging, network)  # an engine around a network hands on its attributes, which no check can see
 
 
-def logits(nets: Nets, x0: Float[Tensor, "b *latent"], cond: Cond, draw: Draw) -> Tensor:
-    """How real a sample is, by what the fake score sees of it under noise of any time."""
-    fake = nets["fake_score"]
-    t = fake.schedule.at(draw.uniform())
-    x_t = diffuse(fake.schedule, x0, draw.normal(x0), t)
-    features = _bottleneck(fake.net).middle(x_t, fake.schedule.network_time(t), cond)
-    return callable_network(nets, "discriminator")(features)
+def logits(denoiser: Denoiser, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond) -> Tensor:
+    """How real a noised sample is, by what the denoiser sees of it."""
+    network = _judging(denoiser.net)
+    return network.head(network.middle(x_t, denoiser.schedule.network_time(t), cond))
 
 
-def classification(nets: Nets, generated: Float[Tensor, "b *latent"], prompts: Rows, data: Rows, draw: Draw) -> Tensor:
-    """-log D of real samples, and -log(1 - D) of generated ones."""
-    fake, real = logits(nets, generated, prompts.cond, draw), logits(nets, data.x0, data.cond, draw)
-    return torch.nn.functional.softplus(fake).mean() + torch.nn.functional.softplus(-real).mean()
+def answer_and_logits(
+    denoiser: Denoiser, x_t: Float[Tensor, "b *latent"], t: Float[Tensor, "b"], cond: Cond
+) -> tuple[Float[Tensor, "b *latent"], Tensor]:
+    """What the denoiser says of a noised sample, and how real it is, by one evaluation."""
+    network = _judging(denoiser.net)
+    answer, middle = network.with_middle(x_t, denoiser.schedule.network_time(t), cond)
+    return answer.float(), network.head(middle)

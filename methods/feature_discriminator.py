@@ -38,9 +38,21 @@ def discriminator_heads(features: nn.Module) -> nn.Module:
 
 
 def pooled(cond: Cond) -> Float[Tensor, "b width"]:
-    """Join a condition's entries, each averaged over its tokens, to one vector per sample."""
-    entries = (cond[name].float() for name in sorted(cond))
-    return torch.cat([entry.mean(1) if entry.ndim > 2 else entry for entry in entries], 1)
+    """Join what a sample is to show to one vector: a text encoder's own pooled prompt, or the mean over its tokens.
+
+    A mask says which tokens count. Without one all do: CLIP's padding repeats the end of the text, whose state has seen
+    all of it. The picture's size is left out: in pixels it would drown the prompt.
+    """
+    left_out = {"mask", "size", "aspect", *(["prompt"] if "pooled" in cond else [])}
+    entries = [cond[name].float() for name in sorted(cond) if name not in left_out]
+    return torch.cat([_mean(entry, cond.get("mask")) if entry.ndim > 2 else entry for entry in entries], 1)
+
+
+def _mean(tokens: Float[Tensor, "b tokens width"], mask: Float[Tensor, "b tokens"] | None) -> Float[Tensor, "b width"]:
+    if mask is None:
+        return tokens.mean(1)
+    weights = mask.float()[..., None]
+    return (tokens * weights).sum(1) / weights.sum(1)
 
 
 def image_features(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
@@ -49,7 +61,10 @@ def image_features(nets: Nets, x0: Float[Tensor, "b *latent"]) -> list[Tensor]:
 
 
 def hinge_loss(nets: Nets, generated: Tensor, real: Rows, r1_weight: float = 0.0) -> Tensor:
-    """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs of the real ones."""
+    """Equation 3: hinge on real and on generated samples, R1 on the heads' inputs of the real ones.
+
+    R1 is of a head's mean logit over places, where the paper's heads have one logit. Neither side is augmented.
+    """
     with torch.no_grad():
         maps, fakes = image_features(nets, real.x0), image_features(nets, generated)
         image = maps[-1].mean((2, 3))

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from fewstep.methods.base import LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.base import Adapters, Losses, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Estimate, diffuse, guided, with_guidance
 from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l2
 from fewstep.methods.progressive import Weighting, halving, halvings, weight
 from fewstep.methods.search_space import Choice, Range, Uniform
-from fewstep.methods.validation import require_at_least, require_guidance_range, require_halvings, require_positive
+from fewstep.methods.validation import require_guidance_range, require_halvings, require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def guided_progressive_loss(
 
 
 @dataclass(frozen=True)
-class Guided:
+class Guided(Adapters):
     """One matching round, then halvings; the stochastic sampler's steps are two forward and one back (section 3.3).
 
     The paper's w in [2, 14] for latent models is a guidance scale in [3, 15] here, where 1 is none; for
@@ -68,9 +68,6 @@ class Guided:
     weighting: Weighting = "truncated_snr"
     stochastic: bool = False  # sampling; halvings then train steps of twice the length
     last_rounds_length: float = 2.0  # as in progressive distillation
-    lora_rank: int = 0  # 0 trains every weight
-    lora_alpha: float = 0.0  # 0 is the rank
-    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2210.03142"
     space: ClassVar[Mapping[str, Range]] = {
@@ -81,21 +78,21 @@ class Guided:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_halvings(self.teacher_steps, self.student_steps)
         require_guidance_range(self.guidance_scale)
         require_positive(last_rounds_length=self.last_rounds_length)
-        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """Matching, whose student is the teacher of the first halving."""
         common = {"guidance_scale": self.guidance_scale, "weighting": self.weighting}
-        student = Trained(LoRA(self.lora_rank, self.lora_alpha, self.lora_targets), guidance_input=True)
+        student = Trained(self.lora, guidance_input=True)
         matching = Round(
             name="matching",
             updates=(Update("student", partial(matching_loss, **common)),),
             nets={"student": student},
             sources={"data": Source("data")},
-            is_guided=True,
+            guides=True,
         )
         loss = partial(guided_progressive_loss, **common, stochastic=self.stochastic)
         rest = halvings(self.teacher_steps, self.student_steps, student, loss, self.last_rounds_length)

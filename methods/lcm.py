@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fewstep.methods.base import Averaged, LoRA, Losses, Net, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.base import Adapters, Averaged, Losses, Net, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, expand, with_guidance
 from fewstep.methods.lazy_torch import torch
@@ -118,7 +118,7 @@ class LCM:
 
 
 @dataclass(frozen=True)
-class LCMLoRA:
+class LCMLoRA(Adapters):
     """LCM on low-rank adapters: no guidance input, and the student is its own target.
 
     The adapters learn the range of guidance scales on average; a scale of 1 is right at inference.
@@ -133,8 +133,6 @@ class LCMLoRA:
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     lora_rank: int = 64
-    lora_alpha: float = 0.0  # 0 is the rank
-    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is the authors' choice
 
     paper: ClassVar[str] = "2311.05556"
     space: ClassVar[Mapping[str, Range]] = {
@@ -145,13 +143,13 @@ class LCMLoRA:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self)
         require_at_least(1, lora_rank=self.lora_rank)
-        require_at_least(0, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round of one network, whose base is the teacher."""
-        nets = {"student": Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))}
+        nets = {"student": Trained(self.lora)}
         update = Update("student", _loss(self, target="student", guidance_input=False))
         return (_round(self, "lcm-lora", update, nets, result="student"),)
 
@@ -178,9 +176,15 @@ def _round(method: LCM | LCMLoRA, name: str, update: Update, nets: Mapping[str, 
     sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=method.skip)}}[
         method.teacher_step
     ]
-    online = method.teacher_step == "online"
-    is_guided = online and method.guidance_scale != (1.0, 1.0)
-    return Round(name, (update,), nets, sources, result=result, online=online, is_guided=is_guided)
+    return Round(
+        name=name,
+        updates=(update,),
+        nets=nets,
+        sources=sources,
+        result=result,
+        online=method.teacher_step == "online",
+        guides=method.guidance_scale != (1.0, 1.0),
+    )
 
 
 def _loss(method: LCM | LCMLoRA, *, target: str, guidance_input: bool) -> Callable[[Nets, Batch], Losses]:

@@ -28,12 +28,10 @@ Weighting = Literal["truncated_snr", "snr_plus_one", "snr", "constant"]
 
 def progressive_loss(nets: Nets, batch: Batch, *, steps: int, weighting: Weighting, guidance_scale: float) -> Losses:
     """Algorithm 2, for a student of `steps` steps."""
-    rows, teacher = batch["data"], nets["teacher"]
+    rows = batch["data"]
 
     def believe(x_t: Tensor, t: Tensor) -> Estimate:
-        if guidance_scale == 1:
-            return teacher(x_t, t, rows.cond)
-        return guided(teacher, x_t, t, rows.cond, rows.uncond, torch.full_like(t, guidance_scale))
+        return guided(nets["teacher"], x_t, t, rows.cond, rows.uncond, guidance_scale)
 
     return {"x0": halving(nets["student"], believe, rows.x0, rows.cond, batch.draw, steps, weighting)}
 
@@ -158,7 +156,7 @@ class Progressive:
     student_steps: int = 4
     teacher_step: Literal["online", "stored"] = "online"
     weighting: Weighting = "truncated_snr"
-    prediction: Literal["", "sample", "epsilon", "v_prediction", "both"] = ""  # of the student; "" is the teacher's
+    prediction: Literal["", "sample", "epsilon", "v_prediction"] = ""  # of the student; "" is the teacher's
     guidance_scale: float = 1.0  # of the first teacher; 1 is none
     last_rounds_length: float = 2.0  # the halvings to 2 steps and to 1 are the hard ones (section 5)
 
@@ -185,7 +183,7 @@ class Progressive:
         first, *rest = halvings(self.teacher_steps, self.student_steps, student, unguided, self.last_rounds_length)
         guided_loss = partial(loss, steps=self.teacher_steps // 2, guidance_scale=self.guidance_scale)
         updates = (Update("student", guided_loss),)
-        return (replace(first, updates=updates, is_guided=self.guidance_scale != 1), *rest)
+        return (replace(first, updates=updates, guides=self.guidance_scale != 1), *rest)
 
     def _path(self, steps: int) -> Source:
         scale = self.guidance_scale if 2 * steps == self.teacher_steps else 1.0

@@ -37,6 +37,17 @@ class Schedule(Protocol):
         ...
 
 
+def sampled_times(schedule: Schedule, num_steps: int, grid: int) -> Float[Tensor, "steps"]:
+    """The times that a student is asked at in so many steps, noise first.
+
+    Even ones on straight paths. On a table, those of `grid` even ones that diffusers' schedulers for consistency models
+    choose: even where `num_steps` divides it, and else the next one towards the noise.
+    """
+    steps = torch.arange(num_steps, dtype=torch.float64)
+    passed = (steps * grid / num_steps).floor() / grid if isinstance(schedule, DiscreteVP) else steps / num_steps
+    return schedule.at(1 - passed).float()
+
+
 @dataclass(frozen=True)
 class DiscreteVP:
     """Preserve variance by a table, as diffusers' schedulers have it: `alphas_cumprod[t]` is alpha(t)^2.

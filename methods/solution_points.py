@@ -39,9 +39,10 @@ def online_points(
     schedule = teacher.schedule
     u = draw.integers(1, grid + 1) / grid
     t, s = schedule.at(u), schedule.at((u - skip / timesteps_of(schedule)).clamp_min(0))  # s ends on clean data
-    w = draw.uniform(*guidance_scale)
+    low, high = guidance_scale
+    w = draw.uniform(low, high)
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
-    x_s = step(schedule, guided(teacher, x_t, t, rows.cond, rows.uncond, w), s)
+    x_s = step(schedule, guided(teacher, x_t, t, rows.cond, rows.uncond, low if low == high else w), s)
     return SolutionPoints(x_t, t, x_s, s, rows.cond, w)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fewstep.methods.base import Averaged, LoRA, Losses, Nets, Round, Sampler, Source, Trained, Update
+from fewstep.methods.base import Adapters, Averaged, Losses, Nets, Round, Sampler, Source, Trained, Update
 from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, step
 from fewstep.methods.lazy_torch import torch
@@ -54,7 +54,7 @@ def trajectory_loss(
 
 
 @dataclass(frozen=True)
-class TrajectoryConsistency:
+class TrajectoryConsistency(Adapters):
     """Low-rank adapters whose estimate leads to every s by one exponential-integrator step; s is no input."""
 
     student_steps: int = 4
@@ -67,8 +67,6 @@ class TrajectoryConsistency:
     huber_c: float = 1e-3
     ema_decay: float = 0.95
     lora_rank: int = 64  # 0 trains every weight
-    lora_alpha: float = 0.0  # 0 is the rank
-    lora_targets: tuple[str, ...] = ()  # how names of adapted modules end; () is LCM-LoRA's choice
 
     paper: ClassVar[str] = "2402.19159"
     space: ClassVar[Mapping[str, Range]] = {
@@ -81,6 +79,7 @@ class TrajectoryConsistency:
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_at_least(1, student_steps=self.student_steps, skip=self.skip)
         require(
             self.student_steps <= self.grid,
@@ -90,12 +89,10 @@ class TrajectoryConsistency:
         require_guidance_range(self.guidance_scale)
         require_positive(huber_c=self.huber_c)
         require_decay(ema_decay=self.ema_decay)
-        require_at_least(0, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
     def rounds(self) -> tuple[Round, ...]:
         """One round, on real data or on stored paths as in `methods/lcm.py`."""
-        student = Trained(lora=LoRA(self.lora_rank, self.lora_alpha, self.lora_targets))
-        nets = {"student": student, "target": Averaged(decay=self.ema_decay, is_target=True)}
+        nets = {"student": Trained(self.lora), "target": Averaged(decay=self.ema_decay, is_target=True)}
         metric = {"huber": partial(pseudo_huber, c=self.huber_c), "l2": l2}[self.loss]
         points = {
             "online": partial(online_points, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
@@ -105,9 +102,16 @@ class TrajectoryConsistency:
             self.teacher_step
         ]
         update = Update("student", partial(trajectory_loss, points=points, metric=metric))
-        online = self.teacher_step == "online"
-        is_guided = online and self.guidance_scale != (1.0, 1.0)
-        return (Round("trajectory-consistency", (update,), nets, sources, online=online, is_guided=is_guided),)
+        return (
+            Round(
+                name="trajectory-consistency",
+                updates=(update,),
+                nets=nets,
+                sources=sources,
+                online=self.teacher_step == "online",
+                guides=self.guidance_scale != (1.0, 1.0),
+            ),
+        )
 
     def sampler(self) -> Sampler:
         """Strategic stochastic sampling, guidance already inside."""

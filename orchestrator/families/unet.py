@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from diffusers import UNet2DConditionModel, UNet2DModel
@@ -14,6 +15,7 @@ from fewstep.orchestrator.families.network import PipelineNetwork
 
 TOKENS = 77  # that CLIP reads
 SIZES = 6  # numbers of Stable Diffusion XL's size condition
+UP_PATH = ("up_blocks", "conv_norm_out", "conv_act", "conv_out")  # what both UNets do behind their middle block
 GUIDANCE_EMBEDDING = 256  # of the guidance scale as an input, as LCM's authors have it
 
 
@@ -36,16 +38,34 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
         return self.model.config["block_out_channels"][-1]
 
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        """What the middle block answers. The rest is computed too: only the UNet itself knows how to come so far."""
+        """What the middle block answers; nothing behind it is computed."""
+        with _without(self.model, UP_PATH):
+            return self.with_middle(x_t, time, cond)[1]
+
+    def with_middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """The raw output of the UNet, and what its middle block answered on the way."""
         outputs: list[Tensor] = []
 
         def keep(block: nn.Module, inputs: object, output: Tensor) -> None:
             outputs.append(output)
 
         hook = self.model.get_submodule("mid_block").register_forward_hook(keep)
-        self(x_t, time, cond)
+        output = self(x_t, time, cond)
         hook.remove()
-        return outputs[0]
+        return output, outputs[0]
+
+
+@contextmanager
+def _without(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let a model do nothing in place of some of its parts; an iteration over one comes to an end at once."""
+    parts = [(name, part) for name, part in model.named_children() if name in names]
+    try:
+        for name, _ in parts:
+            setattr(model, name, nn.Sequential())
+        yield
+    finally:
+        for name, part in parts:
+            setattr(model, name, part)
 
 
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):

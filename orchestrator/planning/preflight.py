@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
-from fewstep.methods.base import Critic, Frozen, Round, Trained
+from fewstep.methods.base import Frozen, Round, Trained
+from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.schedules import Schedule
 from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
@@ -21,6 +24,8 @@ from fewstep.orchestrator.students.schedulers import check_scheduler as check_ex
 from fewstep.orchestrator.students.student import as_denoiser, student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
+
+LARGEST_DIVISION = 30.0  # by alpha, that bfloat16's 8 bits leave a picture of
 
 
 def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:
@@ -110,6 +115,19 @@ def _check_unguided(recipe: Recipe, rounds: Sequence[Round], *, is_evaluated: bo
             raise BadInput(f"method.guidance_scale: {recipe.method.name} guides its teacher, but {mend}")
 
 
+def _check_precision(student: Denoiser, recipe: Recipe) -> None:
+    """Refuse half precision where an epsilon network's x_0 is its answer's rounding errors many times over."""
+    alpha = student.schedule.alpha(student.schedule.at(torch.ones(1))).item()
+    precision = recipe.training.precision
+    if student.prediction == "epsilon" and alpha * LARGEST_DIVISION < 1 and precision != "float32":
+        starts = any(field.name == "start_time" for field in dataclasses.fields(recipe.method.build()))
+        mend = "set method.start_time=399, or float32" if starts else "set float32"
+        raise BadInput(
+            f"training.precision: at the last time an epsilon student's x_0 is {1 / alpha:.0f} times its rounding "
+            f"errors in {precision}; {mend}"
+        )
+
+
 def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offline: bool) -> None:
     network: nn.Module = teacher.network
     trained = (net for net in round.nets.values() if isinstance(net, Trained) and not is_offline)
@@ -118,13 +136,15 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
     for net in round.nets.values():
         if isinstance(net, Trained):
             try:
-                as_denoiser(network, net, teacher.denoiser())
+                denoiser = as_denoiser(network, net, teacher.denoiser())
             except ValueError as error:
-                raise BadInput(f"method: {error}") from error
+                raise BadInput(f"method.{error}" if net.start_time else f"method: {error}") from error
+            if net.init == "student":
+                _check_precision(denoiser, recipe)
             if net.guidance_input and not teacher.network.can_take_guidance_input:
                 teacher.network.with_guidance_input()  # which says why not
-        if isinstance(net, Critic) and isinstance(round.nets.get(net.on), Trained):
-            net.init(network)
+        if isinstance(net, Trained) and net.head:
+            net.head(network)
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder" and recipe.has_training:

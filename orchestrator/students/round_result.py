@@ -32,11 +32,12 @@ class StudentSpec:
     prediction: str
     schedule: str
     lora: LoRA = LoRA()
+    start_time: int = 0
 
     @classmethod
     def of(cls, spec: Trained) -> StudentSpec:
         """What the method declares of the network."""
-        return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora)
+        return cls(spec.guidance_input, spec.prediction, spec.schedule, spec.lora, spec.start_time)
 
     @classmethod
     def read(cls, result: Path) -> StudentSpec:

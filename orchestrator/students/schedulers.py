@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from fewstep.methods.base import Sampler
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.sampling.schedules import is_flow_matching, num_train_timesteps, prediction_of
+from fewstep.orchestrator.sampling.schedules import is_flow_matching, num_train_timesteps, prediction_of, schedule_of
 from fewstep.orchestrator.sampling.solvers import SOLVERS, Scheduler
+from fewstep.orchestrator.students.student import until
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin
@@ -33,14 +36,14 @@ _CLEAN_END = {"set_alpha_to_one": True, "clip_sample": False}
 _TRAILING = {"timestep_spacing": "trailing", **_CLEAN_END}
 OURS = frozenset({"OvershootingScheduler"})  # of pipelines/: their code travels in the exported folder
 TARGETS: dict[str, SchedulerTarget] = {
-    "renoising": SchedulerTarget("LCMScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
-    "ddim": SchedulerTarget("DDIMScheduler", ("", "zero_snr"), _VP, _TRAILING),
-    "overshooting": SchedulerTarget("OvershootingScheduler", ("", "zero_snr"), _VP, _TRAILING),
+    "renoising": SchedulerTarget("LCMScheduler", ("",), _VP, _CLEAN_END),
+    "ddim": SchedulerTarget("DDIMScheduler", ("",), _VP, _TRAILING),
+    "overshooting": SchedulerTarget("OvershootingScheduler", ("",), _VP, _TRAILING),
     "euler": SchedulerTarget(
         SOLVERS["flow-euler"].scheduler, ("flow",), {"flow": "flow_prediction"}, SOLVERS["flow-euler"].options
     ),
     # It ends on time 0, not on clean data: that time's noise stays in, 3 % of a picture of Stable Diffusion's.
-    "strategic": SchedulerTarget("TCDScheduler", ("", "zero_snr"), _VP, _CLEAN_END),
+    "strategic": SchedulerTarget("TCDScheduler", ("",), _VP, _CLEAN_END),
 }
 
 # For teachers on straight paths, whose pipelines are given the times of their steps.
@@ -65,7 +68,7 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
         )
     if is_flow:
         return cast(Scheduler, _scheduler_class(target.scheduler).from_config(dict(config)))
-    zero_snr = schedule == "zero_snr" or bool(config.get("rescale_betas_zero_snr", False))
+    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
     if prediction == "epsilon" and zero_snr:
         raise BadInput(
             "method: an epsilon student cannot start from pure noise (zero terminal SNR), where its answer says "
@@ -81,10 +84,20 @@ def scheduler_for(sampler: Sampler, schedule: str, prediction: str, config: Mapp
 def check_scheduler(recipe: Recipe, config: Mapping[str, object], facts: StudentSpec) -> Scheduler:
     """The scheduler that the recipe's student will be exported with. Raises BadInput where there is none."""
     prediction, method = facts.prediction or prediction_of(config), recipe.method.build()
+    if facts.start_time:
+        config = _until(config, facts.start_time)
     scheduler = scheduler_for(method.sampler(), facts.schedule, prediction, config)
     if type(scheduler).__name__ == "DDIMScheduler":
         _require_clean_end(method.student_steps, num_train_timesteps(config))
     return scheduler
+
+
+def _until(config: Mapping[str, object], start_time: int) -> Mapping[str, object]:
+    """A configuration that knows no times after one, so that an ordinary call starts there."""
+    schedule = until(schedule_of(config), start_time)
+    ratios = schedule.alphas_cumprod / torch.cat([torch.ones(1), schedule.alphas_cumprod[:-1]])
+    table = {"trained_betas": (1 - ratios).tolist(), "num_train_timesteps": start_time + 1}
+    return {**config, **table, "rescale_betas_zero_snr": False}
 
 
 def _scheduler_class(name: str) -> type[ConfigMixin]:

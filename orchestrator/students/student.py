@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
-import torch
-from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import nn
 
 from fewstep.methods.base import Averaged, LoRA, Round, Trained
 from fewstep.methods.diffusion import Denoiser
-from fewstep.methods.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
+from fewstep.methods.schedules import DiscreteVP, RectifiedFlow, Schedule
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,23 +51,24 @@ def module_of(denoiser: Denoiser) -> nn.Module:
 
 
 def as_denoiser(net: nn.Module, spec: Trained, base: Denoiser) -> Denoiser:
-    """The network as a denoiser: with the base model's schedule and prediction, or re-purposed."""
-    schedules: Mapping[str, Callable[[], Schedule]] = {
-        "": lambda: base.schedule,
-        "flow": RectifiedFlow,
-        "edm": EDM,
-        "zero_snr": lambda: zero_snr(base.schedule),
-    }
-    return Denoiser(net, schedules[spec.schedule](), spec.prediction or base.prediction)
+    """The network as a denoiser: with the base model's schedule and prediction, or re-purposed.
+
+    Raises ValueError for a time to start at that the base model's schedule does not have.
+    """
+    schedule = RectifiedFlow() if spec.schedule == "flow" else base.schedule
+    if spec.start_time:
+        schedule = until(schedule, spec.start_time)
+    return Denoiser(net, schedule, spec.prediction or base.prediction)
 
 
-def zero_snr(schedule: Schedule) -> Schedule:
-    """The schedule with its last time made pure noise (arXiv:2305.08891). Raises ValueError where it holds no table."""
+def until(schedule: Schedule, start_time: int) -> DiscreteVP:
+    """The schedule without the times after one. Raises ValueError where it does not count its times so far."""
     if not isinstance(schedule, DiscreteVP):
-        raise ValueError("zero terminal SNR is for teachers with a variance-preserving schedule")
-    alphas = schedule.alphas_cumprod.cpu()
-    betas = 1 - alphas / torch.cat([torch.ones(1), alphas[:-1]])
-    return DiscreteVP(torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)) if alphas[-1] > 0 else schedule
+        raise ValueError("start_time counts times of a table of noise levels; straight paths have none, leave it out")
+    times = len(schedule.alphas_cumprod)
+    if start_time >= times:
+        raise ValueError(f"start_time must be below the teacher's {times} times, got {start_time}")
+    return DiscreteVP(schedule.alphas_cumprod[: start_time + 1])
 
 
 def trained_of(round: Round, name: str) -> Trained:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fewstep.methods.base import Frozen, Round, Trained
 from fewstep.methods.diffusion import Denoiser
+from fewstep.methods.feature_discriminator import pooled
 from fewstep.orchestrator.engines.deepspeed import inference_engine
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
@@ -69,7 +70,7 @@ def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
     network = feature_network(features, teacher.device, "training.features")
     if net.role == "perceptual":
         return Perceptual(network)
-    return Maps(network, sum(entry.shape[-1] for entry in teacher.encode([""]).values()))
+    return Maps(network, pooled(teacher.encode([""])).shape[1])
 
 
 def place_teacher(teacher: Denoiser, training: Training, dtype: Precision, device: torch.device) -> Denoiser:

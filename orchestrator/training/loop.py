@@ -67,6 +67,17 @@ def learning_rate(round: Round, training: Training, net: str, step: int, steps: 
     return training.learning_rate * spec.lr_scale * warmup * (min(1.0, (steps - step) / decay) if decay else 1.0)
 
 
+def micro_batches(whole: Mapping[str, Rows], training: Training, rank: Rank, step: int, update: int) -> Iterator[Batch]:
+    """What an update sees of a step, a micro-batch at a time; the layers that it calls are seeded for each."""
+    rows = rank.rows(training.batch_size)
+    size = len(rows) // training.accumulation
+    for first in range(0, training.accumulation * size, size):
+        micro = slice(first, first + size)
+        draw = Draw(training.seed, step, update, rows[micro], rank.device)
+        draw.seed_layers()
+        yield Batch({name: source.take(micro) for name, source in whole.items()}, draw)
+
+
 def train(
     round: Round,
     networks: RoundNetworks,
@@ -86,7 +97,6 @@ def train(
     progress = progress or Progress(rank.device)
     clock = progress.clock
     rows = rank.rows(training.batch_size)
-    size = len(rows) // training.accumulation
     streams = {name: source(start) for name, source in batches.items()}
     for step in range(start, steps):
         clock.mark()
@@ -94,17 +104,18 @@ def train(
         for name, source in whole.items():
             progress.saw(step, name, rows, source.columns["sample_id"])
         clock.mark("time/data_s")
+        if round.rollout:
+            with torch.no_grad():
+                micros = micro_batches(whole, training, rank, step, update=len(round.updates))
+                whole["rollout"] = Rows.join([round.rollout(networks.nets, micro) for micro in micros])  # pyright: ignore[reportArgumentType]
+            clock.mark("time/forward_s")
         for number, update in enumerate(round.updates):
             if step % update.every:
                 continue
             rate = learning_rate(round, training, update.net, step, steps)
             with networks.only(update.net) as engine:
-                for first in range(0, training.accumulation * size, size):
-                    micro = slice(first, first + size)
-                    draw = Draw(training.seed, step, number, rows[micro], rank.device)
-                    draw.seed_layers()
-                    batch = Batch({name: source.take(micro) for name, source in whole.items()}, draw)
-                    losses = update.loss(networks.nets, batch)  # pyright: ignore[reportArgumentType]
+                for micro in micro_batches(whole, training, rank, step, update=number):
+                    losses = update.loss(networks.nets, micro)  # pyright: ignore[reportArgumentType]
                     for term, value in losses.items():
                         progress.add(f"loss/{update.net}/{term}", value)
                     clock.mark("time/forward_s")

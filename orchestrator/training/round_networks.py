@@ -82,7 +82,7 @@ def build_networks(
             nets[name] = frozen(net).requires_grad_(False)
     for name, net in round.nets.items():
         if isinstance(net, Critic):
-            trained[name] = _critic(net, nets[net.on], specs(net), make_engine)
+            trained[name] = _critic(net, nets["features"], specs(net), make_engine)
         elif isinstance(net, Trained):
             module = start if net.init == "student" else student_network(module_of(teacher), net)
             followers = {other: a for other, a in round.nets.items() if isinstance(a, Averaged) and a.of == name}
@@ -95,10 +95,10 @@ def build_networks(
     return RoundNetworks(nets, trained)
 
 
-def _critic(net: Critic, on: Denoiser | nn.Module, spec: EngineSpec, make_engine: MakeEngine) -> TrainedNetwork:
-    """A critic of what another network sees."""
-    critic = net.init(module_of(on) if isinstance(on, Denoiser) else on)
-    engine = make_engine(critic.train(), spec)
+def _critic(net: Critic, features: Denoiser | nn.Module, spec: EngineSpec, make_engine: MakeEngine) -> TrainedNetwork:
+    """A critic of what the feature network sees."""
+    assert isinstance(features, nn.Module)
+    engine = make_engine(net.init(features).train(), spec)
     return TrainedNetwork(engine, engine.module, trained_weights(engine.module))
 
 
@@ -118,6 +118,8 @@ def _denoiser(
     if spec.training.gradient_checkpointing:
         assert isinstance(module, Distillable)
         module.recompute()
+    if net.head:
+        module.add_module("head", net.head(module))
     targets = {name: frozen_copy(module) for name, follower in followers.items() if follower.is_target}
     engine = make_engine(module, spec)
     if isinstance(engine.partition, Sharded):

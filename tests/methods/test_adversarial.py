@@ -13,7 +13,7 @@ from diffusers import LCMScheduler
 from torch import Tensor, nn
 
 from fewstep.methods.adversarial import Adversarial, Weighting, student_loss
-from fewstep.methods.base import Critic
+from fewstep.methods.base import Critic, Losses
 from fewstep.methods.batch import Batch, Draw, Rows
 from fewstep.methods.diffusion import Cond, Denoiser
 from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss, pooled
@@ -137,6 +137,20 @@ def test_a_condition_is_pooled_over_its_tokens_by_name() -> None:
     assert torch.equal(pooled(cond), torch.tensor([[5.0, 2.0, 3.0], [6.0, 8.0, 9.0]]))
 
 
+def test_the_discriminator_is_told_what_to_show_and_not_how_large_it_is() -> None:
+    prompt, pooled_prompt = torch.randn(2, 3, 4), torch.randn(2, 5)
+    size = torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]]).expand(2, -1)
+    assert torch.equal(pooled({"prompt": prompt, "pooled": pooled_prompt, "size": size}), pooled_prompt)
+    assert torch.equal(pooled({"prompt": prompt, "size": size[:, :2], "aspect": size[:, :1]}), prompt.mean(1))
+
+
+def test_tokens_that_do_not_count_are_left_out() -> None:
+    prompt, mask = torch.randn(2, 3, 4), torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    torch.testing.assert_close(
+        pooled({"prompt": prompt, "mask": mask}), torch.stack([prompt[0, :2].mean(0), prompt[1, 0]])
+    )
+
+
 # R1.
 
 
@@ -214,9 +228,8 @@ def test_without_weight_there_is_no_r1() -> None:
 def test_the_weight_of_r1_is_that_of_the_method() -> None:
     nets, directions = linear_heads()
     nets["student"] = always(numbers(1))
-    found = [
-        Adversarial(r1_weight=weight).rounds()[0].updates[0].loss(nets, batch_of())["hinge"] for weight in (0.0, 10.0)
-    ]
+    batch = mixture.rolled_out(Adversarial().rounds()[0], nets, batch_of())
+    found = [Adversarial(r1_weight=weight).rounds()[0].updates[0].loss(nets, batch)["hinge"] for weight in (0.0, 10.0)]
     torch.testing.assert_close(found[1] - found[0], 10 * r1(nets, data_of()), rtol=1e-3, atol=0)
 
 
@@ -254,8 +267,21 @@ class OneHead(nn.Module):
         return [maps[0].flatten(1) @ self.weight[:, None]]
 
 
+def of_student(
+    nets: dict[str, Any], batch: Batch, distill_weight: float, guidance_scale: float, weighting: Weighting
+) -> Losses:
+    batch = mixture.rolled_out(Adversarial().rounds()[0], nets, batch)
+    return student_loss(
+        nets,  # pyright: ignore[reportArgumentType]
+        batch,
+        distill_weight=distill_weight,
+        guidance_scale=guidance_scale,
+        weighting=weighting,
+    )
+
+
 def adversarial(nets: dict[str, Any], batch: Batch) -> Tensor:
-    losses = student_loss(nets, batch, student_steps=4, distill_weight=0.0, guidance_scale=7.5, weighting="exponential")
+    losses = of_student(nets, batch, distill_weight=0.0, guidance_scale=7.5, weighting="exponential")
     assert set(losses) == {"adversarial"}
     return losses["adversarial"]
 
@@ -281,11 +307,10 @@ def test_the_gradient_of_the_distillation(weighting: Weighting, prediction: Lite
         "student": always(x0),
         "teacher": Denoiser(linear(0.3, 1.0), SD, prediction),
     }
-    losses = student_loss(nets, batch_of(), student_steps=4, distill_weight=2.5, guidance_scale=w, weighting=weighting)
+    losses = of_student(nets, batch_of(), distill_weight=2.5, guidance_scale=w, weighting=weighting)
     (found,) = torch.autograd.grad(losses["distillation"], x0)
 
     draw, rows = Draw(0, 0, 0, range(64)), data_of()
-    draw.integers(1, 5), draw.normal(x0)  # where the student started from
     t = draw.uniform(0.02, 0.98) * 1000 - 1
     eps = draw.normal(x0).double()
     alpha, sigma = levels_at(t)
@@ -316,9 +341,7 @@ def test_the_distance_is_one_of_pixels() -> None:
             "student": always(numbers(7)),
             "teacher": Denoiser(linear(0.3, 1.0), SD, "epsilon"),
         }
-        losses = student_loss(
-            nets, batch_of(), student_steps=4, distill_weight=1.0, guidance_scale=3.0, weighting="exponential"
-        )
+        losses = of_student(nets, batch_of(), distill_weight=1.0, guidance_scale=3.0, weighting="exponential")
         found.append(losses["distillation"])
     torch.testing.assert_close(found[1], 9 * found[0])
 
@@ -326,7 +349,7 @@ def test_the_distance_is_one_of_pixels() -> None:
 # When the student is asked.
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7, 8])
 def test_the_student_is_trained_at_the_times_that_it_is_sampled_at(steps: int) -> None:
     seen: list[Tensor] = []
 
@@ -338,9 +361,11 @@ def test_the_student_is_trained_at_the_times_that_it_is_sampled_at(steps: int) -
     scheduler = LCMScheduler(original_inference_steps=method.sampler().grid)
     scheduler.set_timesteps(steps)
     nets = {**chain(), "student": Denoiser(net, LEVELS, "v_prediction")}
-    for update in method.rounds()[0].updates:
-        update.loss(nets, batch_of(range(256)))
-        assert set(seen.pop().tolist()) == set(scheduler.timesteps.tolist())
+    (round_,) = method.rounds()
+    batch = mixture.rolled_out(round_, nets, batch_of(range(512)))
+    round_.updates[-1].loss(nets, batch)
+    for times in seen:
+        assert set(times.tolist()) == set(scheduler.timesteps.tolist())
 
 
 def test_the_student_starts_from_noised_data_with_each_time_as_likely() -> None:
@@ -352,13 +377,14 @@ def test_the_student_starts_from_noised_data_with_each_time_as_likely() -> None:
         return x_t
 
     samples = 4000
-    adversarial({**chain(), "student": Denoiser(net, LEVELS, "v_prediction")}, batch_of(range(samples)))
-    x_t, time = seen
-    draw, x0 = Draw(0, 0, 0, range(samples)), data_of(samples).x0
-    draw.integers(1, 5)
+    adversarial({**chain(), "student": Denoiser(net, SD, "epsilon")}, batch_of(range(samples)))
+    x_t, time = seen[:2]
+    assert torch.equal(x_t, seen[2]) and torch.equal(time, seen[3])  # without and with gradients
+    draw, x0 = Draw(0, 0, 2, range(samples)), data_of(samples).x0
+    draw.integers(0, 4)
     eps = draw.normal(x0)
     for t in (249, 499, 749, 999):
-        here, total = time == t, LEVELS.alphas_cumprod[t]
+        here, total = time == t, SD.alphas_cumprod[t] if t < 999 else torch.tensor(0.0)
         torch.testing.assert_close(x_t[here], total.sqrt() * x0[here] + (1 - total).sqrt() * eps[here])
         assert abs(int(here.sum()) - samples / 4) < 4 * (samples * 3 / 16) ** 0.5  # four standard deviations
     assert torch.equal(x_t[time == 999], eps[time == 999])
@@ -367,9 +393,10 @@ def test_the_student_starts_from_noised_data_with_each_time_as_likely() -> None:
 @every_weighting
 def test_pure_noise_gives_finite_losses_and_gradients(weighting: Weighting) -> None:
     nets = networks()
-    for number, update in enumerate(Adversarial(student_steps=1, weighting=weighting).rounds()[0].updates):
+    (round_,) = Adversarial(student_steps=1, weighting=weighting).rounds()
+    for number, update in enumerate(round_.updates):
         mixture.thaw(nets, ("student", "discriminator"), update.net)
-        losses = update.loss(nets, batch_of())
+        losses = update.loss(nets, mixture.rolled_out(round_, nets, batch_of()))
         torch.stack(list(losses.values())).sum().backward()
         assert all(loss.isfinite() for loss in losses.values()), number
         slopes = [weight.grad for weight in mixture.weights(nets[update.net])]
@@ -385,7 +412,8 @@ def test_without_distillation_no_teacher_is_needed() -> None:
     del nets["teacher"]
     (round_,) = Adversarial(distill_weight=0.0).rounds()
     assert not round_.online
-    assert [set(update.loss(nets, batch_of())) for update in round_.updates] == [{"hinge"}, {"adversarial"}]
+    batch = mixture.rolled_out(round_, nets, batch_of())
+    assert [set(update.loss(nets, batch)) for update in round_.updates] == [{"hinge"}, {"adversarial"}]
     assert Adversarial(distill_weight=0.1).rounds()[0].online
 
 
@@ -411,7 +439,7 @@ def test_an_update_gives_gradients_to_its_own_network_alone(weighting: Weighting
         nets = networks()
         # The student's loss reaches the discriminator's weights unless they are frozen; all else holds by itself.
         nets["discriminator"].requires_grad_(update.net == "discriminator")
-        losses = update.loss(nets, batch_of())
+        losses = update.loss(nets, mixture.rolled_out(round_, nets, batch_of()))
         torch.stack(list(losses.values())).sum().backward()
         assert mixture.touched(nets) == {update.net}
 
@@ -421,8 +449,10 @@ def test_the_losses_do_not_depend_on_how_the_batch_is_split(weighting: Weighting
     (round_,) = Adversarial(weighting=weighting, r1_weight=1.0).rounds()
     nets = networks()
     for update in round_.updates:
-        whole = update.loss(nets, batch_of())
-        halves = [update.loss(nets, batch_of(rows)) for rows in (range(32), range(32, 64))]
+        whole, *halves = (
+            update.loss(nets, mixture.rolled_out(round_, nets, batch_of(rows)))
+            for rows in (range(64), range(32), range(32, 64))
+        )
         for name, value in whole.items():
             torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, rtol=1e-4, atol=1e-5)
 

@@ -321,6 +321,21 @@ def test_a_stored_step_is_the_teachers(metric: Metric) -> None:
     torch.testing.assert_close(stored, online)
 
 
+def test_no_point_has_less_noise_than_the_network_is_told_of() -> None:
+    """Stable Diffusion's table begins at 0.029, and says time 0 of all below it."""
+    nets = {
+        "teacher": Denoiser(bend(0.3), SD, "sample"),
+        "student": Denoiser(recorded(bend(-0.4), seen := []), SD, "sample"),
+        "target": Denoiser(recorded(bend(0.3), asked := []), SD, "sample"),
+    }
+    for number in range(16):
+        batch = replace(batch_of(), draw=Draw(0, number, 0, range(64)))
+        consistency_loss(nets, batch, **setting(sigma_min=0.002))  # pyright: ignore[reportArgumentType]
+    times = [torch.cat([time for _, time, _ in calls]) for calls in (seen, asked)]
+    assert times[0].min() > 1 and times[1].min() < 1e-2
+    assert all(len(time.round(decimals=2).unique()) == 7 for time in times)
+
+
 def test_stored_rounds_read_heuns_path_on_the_karras_grid_and_need_no_teacher() -> None:
     (round_,) = Consistency(teacher_step="stored", grid=18, guidance_scale=2.0).rounds()
     assert dict(round_.sources) == {"path": Source("path", 18, "heun-karras", (2.0, 2.0))}

@@ -79,30 +79,24 @@ def test_the_table_is_read_at_its_indices_and_clean_data_comes_before_it() -> No
 
 @every_prediction
 def test_clean_data_is_its_own_estimate(prediction: Prediction) -> None:
-    x, parts = gaussians(0), 2 if prediction == "both" else 1
-    output = torch.cat([gaussians(1)] * parts, 1)
-    estimate = solve(SCHEDULES["discrete"], prediction, x, torch.full((16,), -1.0), output)
+    x = gaussians(0)
+    estimate = solve(SCHEDULES["discrete"], prediction, x, torch.full((16,), -1.0), gaussians(1))
     assert torch.equal(estimate.x0, x) and torch.equal(estimate.eps, torch.zeros_like(x))
 
 
-@every_schedule
-def test_both_answers_count_as_much_as_they_are_well_conditioned(schedule: Schedule) -> None:
-    """x_0 = sigma^2 x + alpha (z - sigma eps), section 4 of arXiv:2202.00512; the two need not agree."""
-    x_t, clean, noise, t = gaussians(0), gaussians(1), gaussians(2), schedule.at(U)
-    estimate = solve(schedule, "both", x_t, t, torch.cat([clean, noise], 1))
-    alpha, sigma = (level(t).double().view(-1, 1, 1, 1) for level in (schedule.alpha, schedule.sigma))
-    alpha, sigma = (level / (alpha**2 + sigma**2).sqrt() for level in (alpha, sigma))
-    z = x_t / (schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2).sqrt().view(-1, 1, 1, 1)  # of unit variance
-    wanted = sigma**2 * clean + alpha * (z - sigma * noise)
-    torch.testing.assert_close(estimate.x0.double(), wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(diffuse(schedule, *estimate, t), x_t, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_teacher_that_is_not_guided_is_asked_once(scale: float) -> None:
+    rows: list[int] = []
 
+    def net(x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        rows.append(len(x_t))
+        return x_t * cond["prompt"].view(-1, 1, 1, 1)
 
-def test_in_pure_noise_the_answer_of_both_is_its_x0_alone() -> None:
-    x_t, clean = gaussians(0), gaussians(1)
-    output = torch.cat([clean, gaussians(2)], 1)
-    estimate = solve(SCHEDULES["zero-snr"], "both", x_t, torch.full((16,), 999.0), output)
-    torch.testing.assert_close(estimate.x0, clean)
+    denoiser, x_t, t = Denoiser(net, SCHEDULES["discrete"], "sample"), gaussians(0), torch.full((16,), 500.0)
+    cond, uncond = ({"prompt": torch.full((16, 1), value)} for value in (3.0, 1.0))
+    estimate = guided(denoiser, x_t, t, cond, uncond, scale)
+    assert rows == [16 if scale == 1 else 32]
+    torch.testing.assert_close(estimate.x0, (1 + 2 * scale) * x_t)
 
 
 def test_gradients_at_zero_terminal_snr_are_finite() -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fewstep.methods.base import Critic
+from fewstep.methods.base import Losses, Trained
 from fewstep.methods.batch import Batch, Draw, Rows
-from fewstep.methods.diffusion import Cond, Denoiser
-from fewstep.methods.distribution_matching import (
-    DistributionMatching,
-    discriminator_loss,
-    fake_score_loss,
-    generate,
-    student_loss,
-)
+from fewstep.methods.diffusion import Cond, Denoiser, diffuse
+from fewstep.methods.distribution_matching import DistributionMatching, fake_score_loss, rollout, student_loss
 from fewstep.methods.losses import l2
 from fewstep.methods.schedules import DiscreteVP
 from tests.support import mixture
@@ -68,8 +62,24 @@ def levels_at(t: Tensor) -> tuple[Tensor, Tensor]:
     return squared.sqrt()[:, None], (1 - squared).sqrt()[:, None]
 
 
-of_student = partial(student_loss, student_steps=1)
-of_fake_score = partial(fake_score_loss, student_steps=1, is_adversarial=False)
+def with_rollout(nets: dict[str, Any], batch: Batch, student_steps: int = 1) -> Batch:
+    """The batch with what the student makes once a step."""
+    (round_,) = DistributionMatching(student_steps=student_steps, regression_weight=0.0).rounds()
+    return mixture.rolled_out(round_, nets, batch)
+
+
+def of_student(nets: dict[str, Any], batch: Batch, **weights: float) -> Losses:
+    return student_loss(nets, with_rollout(nets, batch), **weights)  # pyright: ignore[reportArgumentType]
+
+
+def of_fake_score(nets: dict[str, Any], batch: Batch, *, is_adversarial: bool = False) -> Losses:
+    return fake_score_loss(nets, with_rollout(nets, batch), is_adversarial=is_adversarial)  # pyright: ignore
+
+
+def rollouts_draw(rows: range = range(64)) -> Draw:
+    """What the student starts from comes from here: two updates have theirs before."""
+    return Draw(0, 0, 2, rows)
+
 
 # The matching gradient.
 
@@ -96,7 +106,6 @@ def test_the_gradient_is_the_difference_of_scores_in_units_of_each_samples_own_e
     (found,) = torch.autograd.grad(matching(nets, batch_of(), w), x0)
 
     draw, prompts = Draw(0, 0, 0, range(64)), sources_of()["prompts"]
-    draw.normal(x0)  # what the student started from
     t = draw.uniform(0.02, 0.98) * 1000 - 1
     alpha, sigma = levels_at(t)
     x_t = alpha * x0.detach().double() + sigma * draw.normal(x0).double()
@@ -197,15 +206,16 @@ def test_the_student_takes_its_one_step_from_pure_noise() -> None:
 
     other = Denoiser(linear(0.3, 1.0), SD, "sample")
     nets = {"student": Denoiser(net, SD, "sample"), "teacher": other, "fake_score": other}
-    of_fake_score(nets, batch_of())
-    matching(nets, batch_of(), 3.0)
-    noise = Draw(0, 0, 0, range(64)).normal(torch.zeros(64, 2))
+    matching(nets, batch_of(), 3.0)  # the rollout, and once more for the gradient
+    noise = rollouts_draw().normal(torch.zeros(64, 2))
     for x_t, time in (seen[:2], seen[2:]):
         assert torch.equal(x_t, noise) and torch.equal(time, torch.full((64,), 999.0))
 
 
 class Listening:
     """A network that writes down whose condition it is told, and shows what it is shown in its middle."""
+
+    head = nn.Identity()
 
     def __init__(self, name: str, told: list[tuple[str, Tensor]]) -> None:
         self.name, self.told = name, told
@@ -218,28 +228,29 @@ class Listening:
         self.told.append((f"{self.name}'s middle", cond["modes"]))
         return x_t[..., None, None]
 
+    def with_middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        return self(x_t, time, cond), x_t[..., None, None]
+
 
 def test_each_network_is_told_the_condition_of_the_rows_it_is_asked_about() -> None:
     told: list[tuple[str, Tensor]] = []
     nets: dict[str, Any] = {
         name: Denoiser(Listening(name, told), SD, "sample") for name in ("student", "teacher", "fake_score")
     }
-    nets |= {"decoder": nn.Identity(), "perceptual": l2, "discriminator": nn.Identity()}
-    batch = batch_of()
-    of_student(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.01)
-    fake_score_loss(nets, batch, student_steps=2, is_adversarial=True)
+    nets |= {"decoder": nn.Identity(), "perceptual": l2}
+    batch = with_rollout(nets, batch_of())
+    fake_score_loss(nets, batch, is_adversarial=True)
+    student_loss(nets, batch, guidance_scale=3.0, regression_weight=0.25, adversarial_weight=0.01)
     prompts, pairs, data = (batch[name] for name in ("prompts", "pairs", "data"))
     expected = [
+        ("student", prompts.cond["modes"]),
+        ("fake_score", prompts.cond["modes"]),
+        ("fake_score's middle", data.cond["modes"]),
         ("student", prompts.cond["modes"]),
         ("teacher", torch.cat([prompts.cond["modes"], prompts.uncond["modes"]])),
         ("fake_score", prompts.cond["modes"]),
         ("student", pairs.cond["modes"]),
         ("fake_score's middle", prompts.cond["modes"]),
-        ("student", prompts.cond["modes"]),
-        ("student", prompts.cond["modes"]),
-        ("fake_score", prompts.cond["modes"]),
-        ("fake_score's middle", prompts.cond["modes"]),
-        ("fake_score's middle", data.cond["modes"]),
     ]
     for (name, modes), (wanted_name, wanted) in zip(told, expected, strict=True):
         assert name == wanted_name and torch.equal(modes, wanted)
@@ -248,34 +259,58 @@ def test_each_network_is_told_the_condition_of_the_rows_it_is_asked_about() -> N
 # Backward simulation.
 
 
+def simulated(student: Callable[[Tensor, Tensor, Cond], Tensor], step: int, rows: range = range(64)) -> Rows:
+    """What a student of four steps makes in a step of the training."""
+    batch = Batch(
+        {"prompts": sources_of(rows.stop)["prompts"].take(slice(rows.start, rows.stop))}, Draw(0, step, 2, rows)
+    )
+    return rollout({"student": Denoiser(student, SD, "sample")}, batch, student_steps=4)  # pyright: ignore
+
+
 def test_a_sample_of_several_steps_is_one_that_the_student_meets_on_its_own_way() -> None:
     """Its last step starts at one of four even times; from the second on, from its own sample, noised again."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    net = linear(0.3, 1.0)
+    stops = []
+    for step in range(12):
+        sample = simulated(net, step)
+        draw, cond = Draw(0, step, 2, range(64)), sources_of()["prompts"].cond
+        x_t, at = draw.normal(sample.x0), torch.full((64,), 999.0)
+        draw.integer(0, 4)
+        while at[0] > sample.t[0]:
+            alpha, sigma = (level.float() for level in levels_at(at - 250))
+            x_t, at = alpha * net(x_t, at, cond) + sigma * draw.normal(x_t), at - 250
+        torch.testing.assert_close(sample.t, at)
+        torch.testing.assert_close(sample.x_t, x_t, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(sample.x0, net(x_t, at, cond), atol=1e-5, rtol=1e-5)
+        stops.append(at[0].item())
+    assert set(stops) == {249.0, 499.0, 749.0, 999.0}
+
+
+def test_every_stop_is_as_likely_and_the_same_for_all_ranks() -> None:
+    net, stops = linear(0.3, 1.0), []
+    for step in range(400):
+        first, second = (simulated(net, step, rows) for rows in (range(2), range(2, 4)))
+        assert set(first.t.tolist()) == set(second.t.tolist()) and len(set(first.t.tolist())) == 1
+        stops.append(first.t[0].item())
+    for time in (249.0, 499.0, 749.0, 999.0):  # within four standard deviations
+        assert abs(stops.count(time) - 100) < 4 * (400 * 3 / 16) ** 0.5
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 6, 7, 8])
+def test_the_student_is_asked_at_the_times_that_it_is_sampled_at(steps: int) -> None:
+    scheduler = LCMScheduler(original_inference_steps=DistributionMatching().sampler().grid)
+    scheduler.set_timesteps(steps)
+    seen: list[float] = []
 
     def net(x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        seen.append((x_t, time))
-        return 0.3 * x_t + (time / 900)[:, None]
+        seen.append(time[0].item())
+        return x_t
 
-    samples, steps = 4096, 4
-    prompts = sources_of(samples)["prompts"]
-    found = generate(Denoiser(net, SD, "sample"), prompts, Draw(0, 0, 0, range(samples)), steps)
-    assert len(seen) == steps
-    x_t, times = seen[-1]
-    torch.testing.assert_close(found, 0.3 * x_t + (times / 900)[:, None])
-    assert sorted(set(times.tolist())) == [249.0, 499.0, 749.0, 999.0]
-    for time in (249.0, 499.0, 749.0, 999.0):  # evenly, within four standard errors
-        assert abs((times == time).float().mean() - 1 / 4) < 4 * (3 / 16 / samples) ** 0.5
-
-    draw = Draw(0, 0, 0, range(samples))
-    state, at = draw.normal(found), torch.full((samples,), 999.0)
-    for number in (4, 3, 2):
-        draw.uniform()
-        noise = draw.normal(found)
-        alpha, sigma = (level.float() for level in levels_at(at - 250))
-        noised = alpha * (0.3 * state + (at / 900)[:, None]) + sigma * noise
-        goes_on = (at == 250 * number - 1) & (times < at)
-        state, at = torch.where(goes_on[:, None], noised, state), torch.where(goes_on, at - 250, at)
-    torch.testing.assert_close(state, x_t, atol=1e-5, rtol=1e-5)
+    nets: Any = {"student": Denoiser(net, SD, "sample")}
+    prompts = {"prompts": sources_of()["prompts"]}
+    for step in range(40):
+        rollout(nets, Batch(prompts, Draw(0, step, 2, range(64))), student_steps=steps)
+    assert set(seen) == set(scheduler.timesteps.tolist())
 
 
 def test_gradients_reach_the_last_step_alone() -> None:
@@ -286,9 +321,14 @@ def test_gradients_reach_the_last_step_alone() -> None:
         inputs.append(x_t)
         return net(x_t)
 
-    generate(Denoiser(student, SD, "sample"), sources_of()["prompts"], Draw(0, 0, 0, range(64)), 4).sum().backward()
-    assert net.weight.grad is not None
-    torch.testing.assert_close(net.weight.grad, inputs[-1].sum(0).expand(2, 2))
+    teacher, fake = (Denoiser(linear(k, 1.0), SD, "sample") for k in (0.3, -0.2))
+    nets: dict[str, Any] = {"student": Denoiser(student, SD, "sample"), "teacher": teacher, "fake_score": fake}
+    batch = with_rollout(nets, Batch(sources_of(), Draw(0, 1, 0, range(64))), student_steps=4)
+    assert len(inputs) > 1
+    weights = {"guidance_scale": 1.0, "regression_weight": 0.0, "adversarial_weight": 0.0}
+    student_loss(nets, batch, **weights)["matching"].backward()  # pyright: ignore[reportArgumentType]
+    assert torch.equal(inputs[-1], batch["rollout"].x_t) and torch.equal(inputs[-2], inputs[-1])
+    assert net.weight.grad is not None and net.weight.grad.count_nonzero()
 
 
 # The fake score.
@@ -302,7 +342,6 @@ def test_the_fake_score_denoises_the_students_samples_in_its_own_prediction(
     nets = {"student": always(x0), "fake_score": Denoiser(linear(-0.2, 0.5), SD, prediction)}
     found = of_fake_score(nets, batch_of())
     draw = Draw(0, 0, 0, range(64))
-    draw.normal(x0)
     t = draw.uniform() * 1000 - 1
     eps = draw.normal(x0).double()
     alpha, sigma = levels_at(t)
@@ -362,9 +401,11 @@ class Middle:
         self.times.append(time)
         return (x_t + (time / 900)[:, None] + cond["modes"][:, :2])[..., None, None]
 
+    def with_middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        return self(x_t, time, cond), self.middle(x_t, time, cond)
 
-def evaluator(middle: Tensor) -> Tensor:
-    return middle.sum(1, keepdim=True)
+    def head(self, middle: Tensor) -> Tensor:
+        return middle.sum(1, keepdim=True)
 
 
 def judged(x0: Tensor, cond: Cond, draw: Draw) -> Tensor:
@@ -376,8 +417,7 @@ def judged(x0: Tensor, cond: Cond, draw: Draw) -> Tensor:
 
 
 def adversaries() -> dict[str, Any]:
-    nets: dict[str, Any] = {name: Denoiser(Middle(), SD, "sample") for name in ("student", "teacher", "fake_score")}
-    return nets | {"discriminator": evaluator}
+    return {name: Denoiser(Middle(), SD, "sample") for name in ("student", "teacher", "fake_score")}
 
 
 def test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_noise() -> None:
@@ -385,29 +425,47 @@ def test_dmd2_asks_how_real_the_students_samples_look_to_the_fake_score_under_no
     weights = {"guidance_scale": 3.0, "regression_weight": 0.0, "adversarial_weight": 0.01}
     found = of_student(nets, batch, **weights)
     draw, prompts = Draw(0, 0, 0, range(64)), batch["prompts"]
-    x0 = 0.3 * draw.normal(prompts.blank) + 999 / 900
+    x0 = 0.3 * rollouts_draw().normal(prompts.blank) + 999 / 900
     draw.uniform(), draw.normal(x0)  # of the matching
     assert set(found) == {"matching", "adversarial"}
     wanted = -0.01 * judged(x0, prompts.cond, draw).sigmoid().log().mean()
     torch.testing.assert_close(found["adversarial"].double(), wanted, rtol=1e-4, atol=0)
 
 
-def test_the_discriminator_and_the_features_beneath_it_learn_to_tell_real_from_generated() -> None:
+def test_the_head_and_the_features_beneath_it_learn_to_tell_real_from_generated() -> None:
     nets, batch = adversaries(), batch_of()
     draw, prompts, data = Draw(0, 0, 0, range(64)), batch["prompts"], batch["data"]
-    x0 = 0.3 * draw.normal(prompts.blank) + 999 / 900
+    x0 = 0.3 * rollouts_draw().normal(prompts.blank) + 999 / 900
     fake, real = judged(x0, prompts.cond, draw), judged(data.x0, data.cond, draw)
     wanted = -(1 - fake.sigmoid()).log().mean() - real.sigmoid().log().mean()
-    found = discriminator_loss(nets, batch, student_steps=1)
-    torch.testing.assert_close(found["classification"].double(), wanted, rtol=1e-4, atol=0)
-    losses = fake_score_loss(nets, batch, student_steps=1, is_adversarial=True)
+    losses = of_fake_score(nets, batch, is_adversarial=True)
     assert set(losses) == {"denoising", "classification"}
-    assert 0.001 < losses["classification"] / wanted < 0.1
+    torch.testing.assert_close(losses["classification"].double(), 0.01 * wanted, rtol=1e-4, atol=0)
+    torch.testing.assert_close(losses["denoising"], of_fake_score(nets, batch_of())["denoising"])
+
+
+def test_the_features_beneath_the_head_learn_too() -> None:
+    """By both sides: of the generated samples, whose features come with the answer, and of the real ones."""
+    _, nets = networks(improved=True)
+    batch, draw = with_rollout(nets, batch_of()), Draw(0, 0, 0, range(64))
+    network: Any = mixture.module(nets["fake_score"])
+    weight = network.body[0].weight
+    loss = fake_score_loss(nets, batch, is_adversarial=True)["classification"]  # pyright: ignore[reportArgumentType]
+    logits = []
+    for rows in (batch["rollout"], batch["data"]):
+        t = LEVELS.at(draw.uniform())
+        x_t = diffuse(LEVELS, rows.x0, draw.normal(rows.x0), t)
+        logits.append(network.head(network.middle(x_t, t.clamp_min(0), rows.cond)))
+    generated, real = logits
+    wanted = 0.01 * (F.softplus(generated).mean() + F.softplus(-real).mean())
+    slopes = (torch.autograd.grad(value, weight)[0] for value in (loss, wanted))
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
 
 
 def test_the_discriminator_sees_samples_under_every_noise() -> None:
     nets, samples = adversaries(), 4096
-    discriminator_loss(nets, Batch(sources_of(samples), Draw(0, 0, 0, range(samples))), student_steps=1)
+    of_fake_score(nets, Batch(sources_of(samples), Draw(0, 0, 0, range(samples))), is_adversarial=True)
+    assert len(nets["fake_score"].net.times) == 2
     for time in nets["fake_score"].net.times:
         assert 0 <= time.min() < 2 and 997 < time.max() <= 999
 
@@ -418,7 +476,8 @@ def test_the_discriminator_sees_samples_under_every_noise() -> None:
 def networks(improved: bool = False) -> tuple[DistributionMatching, dict[str, Any]]:
     """DMD or DMD2, all of whose networks have weights that would take a gradient."""
     torch.manual_seed(0)
-    method = DistributionMatching(2, 3.0, 0.0, 0.1) if improved else DistributionMatching()
+    dmd2 = DistributionMatching(student_steps=2, regression_weight=0.0, adversarial_weight=0.1)
+    method = dmd2 if improved else DistributionMatching()
     nets: dict[str, Any] = {
         name: Denoiser(mixture.StudentNetwork(LEVELS), LEVELS, "v_prediction")
         for name in ("student", "teacher", "fake_score")
@@ -427,9 +486,9 @@ def networks(improved: bool = False) -> tuple[DistributionMatching, dict[str, An
     nets["perceptual"] = Distance()
     if improved:
         nets["fake_score"] = Denoiser(Seeing(LEVELS), LEVELS, "v_prediction")
-        critic = method.rounds()[0].nets["discriminator"]
-        assert isinstance(critic, Critic) and critic.on == "fake_score"
-        nets["discriminator"] = critic.init(mixture.module(nets["fake_score"]))
+        fake_score = method.rounds()[0].nets["fake_score"]
+        assert isinstance(fake_score, Trained) and fake_score.head
+        mixture.module(nets["fake_score"]).add_module("head", fake_score.head(mixture.module(nets["fake_score"])))
     return method, nets
 
 
@@ -448,11 +507,14 @@ class Seeing(mixture.StudentNetwork):
     middle_channels = 96
 
     def middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        return self.with_middle(x_t, time, cond)[1]
+
+    def with_middle(self, x_t: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
         hook = self.body[-2].register_forward_hook(lambda _, __, output: seen.append(output))
-        self(x_t, time, cond)
+        answer = self(x_t, time, cond)
         hook.remove()
-        return seen[0][..., None, None]
+        return answer, seen[0][..., None, None]
 
 
 FROZEN = ("decoder", "perceptual")
@@ -465,10 +527,10 @@ def test_an_update_gives_gradients_to_its_own_network_alone(improved: bool) -> N
     for update in round_.updates:
         for name in FROZEN:
             nets[name].requires_grad_(False)
-        mixture.thaw(nets, [name for name in ("fake_score", "discriminator") if name in nets], update.net)
+        mixture.thaw(nets, ("fake_score",), update.net)
         for name in ("student", "teacher"):  # nothing passes to these, frozen or not
             mixture.module(nets[name]).requires_grad_(True)
-        losses = update.loss(nets, batch_of())
+        losses = update.loss(nets, mixture.rolled_out(round_, nets, batch_of()))
         torch.stack(list(losses.values())).sum().backward()
         assert mixture.touched(nets) == {update.net}
         for net in nets.values():
@@ -481,8 +543,10 @@ def test_the_losses_do_not_depend_on_how_the_batch_is_split(improved: bool) -> N
     method, nets = networks(improved)
     (round_,) = method.rounds()
     for update in round_.updates:
-        whole = update.loss(nets, batch_of())
-        halves = [update.loss(nets, batch_of(rows)) for rows in (range(32), range(32, 64))]
+        whole, *halves = (
+            update.loss(nets, mixture.rolled_out(round_, nets, batch_of(rows)))
+            for rows in (range(64), range(32), range(32, 64))
+        )
         for name, value in whole.items():
             torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, rtol=1e-4, atol=1e-6)
 

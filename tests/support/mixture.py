@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from diffusers import DDIMScheduler
@@ -157,6 +158,20 @@ def train(
         observe(number)
 
 
+def rolled_out(round_: Round, nets: Mapping[str, Denoiser | nn.Module], batch: Batch) -> Batch:
+    """The batch with what the round makes of the student once a step."""
+    if not round_.rollout:
+        return batch
+    with torch.no_grad():
+        rollout = round_.rollout(nets, replace(batch, draw=other_draw(batch.draw, len(round_.updates))))  # pyright: ignore
+    return replace(batch, sources={**batch.sources, "rollout": rollout})
+
+
+def other_draw(draw: Draw, update: int) -> Draw:
+    """The same place, for another update."""
+    return Draw(draw.seed, draw.step, update, draw.rows)
+
+
 def alternate(
     round_: Round,
     nets: Mapping[str, Denoiser | nn.Module],
@@ -175,11 +190,12 @@ def alternate(
     for step_number in range(steps):
         here = slice((step_number * batch_size) % size, (step_number * batch_size) % size + batch_size)
         taken = {name: source.take(here) for name, source in sources.items()}
+        batch = rolled_out(round_, nets, Batch(taken, Draw(0, step_number, 0, range(batch_size))))
         for number, update in enumerate(round_.updates):
             if step_number % update.every == 0:
                 thaw(nets, optimizers, update.net)
                 optimizers[update.net].zero_grad()
-                losses = update.loss(nets, Batch(taken, Draw(0, step_number, number, range(batch_size))))
+                losses = update.loss(nets, replace(batch, draw=other_draw(batch.draw, number)))
                 torch.stack(list(losses.values())).sum().backward()
                 optimizers[update.net].step()
 

@@ -442,6 +442,15 @@ def class_recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:
     return {**told, "teacher": {"folder": str(class_teacher(folder))}}
 
 
+def epsilon_teacher(folder: Path) -> Path:
+    """The pipeline with epsilon and PixArt's noise levels, which are diffusers' default: 1 / alpha ends at 157."""
+    place = teacher(folder)
+    config = place / "scheduler" / "scheduler_config.json"
+    table = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "rescale_betas_zero_snr": False}
+    config.write_text(json.dumps(json.loads(config.read_text()) | table | {"prediction_type": "epsilon"}))
+    return place
+
+
 def recipe_data(folder: Path) -> dict[str, dict[str, object] | str]:
     """A whole recipe as plain data on the tiny teacher: seconds from end to end. Tests override what they need."""
     return {

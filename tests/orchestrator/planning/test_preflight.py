@@ -50,9 +50,23 @@ def test_steps_whose_last_would_leave_noise_are_refused(data: dict) -> None:
     check(data, {"name": "progressive", "teacher_steps": 24, "student_steps": 12})
 
 
-def test_a_student_of_twice_the_channels_is_refused_because_no_scheduler_samples_it(data: dict) -> None:
-    with pytest.raises(BadInput, match=r"method: DDIMScheduler cannot sample .*'both'.* takes epsilon or sample or v_"):
-        check(data, {"name": "progressive", "prediction": "both"})
+def test_half_precision_is_refused_where_a_student_divides_its_rounding_errors(tmp_path: Path) -> None:
+    data: dict = {**tiny.recipe_data(tmp_path), "teacher": {"folder": str(tiny.epsilon_teacher(tmp_path))}}
+    half = {"precision": "bfloat16", "zero_stage": 1}
+    with pytest.raises(
+        BadInput, match=r"training.precision: .* 157 times its .* in bfloat16; set method.start_time=399"
+    ):
+        check(data, {"name": "dmd"}, **half)
+    with pytest.raises(BadInput, match=r"training.precision: .* in bfloat16; set float32"):
+        check(data, {"name": "lcm"}, **half)
+    check(data, {"name": "dmd"})
+    check(data, {"name": "dmd", "start_time": 399}, **half)
+    check(data, {"name": "reflow"}, **half)
+
+
+def test_a_start_that_the_teachers_times_do_not_reach_is_refused(data: dict) -> None:
+    with pytest.raises(BadInput, match=r"method.start_time must be below the teacher's 1000 times, got 1099"):
+        check(data, {"name": "add", "start_time": 1099})
 
 
 def test_lora_on_modules_that_are_not_there_is_refused(data: dict) -> None:

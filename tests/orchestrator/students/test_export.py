@@ -112,7 +112,7 @@ def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refus
     kind: str, schedule: str, prediction: str, zero_snr: bool
 ) -> None:
     teacher = config(zero_snr, "v_prediction" if prediction == "flow" else prediction)
-    if prediction == "epsilon" and (zero_snr or schedule == "zero_snr"):
+    if prediction == "epsilon" and zero_snr:
         with pytest.raises(BadInput, match="zero terminal SNR"):
             scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
         return
@@ -193,6 +193,34 @@ assert torch.isfinite(image).all()
     run_elsewhere(code, cwd=tmp_path)
     (folder / "scheduler" / "overshooting.py").write_text("raise AssertionError('a folder is data')\n")
     assert type(load(recipe.teacher.at(folder)).pipeline.scheduler) is OvershootingScheduler
+
+
+def test_a_student_that_starts_early_is_sampled_there_by_an_ordinary_call_in_half_precision(tmp_path: Path) -> None:
+    data = {**tiny.recipe_data(tmp_path), "teacher": {"folder": str(tiny.epsilon_teacher(tmp_path))}}
+    for start in (0, 399):
+        recipe = parse({**data, "method": {"name": "dmd", "start_time": start}})
+        write(recipe, untrained(recipe, tmp_path / f"run-{start}"), tmp_path / f"student-{start}")
+    code = f"""
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+noise = torch.randn(4, *{tiny.LATENT}, generator=torch.Generator().manual_seed(0))
+def sample(start, dtype):
+    pipeline = StableDiffusionPipeline.from_pretrained({str(tmp_path)!r} + f"/student-{{start}}", torch_dtype=dtype)
+    call = {{"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}}
+    x0 = pipeline(["a cat"] * 4, latents=noise.to(dtype), **call).images.float()
+    assert pipeline.scheduler.timesteps.tolist() == [start or 999], pipeline.scheduler.timesteps
+    return pipeline, x0
+def error(start):
+    (_, exact), (_, rounded) = (sample(start, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return (exact - rounded).square().mean().sqrt()
+assert error(399) < 0.02 < error(0), (error(399), error(0))
+pipeline, x0 = sample(399, torch.float32)
+alpha = DDIMScheduler().alphas_cumprod[399].sqrt()
+prompt, _ = pipeline.encode_prompt(["a cat"] * 4, "cpu", 1, False)
+eps = pipeline.unet(noise, 399, prompt).sample
+torch.testing.assert_close(x0, (noise - (1 - alpha**2).sqrt() * eps) / alpha, rtol=1e-4, atol=1e-4)
+"""
+    run_elsewhere(code, cwd=tmp_path)
 
 
 def test_a_grid_that_misses_the_last_time_is_refused() -> None:
