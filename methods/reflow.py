@@ -32,7 +32,10 @@ from fewstep.methods.validation import require, require_at_least, require_decay
 
 
 def reflow_loss(nets: Nets, batch: Batch, *, time_min: float) -> Losses:
-    """Equation 1 on the teacher's pairs: || v(x_t, t) - (eps - x_0) ||^2 with t uniform above `time_min`."""
+    """Equation 1 on the teacher's pairs: || v(x_t, t) - (eps - x_0) ||^2 with t uniform above `time_min`.
+
+    The authors' code leaves as much out at the other end, the noise's, where sampling starts.
+    """
     pairs, student = batch["pairs"], nets["student"]
     t = batch.draw.uniform(time_min, 1.0)
     x_t = diffuse(student.schedule, pairs.x0, pairs.noise, t)

@@ -39,20 +39,6 @@ class Mutation:
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        "diffusion.py",
-        "solve",
-        "(sigma**2 * clean + alpha * (x_t - sigma * noise)) / norm**2",
-        "(alpha**2 * clean + sigma**2 / alpha * (x_t - sigma * noise)) / norm**2",
-        "test_diffusion.py::test_both_answers_count_as_much_as_they_are_well_conditioned",
-    ),
-    Mutation(
-        "diffusion.py",
-        "solve",
-        "clean, noise = output.chunk(2, 1)",
-        "noise, clean = output.chunk(2, 1)",
-        "test_diffusion.py::test_in_pure_noise_the_answer_of_both_is_its_x0_alone",
-    ),
-    Mutation(
         "progressive.py",
         "halving",
         "range(3)",
@@ -167,8 +153,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "progressive.py",
         "progressive_loss.believe",
-        "torch.full_like(t, guidance_scale)",
-        "torch.full_like(t, guidance_scale + 1)",
+        "guided(nets['teacher'], x_t, t, rows.cond, rows.uncond, guidance_scale)",
+        "guided(nets['teacher'], x_t, t, rows.cond, rows.uncond, guidance_scale + 1)",
         "test_progressive.py::test_the_first_teacher_alone_is_guided",
     ),
     Mutation(
@@ -424,10 +410,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_consistency.py::test_the_consistency_function_is_that_of_the_papers_sampler",
     ),
     Mutation(
-        "consistency.py",
-        "",
-        "RHO = 7.0",
-        "RHO = 5.0",
+        "schedules.py",
+        "EDM",
+        "rho: float = 7.0",
+        "rho: float = 5.0",
         "test_consistency.py::test_the_grid_is_that_of_the_papers_sampler_on_any_schedule",
     ),
     Mutation(
@@ -489,8 +475,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "consistency.py",
         "consistency_loss",
-        "torch.full_like(t, guidance_scale)",
-        "torch.full_like(t, guidance_scale + 1)",
+        "guided(teacher, x, time, rows.cond, rows.uncond, guidance_scale)",
+        "guided(teacher, x, time, rows.cond, rows.uncond, guidance_scale + 1)",
         "test_consistency.py::test_the_loss_is_that_of_the_paper",
     ),
     Mutation(
@@ -524,8 +510,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "consistency.py",
         "Consistency.rounds",
-        '"average"',
-        '"target"',
+        "Averaged(decay=self.sampling_ema_decay)",
+        "Averaged(decay=self.ema_decay)",
         "test_consistency.py::test_the_round_has_what_its_loss_calls_and_its_hyperparameters",
     ),
     Mutation(

@@ -28,6 +28,7 @@ from fewstep.orchestrator.runs.driver_lock import BEAT_S, driver_of
 
 ABANDONED = "abandoned"
 RESULT = "result"  # within the folder of a round: what it leaves behind once it is trained
+RETRAINED = frozenset({"start_time"})  # fields with which methods came to train otherwise: none goes on without
 VERSIONS = ("fewstep", "torch", "diffusers", "transformers", "deepspeed", "ray", "pyarrow")
 
 
@@ -170,9 +171,12 @@ def is_abandoned(folder: Path) -> bool:
 def _completed(recorded: Json) -> Json:
     """A recipe as an older version wrote it, with the fields that came since at their defaults."""
     try:
-        return parse(recorded).resolved()
+        resolved = parse(recorded).resolved()
     except BadInput:
         return recorded  # a field is gone or has another form: the comparison names it
+    before, method = (recipe["method"] for recipe in (recorded, resolved))
+    assert isinstance(before, dict) and isinstance(method, dict)
+    return {**resolved, "method": {key: method[key] for key in method if key in before or key not in RETRAINED}}
 
 
 def versions() -> dict[str, str]:

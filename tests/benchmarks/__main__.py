@@ -54,7 +54,7 @@ BENCHMARKS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
     "ranks": (EMOJI, lambda: ranks.main(steps=8, rows=ranks.ROWS, repeats=9)),
     "simulation": (NONE, lambda: simulation.main(shard_s=60.0, mtbf_h=8.0)),
     "sampling": (EMOJI, lambda: sampling.main(images=16, repeats=3)),
-    "steps": (EMOJI, lambda: steps.main(steps=4, batch_size=16, repeats=3)),
+    "steps": (EMOJI, lambda: steps.main(batch_size=4)),
     "scaling": (NONE, lambda: scaling.main(shards=[10, 1_000, 100_000])),
 }
 

@@ -49,7 +49,7 @@ def main(steps: int, repeats: int) -> Iterator[Row]:
     samples = recipe.trajectories.samples
     paid = [samples * row / (taught - stored) for row, taught, stored in seconds]
     row_s, online_s, stored_s = (statistics.median(column) for column in zip(*seconds, strict=True))
-    passes = [sum(call.passes for made in work.calls().values() for call in made) for work in works]
+    passes = [size * work.passes() for work in works]
     yield {
         "benchmark": "break-even, lcm",
         **median_of([steps_paid / recipe.training.steps for steps_paid in paid]),

@@ -1,45 +1,31 @@
-"""Each method's training step against its own arithmetic: the same network evaluations and optimizer steps alone.
+"""What each method's training step asks of its denoisers, counted by operations, against what its papers make of it.
 
-    python -m tests.benchmarks.steps [--steps 4] [--batch-size 16] [--repeats 5]
+    python -m tests.benchmarks.steps [--batch-size 4]
 
-What a step evaluates is recorded once, and then done again with nothing around it. The second derivatives of R1 are
-not counted. Prints JSON.
+Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import partial
 
-import torch
-
-from fewstep.methods import METHODS
-from fewstep.methods.base import Method
-from tests.benchmarks.ratio import Row, paired, show
+from tests.benchmarks.ratio import Row, median_of, show
 from tests.benchmarks.work import Work, embedded_teacher
+from tests.support.passes import EXPECTED
 
-CHANGES: dict[str, dict[str, object]] = {"instaflow": {"lpips_after": None}}  # the others as their papers have them
 
-
-def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
-    """Measure."""
-    torch.set_num_threads(1)
+def main(batch_size: int) -> Iterator[Row]:
+    """Count."""
     teacher = embedded_teacher()
-    for name, build in METHODS.items():
-        method: Method = build(**CHANGES.get(name, {}))
-        work = Work(teacher, method.rounds()[0], batch_size)
-        work.train(1)
-        calls = work.calls()
-        result = paired(partial(work.again, calls, steps), partial(work.train, steps), steps, repeats)
-        counted = {net: sum(call.passes for call in made) // batch_size for net, made in calls.items()}
-        yield {"benchmark": f"training step, {name}", **result, "passes": counted, "batch_size": batch_size}
+    for name, expected in EXPECTED.items():
+        work = Work(teacher, expected.round, batch_size)
+        passes = work.passes(expected.steps)
+        facts = {"passes": round(passes, 2), "papers_passes": expected.passes, "batch_size": batch_size}
+        yield {"benchmark": f"passes, {name}", **median_of([passes / expected.passes]), **facts}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    show(main(args.steps, args.batch_size, args.repeats))
+    parser.add_argument("--batch-size", type=int, default=4)
+    show(main(parser.parse_args().batch_size))

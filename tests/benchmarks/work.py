@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
-from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.methods.base import Round
 from fewstep.methods.batch import Rows
-from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank
 from fewstep.orchestrator.engines.torch import TorchEngine
@@ -28,33 +24,6 @@ from tests.benchmarks import TEACHERS
 
 HERE = Rank(0, 1, torch.device("cpu"))
 POINTS = 51  # of a path
-
-
-@dataclass(frozen=True)
-class Call:
-    """One evaluation of a network in a training step."""
-
-    module: nn.Module
-    arguments: tuple[object, ...]
-    is_differentiated: bool
-
-    @property
-    def passes(self) -> int:
-        """In forward passes of one row; a backward pass is two of them."""
-        first = tree_flatten(self.arguments)[0][0]
-        return len(cast(Tensor, first)) * (3 if self.is_differentiated else 1)
-
-    def again(self) -> None:
-        """The same arithmetic alone."""
-        arguments = tree_map(_fresh, self.arguments)
-        with torch.set_grad_enabled(self.is_differentiated):
-            outputs = tree_flatten(self.module(*arguments))[0]
-        if self.is_differentiated:
-            torch.stack([output.sum() for output in outputs]).sum().backward()
-
-
-def _fresh(value: object) -> object:
-    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
 class Work:
@@ -108,36 +77,21 @@ class Work:
         batches = dict.fromkeys(self.round.sources, stream)
         train(self.round, self.networks, batches, self.training, HERE, steps=steps, after=after)
 
-    def calls(self) -> dict[str, list[Call]]:
-        """What one step evaluates, by the network of each update."""
-        made: dict[str, list[Call]] = {}
-        for update in self.round.updates:
-            calls = made.setdefault(update.net, [])
+    def operations(self, steps: int = 1) -> float:
+        """Floating-point operations of all networks a step, the way back included."""
+        with FlopCounterMode(display=False) as counter:
+            self.train(steps)
+        return counter.get_total_flops() / steps
 
-            def note(module: nn.Module, arguments: tuple, output: object, calls: list[Call] = calls) -> None:
-                differentiated = any(value.requires_grad for value in tree_flatten(output)[0])
-                calls.append(Call(module, tree_map(_fresh, arguments), differentiated))
-
-            handles = [module.register_forward_hook(note) for module in self._modules()]
-            only = Round(self.round.name, (update,), self.round.nets, self.round.sources, online=self.round.online)
-            batches = dict.fromkeys(self.round.sources, lambda start: iter([self.rows]))
-            train(only, self.networks, batches, self.training, HERE, steps=1)
-            for handle in handles:
-                handle.remove()
-        return made
-
-    def _modules(self) -> Sequence[nn.Module]:
-        nets = self.networks.nets.values()
-        return [cast(nn.Module, net.net) if isinstance(net, Denoiser) else net for net in nets]
-
-    def again(self, calls: dict[str, list[Call]], steps: int) -> None:
-        """The same evaluations and optimizer steps, with no loss, no draws and no bookkeeping around them."""
-        for _ in range(steps):
-            for name, evaluations in calls.items():
-                with self.networks.only(name) as engine:
-                    for call in evaluations:
-                        call.again()
-                    engine.step(self.training.learning_rate)
+    def passes(self, steps: int = 1) -> float:
+        """Operations of the denoisers a step, in those of one forward pass of the teacher's."""
+        rows, time = self.rows, torch.full((self.training.batch_size,), 500.0)
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            self.teacher.network(rows.x0, time, rows.cond)
+        with FlopCounterMode(display=False) as counter:
+            self.train(steps)
+        denoisers = counter.get_flop_counts()[type(self.teacher.network).__name__]
+        return sum(denoisers.values()) / steps / forward.get_total_flops()
 
 
 def embedded_teacher() -> Teacher:

@@ -21,6 +21,7 @@ from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
 from fewstep.orchestrator.sampling.ode import sample_path
 from fewstep.orchestrator.sampling.solvers import SOLVERS
 from fewstep.orchestrator.students.inference import inference_arguments
+from fewstep.orchestrator.students.student import trained_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 
@@ -29,7 +30,9 @@ def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> P
     network = Teacher(recipe.teacher).network
     if guidance_input:
         network = network.with_guidance_input()
-    return _result(folder, network.state_dict(), guidance_input=guidance_input)
+    last = recipe.method.build().rounds()[-1]
+    facts = {"guidance_input": guidance_input, "start_time": trained_of(last, last.result).start_time}
+    return _result(folder, network.state_dict(), **facts)
 
 
 def untrained_lora(recipe: Recipe, folder: Path) -> Path:

@@ -109,6 +109,21 @@ def test_a_run_that_an_older_version_began_goes_on(folder: Path, tmp_path: Path)
     assert yaml.safe_load(file.read_text())["method"]["times"] == "all"
 
 
+def test_a_run_of_a_method_that_came_to_train_otherwise_does_not_go_on(folder: Path, tmp_path: Path) -> None:
+    from fewstep.orchestrator.errors import BadInput
+    from fewstep.orchestrator.recipe.parsing import load, parse
+    from fewstep.orchestrator.runs.run import Run
+
+    data, run = load(str(folder / "recipe.yaml")).model_dump(), tmp_path / "run"
+    recipe = parse({**data, "method": {"name": "add"}, "output": str(run)})
+    Run(recipe)
+    recorded = yaml.safe_load((run / "recipe.yaml").read_text())
+    del recorded["method"]["start_time"]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recorded))
+    with pytest.raises(BadInput, match="method.start_time is .absent. there and 0 here"):
+        Run(recipe)
+
+
 def test_the_same_run_may_continue_on_other_resources(folder: Path, tmp_path: Path) -> None:
     from fewstep.orchestrator.recipe.parsing import load
     from fewstep.orchestrator.runs.run import Run
