@@ -193,6 +193,11 @@ class Evaluator:
             return None
         return self._features.read(self.setting.prompts).numpy()
 
+    def labels(self) -> dict[str, str]:
+        """What figures call the networks, by name."""
+        networks = (network for network in (self._features, self._check) if network)
+        return {network.name: network.label(self.teacher.family.image_size) for network in networks}
+
     def num_features(self) -> int:
         """How many features a picture has."""
         return self._features(torch.zeros(1, 3, 64, 64)).shape[1]

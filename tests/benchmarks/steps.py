@@ -19,7 +19,9 @@ from fewstep.methods.base import Method
 from tests.benchmarks.ratio import Row, paired, show
 from tests.benchmarks.work import Work, embedded_teacher
 
-CHANGES: dict[str, dict[str, object]] = {"instaflow": {"lpips_after": None}}  # the others as their papers have them
+CHANGES: dict[str, dict[str, object]] = {
+    "instaflow": {"perceptual_after": None}
+}  # the others as their papers have them
 
 
 def main(steps: int, batch_size: int, repeats: int) -> Iterator[Row]:
