@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.appearance import appearance
-from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.evaluation.last_answer import last_answer
 from fewstep.orchestrator.evaluation.system import (
     CALIBRATION,
@@ -29,6 +28,7 @@ from fewstep.orchestrator.evaluation.system import (
     System,
 )
 from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.features.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser

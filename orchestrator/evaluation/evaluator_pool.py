@@ -20,8 +20,6 @@ from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
 from fewstep.orchestrator.compute.tasks import device_of, options, unwrap_bad_input
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from fewstep.orchestrator.evaluation.feature_networks import features_label
-from fewstep.orchestrator.evaluation.picture_sizes import SMALLEST_PX
 from fewstep.orchestrator.evaluation.system import (
     CALIBRATION,
     CALIBRATION_STEPS,
@@ -29,6 +27,8 @@ from fewstep.orchestrator.evaluation.system import (
     SampleFeatures,
     System,
 )
+from fewstep.orchestrator.features.feature_networks import features_label
+from fewstep.orchestrator.features.picture_sizes import SMALLEST_PX
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts

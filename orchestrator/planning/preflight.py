@@ -12,13 +12,13 @@ from fewstep.methods.schedules import Schedule
 from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.feature_networks import (
+from fewstep.orchestrator.features.feature_networks import (
     LOSSES,
     feature_network,
     features_label,
     layered_network,
 )
-from fewstep.orchestrator.evaluation.perceptual import is_learned, perceptual_distance
+from fewstep.orchestrator.features.perceptual import is_learned, perceptual_distance
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.ode import unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS

@@ -13,10 +13,10 @@ from fewstep.methods.base import Frozen, Round, Trained
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.engines.deepspeed import inference_engine
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, layered_network
-from fewstep.orchestrator.evaluation.perceptual import perceptual_distance
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.features.feature_networks import FeatureNetwork, layered_network
+from fewstep.orchestrator.features.perceptual import perceptual_distance
 from fewstep.orchestrator.recipe.teacher import Precision
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.students.student import module_of

@@ -21,9 +21,9 @@ from fewstep.orchestrator.evaluation.distances import FeatureMoments, Features, 
 from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from fewstep.orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.evaluation.results import Row
 from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
+from fewstep.orchestrator.features.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.inputs.images import cut, open_images
 from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
 from fewstep.orchestrator.recipe.evaluation import Evaluation

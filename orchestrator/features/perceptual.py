@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.feature_networks import LOSSES, FeatureNetwork, layered_network, loading
-from fewstep.orchestrator.evaluation.picture_sizes import SMALLEST_PX, limited, resize, size_of
+from fewstep.orchestrator.features.feature_networks import LOSSES, FeatureNetwork, layered_network, loading
+from fewstep.orchestrator.features.picture_sizes import SMALLEST_PX, limited, resize, size_of
 
 
 class Perceptual(nn.Module):

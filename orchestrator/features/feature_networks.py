@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewstep.methods.batch import to_device_async
 from fewstep.orchestrator.errors import BadInput, nearest
-from fewstep.orchestrator.evaluation.picture_sizes import (
+from fewstep.orchestrator.features.picture_sizes import (
     SMALLEST_PX,
     Size,
     in_pixels,

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
-from fewstep.orchestrator.evaluation.feature_networks import INCEPTION_PX, feature_network, layered_network
-from fewstep.orchestrator.evaluation.perceptual import perceptual_distance
 from fewstep.orchestrator.evaluation.system import System
+from fewstep.orchestrator.features.feature_networks import INCEPTION_PX, feature_network, layered_network
+from fewstep.orchestrator.features.perceptual import perceptual_distance
 from fewstep.orchestrator.planning.preflight import preflight, warnings
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
