@@ -232,8 +232,8 @@ def _clip(path: str) -> Parts:
 
     network = CLIPVisionModelWithProjection.from_pretrained(path)
     side, patch = network.config.image_size, network.config.patch_size
-    if not isinstance(side, int):
-        raise ValueError(f"its images have size {side}, and only square ones can be made for it")
+    if not (isinstance(side, int) and isinstance(patch, int)):
+        raise ValueError(f"its images and patches have sizes {side} and {patch}, and only squares can be made for it")
 
     def read(texts: Sequence[str]) -> Tensor:
         tokenizer = CLIPTokenizer.from_pretrained(path)

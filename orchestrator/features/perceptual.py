@@ -32,8 +32,8 @@ class LearnedPerceptual(nn.Module):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        from lpips import LPIPS
-        from torchvision.models import VGG16_Weights
+        from lpips import LPIPS  # pyright: ignore[reportMissingImports] - an extra's, as the next
+        from torchvision.models import VGG16_Weights  # pyright: ignore[reportMissingImports]
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks torchvision for an untrained VGG16 in a way that is out of date
