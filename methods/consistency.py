@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-Metric = Literal["lpips", "l1", "l2", "huber"]
+Metric = Literal["perceptual", "l1", "l2", "huber"]
 SIGMA_DATA = 0.5
 
 
@@ -140,7 +140,7 @@ def agreement(nets: Nets, points: SolutionPoints, metric: Metric, huber_c: float
         end = consistency_function(nets["target"], x_s, s, cond, sigma_min)
     x0 = consistency_function(nets["student"], x_t, t, cond, sigma_min)
     distances = {
-        "lpips": lambda: perceptual(nets, x0, end),
+        "perceptual": lambda: perceptual(nets, x0, end),
         "l1": lambda: l1(x0, end),
         "l2": lambda: l2(x0, end),
         "huber": lambda: pseudo_huber(x0, end, huber_c),
@@ -155,7 +155,7 @@ class Consistency:
     student_steps: int = 2
     teacher_step: Literal["online", "stored"] = "online"
     grid: int = 40
-    metric: Metric = "lpips"
+    metric: Metric = "perceptual"  # perceptual is by `training.features`, where the paper has lpips
     huber_c: float = 0.03  # of metric huber, which the paper does not have (arXiv:2310.14189, section 3.3)
     sigma_min: float = 0.002  # where f is the identity, in units of x_0 + sigma eps
     sigma_max: float = 80.0
@@ -167,7 +167,7 @@ class Consistency:
     space: ClassVar[Mapping[str, Range]] = {
         "ema_decay": Choice((0.0, 0.9, 0.95, 0.99)),
         "grid": Choice((10, 18, 40, 80)),
-        "metric": Choice(("lpips", "l1", "l2", "huber")),
+        "metric": Choice(("perceptual", "l1", "l2", "huber")),
         "sampling_ema_decay": Choice((0.999, 0.9999, 0.999943)),
     }
 
@@ -188,7 +188,7 @@ class Consistency:
             "target": Averaged(decay=self.ema_decay, is_target=True),
             "average": Averaged(decay=self.sampling_ema_decay),
         }
-        if self.metric == "lpips":
+        if self.metric == "perceptual":
             nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
         common = {"metric": self.metric, "huber_c": self.huber_c, "sigma_min": self.sigma_min}
         scale, online = self.guidance_scale, self.teacher_step == "online"

@@ -19,7 +19,8 @@ from fewstep.methods.validation import require, require_at_least, require_decay
 class InstaFlow:
     """Reflow rounds on the guided teacher's pairs, then distillation on new pairs of the last reflow.
 
-    Those are sampled with the guidance of velocities, v = u + w (c - u), and distilled by L2 first, then LPIPS.
+    Those are sampled with the guidance of velocities, v = u + w (c - u), and distilled by L2 first, then by the
+    perceptual distance, which is LPIPS in the paper.
     """
 
     student_steps: int = 1
@@ -27,7 +28,7 @@ class InstaFlow:
     num_inference_steps: int = 25  # of the pairs
     guidance_scale: float = 6.0  # of the teacher's pairs
     flow_guidance_scale: float = 1.5  # of the straightened model's pairs
-    lpips_after: int | None = 21_500  # step of the distillation where LPIPS takes over from L2; null is never
+    perceptual_after: int | None = 21_500  # step of distillation where the perceptual loss replaces L2; null is never
     ema_decay: float = 0.9999  # for runs of 1e4 steps and more; 0.999 suits a few thousand
     time_min: float = 1e-3
 
@@ -42,7 +43,7 @@ class InstaFlow:
         require_at_least(1, num_inference_steps=self.num_inference_steps)
         require_at_least(1, guidance_scale=self.guidance_scale, flow_guidance_scale=self.flow_guidance_scale)
         require_decay(ema_decay=self.ema_decay)
-        require_at_least(0, lpips_after=self.lpips_after or 0)
+        require_at_least(0, perceptual_after=self.perceptual_after or 0)
         require(0 <= self.time_min < 1, f"time_min must be in [0, 1), got {self.time_min:g}")
 
     def rounds(self) -> tuple[Round, ...]:
@@ -50,7 +51,7 @@ class InstaFlow:
         straightened = self._pairs(self.flow_guidance_scale)
         return (
             *reflows(self.num_reflows, self.ema_decay, self.time_min, self._pairs(self.guidance_scale)),
-            distillation(self.ema_decay, straightened, self.lpips_after),
+            distillation(self.ema_decay, straightened, self.perceptual_after),
         )
 
     def _pairs(self, guidance_scale: float) -> Source:

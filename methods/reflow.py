@@ -42,16 +42,17 @@ def reflow_loss(nets: Nets, batch: Batch, *, time_min: float) -> Losses:
     return {"velocity": l2(student(x_t, t, pairs.cond).flow, pairs.noise - pairs.x0).mean()}
 
 
-def distillation_loss(nets: Nets, batch: Batch, *, lpips_after: int | None) -> Losses:
+def distillation_loss(nets: Nets, batch: Batch, *, perceptual_after: int | None) -> Losses:
     """D(x_0, eps - v(eps, 1)): a straightened model's sample in one Euler step (section 3.2, arXiv:2309.06380).
 
-    D is the squared distance up to step `lpips_after` of the round, and from there LPIPS on decoded images.
+    D is the squared distance up to step `perceptual_after` of the round, and from there the perceptual one
+    of decoded images, which is LPIPS in the paper.
     """
     pairs, student = batch["pairs"], nets["student"]
     x0 = student(pairs.noise, torch.ones_like(pairs.noise.flatten(1)[:, 0]), pairs.cond).x0
-    if lpips_after is None or batch.draw.step < lpips_after:
+    if perceptual_after is None or batch.draw.step < perceptual_after:
         return {"l2": l2(x0, pairs.x0).mean()}
-    return {"lpips": perceptual(nets, x0, pairs.x0).mean()}
+    return {"perceptual": perceptual(nets, x0, pairs.x0).mean()}
 
 
 def reflows(num_reflows: int, ema_decay: float, time_min: float, pairs: Source) -> tuple[Round, ...]:
@@ -72,14 +73,14 @@ def reflows(num_reflows: int, ema_decay: float, time_min: float, pairs: Source) 
     )
 
 
-def distillation(ema_decay: float, pairs: Source, lpips_after: int | None) -> Round:
+def distillation(ema_decay: float, pairs: Source, perceptual_after: int | None) -> Round:
     """One step learned from new pairs of the last reflow."""
     nets = velocity(ema_decay)
-    if lpips_after is not None:
+    if perceptual_after is not None:
         nets |= {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")}
     return Round(
         name="distillation",
-        updates=(Update("student", partial(distillation_loss, lpips_after=lpips_after)),),
+        updates=(Update("student", partial(distillation_loss, perceptual_after=perceptual_after)),),
         nets=nets,
         sources={"pairs": replace(pairs, solver="flow-euler")},
         start="previous_average",
@@ -102,8 +103,8 @@ class Reflow:
     num_reflows: int = 1
     ema_decay: float = 0.9999  # for the paper's 1e5 and more steps a round; 0.999 suits a few thousand
     time_min: float = 1e-3
-    distill: bool = False  # end with a round for one step; the paper's, with LPIPS
-    lpips_after: int | None = 0  # step of that round where LPIPS takes over from L2; null is never
+    distill: bool = False  # end with a round for one step
+    perceptual_after: int | None = 0  # step of that round where the perceptual loss replaces L2; null is never
 
     paper: ClassVar[str] = "2209.03003"
     space: ClassVar[Mapping[str, Range]] = {
@@ -115,14 +116,14 @@ class Reflow:
     def __post_init__(self) -> None:
         require_at_least(1, student_steps=self.student_steps, num_reflows=self.num_reflows)
         require_decay(ema_decay=self.ema_decay)
-        require_at_least(0, lpips_after=self.lpips_after or 0)
+        require_at_least(0, perceptual_after=self.perceptual_after or 0)
         require(0 <= self.time_min < 1, f"time_min must be in [0, 1), got {self.time_min:g}")
 
     def rounds(self) -> tuple[Round, ...]:
         """One per reflow, and perhaps the distillation."""
         pairs = Source("pairs")
         rounds = reflows(self.num_reflows, self.ema_decay, self.time_min, pairs)
-        return (*rounds, distillation(self.ema_decay, pairs, self.lpips_after)) if self.distill else rounds
+        return (*rounds, distillation(self.ema_decay, pairs, self.perceptual_after)) if self.distill else rounds
 
     def sampler(self) -> Sampler:
         """Euler along the flow; the pairs' guidance is already inside."""

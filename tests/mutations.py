@@ -538,9 +538,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "reflow.py",
         "distillation_loss",
-        "batch.draw.step < lpips_after",
-        "batch.draw.step <= lpips_after",
-        "test_reflow.py::test_lpips_takes_over_at_its_step",
+        "batch.draw.step < perceptual_after",
+        "batch.draw.step <= perceptual_after",
+        "test_reflow.py::test_the_perceptual_distance_takes_over_at_its_step",
     ),
     Mutation(
         "reflow.py",
@@ -552,7 +552,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "instaflow.py",
         "InstaFlow.rounds",
-        "distillation(self.ema_decay, straightened, self.lpips_after)",
+        "distillation(self.ema_decay, straightened, self.perceptual_after)",
         "distillation(self.ema_decay, straightened, None)",
         "test_reflow.py::test_the_distillation_round_has_what_its_loss_calls",
     ),

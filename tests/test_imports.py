@@ -17,7 +17,7 @@ from tests.support.source import FOLDERS, ROOT, files, imports, product_files, w
 ROOMS = (
     *("errors", "files", "pipelines", "observability", "storage", "sampling", "inputs"),  # the ground
     *("recipe", "runs", "compute"),  # what a run is asked, where it is written, where it is computed
-    *("families", "engines", "teachers", "datasets", "dataloader", "students"),  # the nouns
+    *("families", "engines", "teachers", "features", "datasets", "dataloader", "students"),  # the nouns
     *("evaluation", "planning", "training", "generation", "reports"),  # the verbs
     *("workflow", "search", "submission", "cli"),  # what puts them in order
 )
@@ -27,6 +27,7 @@ LIBRARIES = {
     "deepspeed": {"engines", "training"},
     "fsspec": set[str](),
     "huggingface_hub": {"planning", "reports"},
+    "lpips": {"features"},
     "matplotlib": {"observability", "search"},
     "mlflow": {"observability"},
     "optuna": {"search"},
@@ -37,7 +38,8 @@ LIBRARIES = {
     "s3fs": {"storage"},
     "safetensors": {"families", "students", "training"},
     "tensorboard": {"observability"},
-    "transformers": {"evaluation", "workflow"},
+    "torchvision": {"features"},
+    "transformers": {"features", "workflow"},
     "typer": {"cli"},
     "wandb": {"observability"},
 }

@@ -40,7 +40,6 @@ from fewstep.orchestrator.evaluation.distances import (
     variety,
 )
 from fewstep.orchestrator.evaluation.evaluator_pool import EvaluatorPool, evaluation_prompts, open_pool
-from fewstep.orchestrator.evaluation.feature_networks import features_label
 from fewstep.orchestrator.evaluation.reference_statistics import FIELD, check_evaluation, read_statistics
 from fewstep.orchestrator.evaluation.results import (
     LOOKS,
@@ -88,9 +87,10 @@ def evaluate(recipe: Recipe, student: Path, out: Path) -> EvaluationResults:
         images = stored if isinstance(stored, SampleFeatures) else images
         texts = pool.measure_texts()
         seconds = pool.seconds_per_image(judged)
+        labels = pool.labels()
         own = next(system for system in students if system.steps == own_steps(recipe))
         extremes(pool, [teachers.null, own], samples, samples[teachers.reference], out)
-    measured = Measured(samples, varied, images, texts, moments)
+    measured = Measured(samples, varied, images, texts, moments, labels)
     comparison = Comparison(evaluation, prompts, teachers, measured)
     rows = tuple(comparison.rows(judged, seconds))
     objections = {system.steps: EvaluationResults(rows, ()).objections(system.steps) for system in students}
@@ -110,6 +110,7 @@ class Measured:
     images: SampleFeatures | None  # real ones
     texts: NDArray[np.float32] | None  # features of the prompts [prompts, d]
     moments: FeatureMoments | None  # of real images that somebody else measured
+    labels: Mapping[str, str]  # what figures call the networks, by name
 
 
 class Comparison:
@@ -151,7 +152,8 @@ class Comparison:
 
     def rows(self, judged: Sequence[System], seconds: Mapping[System, float]) -> Iterator[Row]:
         """Every metric of every system."""
-        network, label = self._evaluation.features, features_label(self._evaluation.features)
+        network = self._evaluation.features
+        label = self._measured.labels[network]
         for system in judged:
             estimates = [(ref, *metric) for ref in self._references for metric in self._metrics(system, ref)]
             by_features = [
@@ -189,7 +191,7 @@ class Comparison:
     def _checked(self, system: System) -> Iterator[tuple[Reference, str, str, BootstrapEstimate]]:
         network = self._evaluation.check
         if kid := self._check_kid(system):
-            yield "teacher", f"check KID ({features_label(network)})", network, kid
+            yield "teacher", f"check KID ({self._measured.labels[network]})", network, kid
 
     def _looks(self, system: System) -> Iterator[tuple[Reference, str, str, BootstrapEstimate]]:
         """How the pictures look, by no network."""
@@ -250,7 +252,7 @@ class Comparison:
         """That the second network does not find the student nearer."""
         mine, its = self._check_kid(student), self._check_kid(teacher)
         if mine and its and combine((1, mine), (-1, its)).high >= 0:
-            label = features_label(self._evaluation.check)
+            label = self._measured.labels[self._evaluation.check]
             yield f"by {label} it is not shown to be nearer, KID {mine.value:.4f} against {its.value:.4f}"
 
     def _differences(self, student: System, teacher: System) -> Iterator[Difference]:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from fewstep.methods.diffusion import Denoiser
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.appearance import appearance
-from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.evaluation.last_answer import last_answer
 from fewstep.orchestrator.evaluation.system import (
     CALIBRATION,
@@ -29,6 +28,7 @@ from fewstep.orchestrator.evaluation.system import (
     System,
 )
 from fewstep.orchestrator.families.family import Family
+from fewstep.orchestrator.features.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.sampling import analytic_dpm
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
@@ -192,6 +192,11 @@ class Evaluator:
         if not self._features.reads or self.teacher.family.usage.task != "text-to-image":
             return None
         return self._features.read(self.setting.prompts).numpy()
+
+    def labels(self) -> dict[str, str]:
+        """What figures call the networks, by name."""
+        networks = (network for network in (self._features, self._check) if network)
+        return {network.name: network.label(self.teacher.family.image_size) for network in networks}
 
     def num_features(self) -> int:
         """How many features a picture has."""

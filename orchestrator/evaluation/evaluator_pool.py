@@ -20,7 +20,6 @@ from fewstep.orchestrator.compute.cluster import connect, require, worker_bundle
 from fewstep.orchestrator.compute.tasks import device_of, options, unwrap_bad_input
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from fewstep.orchestrator.evaluation.feature_networks import features_label
 from fewstep.orchestrator.evaluation.system import (
     CALIBRATION,
     CALIBRATION_STEPS,
@@ -28,6 +27,8 @@ from fewstep.orchestrator.evaluation.system import (
     SampleFeatures,
     System,
 )
+from fewstep.orchestrator.features.feature_networks import features_label
+from fewstep.orchestrator.features.picture_sizes import SMALLEST_PX
 from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.inputs.images import open_images
 from fewstep.orchestrator.inputs.prompts import prompts_digest, read_prompts
@@ -104,6 +105,14 @@ class EvaluatorActor:
         """The prompts."""
         return self._evaluator.measure_texts()
 
+    def labels(self) -> dict[str, str]:
+        """What figures call the networks."""
+        return self._evaluator.labels()
+
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the teacher's pictures."""
+        return self._evaluator.teacher.family.image_size
+
     def num_features(self) -> int:
         """How many features a picture has."""
         return self._evaluator.num_features()
@@ -127,6 +136,9 @@ class EvaluatorPool:
         self.setting, self.files = setting, files
         self._actors, self._timings, self._recorder = actors, timings, recorder
         self.revisions = self._ask(EvaluatorActor.revisions)
+        height, width = self._ask(EvaluatorActor.image_size)
+        is_usual = height == width <= SMALLEST_PX and not setting.teacher.sizes  # keys leave the usual out
+        self._size = {} if is_usual else {"image_size": [height, width]}
         self._refusals: dict[tuple[str, int], str] = {}  # of solvers and numbers of steps
 
     def key(self, system: System) -> Key:
@@ -137,7 +149,7 @@ class EvaluatorPool:
             "revision": self.revisions[system.name],
             "dtype": setting.teacher.dtype,
             **({"compile": True} if setting.teacher.compile else {}),
-            **({"size": setting.teacher.sizes[0]} if setting.teacher.sizes else {}),
+            **self._size,
             "prompts": prompts_digest(setting.prompts),
             "negative_prompt": setting.negative_prompt,
             "call": vars(setting.call) if system.name == "student" else {},
@@ -151,7 +163,7 @@ class EvaluatorPool:
     def images_key(self, file: str) -> Key:
         """All that the features of real images depend on, the teacher for its size."""
         digest = open_images(file, "evaluation.images").digest()
-        facts = {"protocol": PROTOCOL, "images": digest, "teacher": self.revisions["teacher"]}
+        facts = {"protocol": PROTOCOL, "images": digest, "teacher": self.revisions["teacher"], **self._size}
         return Key("images", facts | {"features": self.setting.features, "batch_size": self.setting.batch_size})
 
     def supported(self, solvers: Sequence[str], steps: int) -> list[str]:
@@ -183,6 +195,10 @@ class EvaluatorPool:
     def measure_texts(self) -> NDArray[np.float32] | None:
         """The features of the prompts, in the space of the pictures'; None where they have none."""
         return self._ask(EvaluatorActor.measure_texts)
+
+    def labels(self) -> dict[str, str]:
+        """What figures call the networks, by name."""
+        return self._ask(EvaluatorActor.labels)
 
     def num_features(self) -> int:
         """How many features a picture has."""

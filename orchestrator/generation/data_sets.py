@@ -132,9 +132,9 @@ def _complete(recipe: Recipe, plan: DatasetPlan, prompts: Sequence[str], store_u
 
 
 def _describe(recipe: Recipe) -> tuple[TeacherCard, list[str]]:
-    from fewstep.orchestrator.planning.preflight import preflight
+    from fewstep.orchestrator.planning.preflight import preflight, warnings
     from fewstep.orchestrator.teachers.teacher import Teacher
 
     teacher = Teacher(recipe.teacher)
     preflight(recipe, teacher)
-    return teacher.card, teacher.family.warnings()
+    return teacher.card, warnings(recipe, teacher)

@@ -15,7 +15,13 @@ from fewstep.methods.schedules import Schedule
 from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.errors import BadInput
-from fewstep.orchestrator.evaluation.feature_networks import feature_network, features_label
+from fewstep.orchestrator.features.feature_networks import (
+    LOSSES,
+    feature_network,
+    features_label,
+    layered_network,
+)
+from fewstep.orchestrator.features.perceptual import is_learned, perceptual_distance
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.ode import unsupported_reason
 from fewstep.orchestrator.sampling.solvers import SOLVERS
@@ -25,7 +31,11 @@ from fewstep.orchestrator.students.student import as_denoiser, student_network, 
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
 
+<<<<<<< HEAD
 LARGEST_DIVISION = 30.0  # by alpha, that bfloat16's 8 bits leave a picture of
+=======
+MAX_SHRINKING = 4  # of pictures before a network; a stroke of so many pixels is one then
+>>>>>>> wP
 
 
 def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:
@@ -71,6 +81,26 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
     if why := teacher.family.unsupported_reason(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
     check_export(recipe, config, StudentSpec.of(trained_of(last, last.result)))
+
+
+def warnings(recipe: Recipe, teacher: Teacher) -> list[str]:
+    """What is no fault of the teacher's or the recipe's, but better known before anything is made; a sentence each.
+
+    Raises BadInput where a network that judges pictures is not there.
+    """
+    evaluation, family = recipe.evaluation, teacher.family
+    sentences = family.warnings()
+    if not (family.has_pictures and recipe.has_training):
+        return sentences
+    for field, name in (("evaluation.features", evaluation.features), ("evaluation.check", evaluation.check)):
+        if name:
+            network = feature_network(name, field=field)
+            if network.shrinking(family.image_size) > MAX_SHRINKING:
+                sentences.append(
+                    f"{field}: {network.label(family.image_size)} overlooks what is finer than {MAX_SHRINKING} px, and "
+                    "no figure by it tells of that; take a network that is shown larger pictures, or look at them too"
+                )
+    return sentences
 
 
 def check_paths(recipe: Recipe, schedule: Schedule) -> None:
@@ -148,6 +178,13 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder" and recipe.has_training:
-            features_label(recipe.training.features, field="training.features")
-            if not is_offline and not feature_network(recipe.training.features, field="training.features").channels:
-                raise BadInput(f"training.features: {recipe.training.features} shows no layers, which losses look at")
+            _check_features(net, recipe.training.features, is_offline=is_offline)
+
+
+def _check_features(net: Frozen, name: str, *, is_offline: bool) -> None:
+    """Refuse a network that is not there, or that losses cannot look through."""
+    is_distance = net.role == "perceptual"
+    if not (is_distance and is_learned(name)):
+        features_label(name, LOSSES)
+    if not is_offline:
+        (perceptual_distance if is_distance else layered_network)(name)

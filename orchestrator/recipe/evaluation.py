@@ -77,7 +77,8 @@ class Evaluation(Section):
     features: str = Field(
         default="mobilenetv2",
         description="The network whose features are compared: mobilenetv2, random, clip:PATH_OR_ID, "
-        "dinov2:PATH_OR_ID or inception:TORCHSCRIPT_FILE.",
+        "dinov2:PATH_OR_ID or inception:TORCHSCRIPT_FILE. All but random shrink large pictures to the size that they "
+        "were trained at, and figures by them say so.",
     )
     check: str = Field(
         default="random",

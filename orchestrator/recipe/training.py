@@ -63,7 +63,9 @@ class Training(Section):
     )
     features: str = Field(
         default="mobilenetv2",
-        description="The feature network of perceptual and adversarial losses, named as in `evaluation.features`.",
+        description="The network of perceptual and adversarial losses, which see pictures at their own size: "
+        "mobilenetv2, clip:PATH_OR_ID or dinov2:PATH_OR_ID; for perceptual losses also lpips, which many papers mean "
+        "and `pip install fewstep[lpips]` brings, or lpips:FILE with torchvision's weights of VGG16.",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="Compute activations again in the backward pass instead of keeping them in memory."

@@ -75,7 +75,7 @@ def make_bundle(recipe: Recipe, verb: str, outputs: str) -> tuple[Bundle, str]:
 def pins() -> tuple[str, ...]:
     """The packages that fewstep needs and the versions that are installed here, as name==version."""
     pinned: dict[str, str] = {}
-    queue = [*_needs("fewstep", ""), *_needs("fewstep", "evaluation")]
+    queue = [need for extra in ("", "evaluation", "lpips") for need in _needs("fewstep", extra)]
     while queue:
         name, extra = queue.pop()
         try:

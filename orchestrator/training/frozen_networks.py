@@ -8,16 +8,16 @@ from dataclasses import replace
 import torch
 from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fewstep.methods.base import Frozen, Round, Trained
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.feature_discriminator import pooled
 from fewstep.orchestrator.engines.deepspeed import inference_engine
 from fewstep.orchestrator.engines.engine import EngineSpec
-from fewstep.orchestrator.evaluation.feature_networks import FeatureNetwork, feature_network
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import PipelineNetwork
+from fewstep.orchestrator.features.feature_networks import FeatureNetwork, layered_network
+from fewstep.orchestrator.features.perceptual import perceptual_distance
 from fewstep.orchestrator.recipe.teacher import Precision
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.students.student import module_of
@@ -49,28 +49,13 @@ class Maps(nn.Module):
         return self._features.maps((images + 1) / 2)
 
 
-class Perceptual(nn.Module):
-    """LPIPS (arXiv:1801.03924) without its learned weights: it serves with any feature network."""
-
-    def __init__(self, features: FeatureNetwork) -> None:
-        super().__init__()
-        self.maps = Maps(features, 0)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Per sample, the mean over layers and places of how far apart unit vectors of channels are, squared."""
-        layers = zip(self.maps(a), self.maps(b), strict=True)
-        distances = [((F.normalize(x) - F.normalize(y)) ** 2).sum(1).mean((1, 2)) for x, y in layers]
-        return sum(distances, a.new_zeros(len(a))) / len(distances)
-
-
 def frozen_network(net: Frozen, teacher: Teacher, features: str) -> nn.Module:
     """The network for a role. Raises BadInput where the feature network is not there."""
     if net.role == "decoder":
         return Decoder(teacher.family)
-    network = feature_network(features, teacher.device, "training.features")
     if net.role == "perceptual":
-        return Perceptual(network)
-    return Maps(network, pooled(teacher.encode([""])).shape[1])
+        return perceptual_distance(features, teacher.device)
+    return Maps(layered_network(features, teacher.device), pooled(teacher.encode([""])).shape[1])
 
 
 def place_teacher(teacher: Denoiser, training: Training, dtype: Precision, device: torch.device) -> Denoiser:

@@ -292,7 +292,7 @@ def test_the_loss_is_that_of_the_paper(name: str, metric: Metric, w: float) -> N
     a = f(-0.4, x, alpha_t, sigma_t)
     b = f(0.3, heun(slope, x, sigma_t, sigma_s), alpha_s, sigma_s)
     distances = {
-        "lpips": 2 * (a.sin() - b.sin()).abs(),
+        "perceptual": 2 * (a.sin() - b.sin()).abs(),
         "l1": (a - b).abs(),
         "l2": (a - b) ** 2,
         "huber": ((a - b) ** 2 + 0.01).sqrt() - 0.1,
@@ -410,7 +410,7 @@ def test_the_round_has_what_its_loss_calls_and_its_hyperparameters(metric: Metri
     chosen = setting(metric, guidance_scale=3.0)
     (round_,) = Consistency(**chosen, ema_decay=0.9, sampling_ema_decay=0.99).rounds()
     expected = {"student": Trained(), "target": Averaged(decay=0.9, is_target=True), "average": Averaged(decay=0.99)}
-    frozen = {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")} if metric == "lpips" else {}
+    frozen = {"decoder": Frozen("decoder"), "perceptual": Frozen("perceptual")} if metric == "perceptual" else {}
     assert round_.nets == {**expected, **frozen}
     assert round_.result == "average" and round_.online
     nets = with_perceptual({name: Denoiser(bend(k), LEVELS, "sample") for name, k in NAMED.items()})

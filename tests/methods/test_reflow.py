@@ -98,7 +98,7 @@ def test_the_right_velocity_leads_from_noise_to_data_in_one_euler_step_of_diffus
     velocity = (x0 - still) / (moved - still)
     nets = answering(lambda x_t, time, cond: velocity)
     assert reflow_loss(nets, batch_of(pairs_of(noise, x0)), time_min=0.0)["velocity"] < 1e-12
-    assert distillation_loss(nets, batch_of(pairs_of(noise, x0)), lpips_after=None)["l2"] < 1e-12
+    assert distillation_loss(nets, batch_of(pairs_of(noise, x0)), perceptual_after=None)["l2"] < 1e-12
 
 
 def test_each_sample_is_on_the_straight_line_between_its_own_noise_and_data() -> None:
@@ -156,7 +156,7 @@ def test_the_distilled_step_starts_at_pure_noise_and_is_squared() -> None:
 
     noise, x0 = numbers(0), numbers(1)
     pairs = pairs_of(noise, x0)
-    found = distillation_loss(answering(net), batch_of(pairs), lpips_after=None)
+    found = distillation_loss(answering(net), batch_of(pairs), perceptual_after=None)
     x_t, time = seen
     assert torch.equal(x_t, noise) and torch.equal(time, torch.full((64,), 1000.0))
     velocity = 0.3 * noise.double() - 1000 / 700 + pairs.cond["modes"][:, :2].double()
@@ -171,44 +171,47 @@ def with_perceptual(nets: dict[str, Denoiser]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("number", "lpips_after", "term"),
-    [(0, 0, "lpips"), (4, 5, "l2"), (5, 5, "lpips"), (6, 5, "lpips"), (10**6, None, "l2")],
+    ("number", "perceptual_after", "term"),
+    [(0, 0, "perceptual"), (4, 5, "l2"), (5, 5, "perceptual"), (6, 5, "perceptual"), (10**6, None, "l2")],
 )
-def test_lpips_takes_over_at_its_step(number: int, lpips_after: int | None, term: str) -> None:
+def test_the_perceptual_distance_takes_over_at_its_step(number: int, perceptual_after: int | None, term: str) -> None:
     batch = batch_of(pairs_of(numbers(0), numbers(1)), number=number)
-    assert set(distillation_loss(with_perceptual(answering(linear)), batch, lpips_after=lpips_after)) == {term}
+    assert set(distillation_loss(with_perceptual(answering(linear)), batch, perceptual_after=perceptual_after)) == {
+        term
+    }
 
 
-def test_lpips_looks_at_decoded_samples() -> None:
+def test_the_perceptual_distance_looks_at_decoded_samples() -> None:
     noise, x0 = numbers(0), numbers(1)
-    found = distillation_loss(with_perceptual(answering(linear)), batch_of(pairs_of(noise, x0)), lpips_after=0)
+    found = distillation_loss(with_perceptual(answering(linear)), batch_of(pairs_of(noise, x0)), perceptual_after=0)
     velocity = 0.3 * noise - 1000 / 700 + pairs_of(noise, x0).cond["modes"][:, :2]
     expected = ((noise - velocity).double().exp() - x0.double().exp()).abs().mean()
-    torch.testing.assert_close(found["lpips"].double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["perceptual"].double(), expected, rtol=1e-5, atol=0)
 
 
-def test_lpips_sends_gradients_through_the_decoder() -> None:
+def test_the_perceptual_distance_sends_gradients_through_the_decoder() -> None:
     velocity = numbers(2).requires_grad_()
     noise, x0 = numbers(0), numbers(1)
     nets = answering(lambda x_t, time, cond: velocity)
     (slope,) = torch.autograd.grad(
-        distillation_loss(with_perceptual(nets), batch_of(pairs_of(noise, x0)), lpips_after=0)["lpips"], velocity
+        distillation_loss(with_perceptual(nets), batch_of(pairs_of(noise, x0)), perceptual_after=0)["perceptual"],
+        velocity,
     )
     sample = (noise - velocity).detach()
     torch.testing.assert_close(slope, -(sample - x0).sign() * sample.exp() / 128)
 
 
-@pytest.mark.parametrize("method", [Reflow(distill=True, lpips_after=7), InstaFlow(lpips_after=7)])
+@pytest.mark.parametrize("method", [Reflow(distill=True, perceptual_after=7), InstaFlow(perceptual_after=7)])
 def test_the_distillation_round_has_what_its_loss_calls(method: Reflow | InstaFlow) -> None:
     round_ = method.rounds()[-1]
     assert {name for name, net in round_.nets.items() if isinstance(net, Frozen)} == {"decoder", "perceptual"}
     nets, pairs = with_perceptual(answering(linear)), pairs_of(numbers(0), numbers(1))
     terms = [set(round_.updates[0].loss(nets, batch_of(pairs, number=number))) for number in (6, 7)]
-    assert terms == [{"l2"}, {"lpips"}]
+    assert terms == [{"l2"}, {"perceptual"}]
 
 
-def test_without_lpips_nothing_is_decoded() -> None:
-    for method in (Reflow(distill=True, lpips_after=None), InstaFlow(lpips_after=None)):
+def test_without_the_perceptual_distance_nothing_is_decoded() -> None:
+    for method in (Reflow(distill=True, perceptual_after=None), InstaFlow(perceptual_after=None)):
         round_ = method.rounds()[-1]
         assert not any(isinstance(net, Frozen) for net in round_.nets.values())
         round_.updates[0].loss(answering(linear), batch_of(pairs_of(numbers(0), numbers(1)), number=10**6))
@@ -220,10 +223,10 @@ both_losses = pytest.mark.parametrize(
     "loss",
     [
         partial(reflow_loss, time_min=1e-3),
-        partial(distillation_loss, lpips_after=None),
-        partial(distillation_loss, lpips_after=0),
+        partial(distillation_loss, perceptual_after=None),
+        partial(distillation_loss, perceptual_after=0),
     ],
-    ids=["reflow", "l2", "lpips"],
+    ids=["reflow", "l2", "perceptual"],
 )
 
 
@@ -310,7 +313,7 @@ def test_reflow_straightens_the_paths_and_keeps_their_ends() -> None:
 
 
 def test_instaflow_takes_its_own_straightened_path_in_one_step() -> None:
-    reflow, distillation = InstaFlow(guidance_scale=2.0, ema_decay=0.98, lpips_after=400).rounds()
+    reflow, distillation = InstaFlow(guidance_scale=2.0, ema_decay=0.98, perceptual_after=400).rounds()
     straightened = trained(reflow, networks(), generated(4096, reflow.sources["pairs"].guidance_scale[0]), steps=500)
     source = distillation.sources["pairs"]
     w, steps = source.guidance_scale[0], source.num_inference_steps

@@ -54,7 +54,7 @@ CASES: dict[str, Round] = {
     "dmd-lora": DistributionMatching(lora_rank=2).rounds()[0],
     "dmd2": DistributionMatching(**DMD2).rounds()[0],
     "guided": METHODS["guided"]().rounds()[0],
-    "instaflow": InstaFlow(lpips_after=2).rounds()[-1],
+    "instaflow": InstaFlow(perceptual_after=2).rounds()[-1],
     "lcm": LCM(teacher_step="stored", skip=100, grid=10).rounds()[0],
     "lcm-lora": LCMLoRA(lora_rank=2).rounds()[0],
     "progressive": Progressive(teacher_steps=8).rounds()[0],

@@ -17,7 +17,7 @@ from fewstep.methods.diffusion import Denoiser, diffuse, step
 from fewstep.methods.lcm import consistency_function
 from fewstep.orchestrator.evaluation.baselines import kids
 from fewstep.orchestrator.evaluation.distances import units_of
-from fewstep.orchestrator.evaluation.feature_networks import feature_network
+from fewstep.orchestrator.features.feature_networks import feature_network
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.teacher import Teacher
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fewstep.orchestrator.evaluation.appearance import appearance
-from fewstep.orchestrator.evaluation.feature_networks import feature_network
 from fewstep.orchestrator.evaluation.results import EvaluationResults, Row
+from fewstep.orchestrator.features.feature_networks import feature_network
 from tests.support.results import KIDS, results
 
 

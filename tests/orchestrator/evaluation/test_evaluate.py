@@ -12,15 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    Dinov2Config,
-    Dinov2Model,
-)
+from transformers import CLIPModel, CLIPTokenizer
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.evaluation.baselines import present_teacher, teacher_gate, teacher_systems
@@ -29,9 +21,9 @@ from fewstep.orchestrator.evaluation.distances import FeatureMoments, Features, 
 from fewstep.orchestrator.evaluation.evaluator import Evaluator
 from fewstep.orchestrator.evaluation.evaluator_pool import evaluation_prompts, open_pool
 from fewstep.orchestrator.evaluation.feature_cache import FeatureFiles, Key
-from fewstep.orchestrator.evaluation.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.evaluation.results import Row
 from fewstep.orchestrator.evaluation.system import EvaluationSetting, System
+from fewstep.orchestrator.features.feature_networks import CLIP, feature_network, features_label
 from fewstep.orchestrator.inputs.images import cut, open_images
 from fewstep.orchestrator.observability.image_grid import GAP_PX, contact_sheet
 from fewstep.orchestrator.recipe.evaluation import Evaluation
@@ -42,6 +34,7 @@ from fewstep.orchestrator.students.pipeline import write
 from tests.support import tiny
 from tests.support.results import sampled
 from tests.support.students import untrained
+from tests.support.vision import clip_of, dino_of
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +257,12 @@ def test_the_gate_fails_a_teacher_that_needs_few_steps(recipe: Recipe) -> None:
     assert not teacher_gate(recipe, systems, [*with_null, far, near])["passes"]
 
 
+def test_keys_leave_out_the_size_of_small_pictures_as_those_of_shipped_baselines_do(evaluation: Path) -> None:
+    for file in (evaluation / "features").glob("*.npz"):
+        with np.load(file) as arrays:
+            assert "image_size" not in json.loads(str(arrays["facts"]))
+
+
 def test_features_depend_on_all_that_made_them(tmp_path: Path) -> None:
     files = FeatureFiles(tmp_path, "", "")
     measured = sampled(np.ones((4, 2), np.float16))
@@ -336,41 +335,11 @@ def test_inception_is_a_torchscript_file_of_bytes(tmp_path: Path) -> None:
     assert features.tolist() == [[255.0] * 3] * 2
 
 
-def clip_of(folder: Path) -> Path:
-    """A CLIP of a few thousand random weights, pictures and texts."""
-    words = tiny.tokenizer(folder)
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        projection_dim=12,
-        patch_size=14,
-        image_size=28,
-    )
-    text = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        projection_dim=12,
-        max_position_embeddings=tiny.WORDS,
-        eos_token_id=1,
-    )
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
-    CLIPModel(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
 def test_clip_and_dinov2_load_from_folders(tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "clip")
-    dino = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=28)
-    Dinov2Model(dino).save_pretrained(tmp_path / "dino")
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert feature_network(f"clip:{clip}")(images).shape == (2, 12)
-    assert feature_network(f"dinov2:{tmp_path / 'dino'}")(images).shape == (2, 16)
+    assert feature_network(f"dinov2:{dino_of(tmp_path / 'dino')}")(images).shape == (2, 16)
 
 
 def test_the_clip_score_is_that_of_the_whole_clip(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def picture(pipeline: DiffusionPipeline, steps: int) -> torch.Tensor:
 @pytest.mark.usefixtures("cluster")
 def test_each_reflow_learns_from_pairs_of_the_one_before(data: dict, tmp_path: Path) -> None:
     judged = data | {"training": data["training"] | {"evaluate_every": 2}}
-    student = train(judged, tmp_path, name="instaflow", num_inference_steps=4, lpips_after=2)
+    student = train(judged, tmp_path, name="instaflow", num_inference_steps=4, perceptual_after=2)
     facts = json.loads((student.parent / "run.json").read_text())["manifests"]
     assert list(facts) == ["reflow-1", "distillation"]
     assert facts["reflow-1"]["content_hash"] != facts["distillation"]["content_hash"]
