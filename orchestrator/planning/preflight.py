@@ -65,7 +65,7 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         raise BadInput(f"export.merged: a {type(teacher.pipeline).__name__} loads no adapters; leave it out")
     if why := teacher.family.unsupported_reason(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
-    check_export(recipe, config, StudentSpec.of(trained_of(last, last.result)))
+    check_export(recipe, teacher, StudentSpec.of(trained_of(last, last.result)))
 
 
 def check_paths(recipe: Recipe, schedule: Schedule) -> None:

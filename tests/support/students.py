@@ -24,12 +24,12 @@ from fewstep.orchestrator.students.inference import inference_arguments
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 
-def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> Path:
+def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True, **facts: str) -> Path:
     """A round's result folder as training writes it."""
     network = Teacher(recipe.teacher).network
     if guidance_input:
         network = network.with_guidance_input()
-    return _result(folder, network.state_dict(), guidance_input=guidance_input)
+    return _result(folder, network.state_dict(), guidance_input=guidance_input, **facts)
 
 
 def untrained_lora(recipe: Recipe, folder: Path) -> Path:
