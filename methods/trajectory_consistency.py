@@ -101,9 +101,10 @@ class TrajectoryConsistency:
             "online": partial(online_points, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
             "stored": partial(stored_points, skip=self.skip),
         }[self.teacher_step]
-        sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=self.skip)}}[
-            self.teacher_step
-        ]
+        sources = {
+            "online": {"data": Source("data", grid=self.grid)},
+            "stored": {"path": Source("path", skip=self.skip, grid=self.grid)},
+        }[self.teacher_step]
         update = Update("student", partial(trajectory_loss, points=points, metric=metric))
         online = self.teacher_step == "online"
         is_guided = online and self.guidance_scale != (1.0, 1.0)

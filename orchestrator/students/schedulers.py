@@ -14,6 +14,8 @@ from fewstep.orchestrator.sampling.solvers import Scheduler
 from fewstep.orchestrator.teachers.schedulers import scheduler_class
 
 if TYPE_CHECKING:
+    from diffusers import ConfigMixin
+
     from fewstep.orchestrator.students.round_result import StudentSpec
     from fewstep.orchestrator.teachers.teacher import Teacher
 
@@ -74,10 +76,11 @@ def scheduler_for(
             f"method: {target.scheduler} cannot sample a student with prediction {prediction!r} and schedule "
             f"{schedule or 'of the teacher'!r}; it takes {' or '.join(target.predictions)}"
         )
+    scheduler = cast("type[ConfigMixin]", scheduler_class(target.scheduler))
     if is_flow or schedule == "flow":
         # Of the teacher's configuration the shift alone: what else a pipeline reads there would move the times.
         shift = number(config, "shift") if is_flow else 1.0
-        return cast(Scheduler, scheduler_class(target.scheduler)(shift=shift, **target.options))
+        return cast(Scheduler, scheduler.from_config({"shift": shift, **target.options}))
     zero_snr = schedule == "zero_snr" or bool(config.get("rescale_betas_zero_snr", False))
     if prediction == "epsilon" and zero_snr:
         raise BadInput(
@@ -88,7 +91,7 @@ def scheduler_for(
     if sampler.kind in ("renoising", "strategic"):
         _require_last_time(sampler.grid, config)
         options["original_inference_steps"] = sampler.grid
-    return cast(Scheduler, scheduler_class(target.scheduler).from_config(dict(config), **options))
+    return cast(Scheduler, scheduler.from_config(dict(config), **options))
 
 
 def check_scheduler(recipe: Recipe, teacher: Teacher, facts: StudentSpec) -> Scheduler:

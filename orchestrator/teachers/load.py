@@ -64,7 +64,7 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
             arguments["network"] = None
         pipeline = family.pipeline_class.from_pretrained(source, torch_dtype=TORCH_DTYPES[spec.dtype], **arguments)
         if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
-            pipeline.register_modules(scheduler=_scheduler(scheduler))
+            pipeline.register_modules(scheduler=_scheduler_class(scheduler).from_pretrained(scheduler))
         if brings_network:
             network = OwnNetwork.from_pretrained(source, subfolder="network", torch_dtype=TORCH_DTYPES[spec.dtype])
             pipeline.register_modules(network=network)
@@ -80,9 +80,10 @@ def load_student(teacher: TeacherSpec, folder: Path, device: str | torch.device 
         return load(teacher.at(folder), device)
     family = load(teacher, device)
     family.pipeline.load_lora_weights(str(folder / "lora"))
-    family.pipeline.register_modules(scheduler=_scheduler(folder / "scheduler"))
+    scheduler = folder / "scheduler"
+    family.pipeline.register_modules(scheduler=_scheduler_class(scheduler).from_pretrained(scheduler))
     return family
 
 
-def _scheduler(folder: Path) -> SchedulerMixin:
-    return scheduler_class(json.loads((folder / "scheduler_config.json").read_text())["_class_name"]).from_pretrained(folder)
+def _scheduler_class(folder: Path) -> type[SchedulerMixin]:
+    return scheduler_class(json.loads((folder / "scheduler_config.json").read_text())["_class_name"])

@@ -64,7 +64,7 @@ def test_adversarial_distillation_trains_two_networks_through_two_frozen_ones(da
 
 @pytest.mark.usefixtures("cluster")
 def test_an_exported_lora_is_one_that_diffusers_loads(data: dict, tmp_path: Path) -> None:
-    student = train(data, tmp_path, name="lcm-lora", teacher_step="stored", skip=250, lora_rank=4)
+    student = train(data, tmp_path, name="lcm-lora", teacher_step="stored", skip=250, grid=4, lora_rank=4)
     merged = DiffusionPipeline.from_pretrained(student)
     base = DiffusionPipeline.from_pretrained(data["teacher"]["folder"])
     base.scheduler = type(merged.scheduler).from_config(merged.scheduler.config)
