@@ -112,8 +112,8 @@ def _check_grid(grid: int, trajectories: Trajectories, config: Mapping[str, obje
 
     def stops_there(solver: Solver) -> bool:
         times = path_times(solver, config, steps)[:: steps // grid]
-        shown, asked = schedule.network_time(times), schedule.network_time(even)
-        return len(shown) == len(asked) and torch.allclose(shown, asked, rtol=0.0, atol=1e-3)
+        stops, sampled = schedule.network_time(times), schedule.network_time(even)
+        return len(stops) == len(sampled) and torch.allclose(stops, sampled, rtol=0.0, atol=1e-3)
 
     if not stops_there(SOLVERS[trajectories.solver]):
         able = [name for name, solver in ODE_SOLVERS.items() if prediction_of(config) in solver.predictions]

@@ -50,12 +50,12 @@ def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
     imports = [f"from diffusers import DiffusionPipeline, {scheduler}", ""]
     if scheduler in OURS:
-        place = f"{path!r}, '{OURS[scheduler]}.py', 'scheduler', {scheduler!r}, trust_remote_code=True"
+        origin = f"{path!r}, '{OURS[scheduler]}.py', 'scheduler', {scheduler!r}, trust_remote_code=True"
         imports = [
             "from diffusers import DiffusionPipeline",
             "from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module",
             "",
-            f"{scheduler} = get_class_from_dynamic_module({place})",
+            f"{scheduler} = get_class_from_dynamic_module({origin})",
         ]
     arguments = ", ".join(_arguments(facts))
     return "\n".join(

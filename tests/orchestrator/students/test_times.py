@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.methods.base import Round
+from fewstep.methods.schedules import RectifiedFlow
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.guidance import GuidedDenoiser
@@ -43,7 +44,7 @@ def times_shown_to(model: nn.Module, scale: float = 1.0) -> list[float]:
     times: list[float] = []
 
     def look(_: nn.Module, arguments: tuple, options: Mapping[str, Tensor]) -> None:
-        t = options["timestep"] if "timestep" in options else arguments[1]
+        t = options["timestep"] if "timestep" in options else next(value for value in arguments if value.ndim < 2)
         times.append(scale * t.flatten()[0].item())
 
     model.register_forward_pre_hook(look, with_kwargs=True)
@@ -85,8 +86,9 @@ def test_the_ordinary_call_asks_at_the_times_that_the_student_was_trained_at(
         assert times == pytest.approx(even.tolist(), abs=1e-4), steps
 
 
-def test_pairs_of_a_reflowed_student_are_sampled_at_those_times_too(tmp_path: Path) -> None:
-    recipe = recipe_of("sd", {"name": "reflow", "num_reflows": 2}, tmp_path)
+@pytest.mark.parametrize(("family", "shift"), [("sd", 1.0), ("sd3", 3.0)])
+def test_pairs_of_a_reflowed_student_are_sampled_at_those_times_too(family: str, shift: float, tmp_path: Path) -> None:
+    recipe = recipe_of(family, {"name": "reflow", "num_reflows": 2}, tmp_path)
     result, last = result_of(recipe, tmp_path)
     write(recipe, result, tmp_path / "student")
     teacher, solver = Teacher(recipe.teacher.at(tmp_path / "student")), last.sources["pairs"].solver
@@ -95,8 +97,8 @@ def test_pairs_of_a_reflowed_student_are_sampled_at_those_times_too(tmp_path: Pa
     for steps in STEPS:
         times.clear()
         _, stored = sample_path(SOLVERS[solver], teacher.scheduler, guided, torch.randn(1, *tiny.LATENT), steps)
-        even = [step / steps for step in range(steps, -1, -1)]
-        assert times == pytest.approx([1000 * u for u in even[:-1]], abs=1e-4)
+        even = RectifiedFlow(shift).at(torch.arange(steps, -1, -1) / steps).tolist()
+        assert times == pytest.approx([1000 * t for t in even[:-1]], abs=1e-4)
         assert stored.tolist() == pytest.approx(even, abs=1e-7)
 
 
