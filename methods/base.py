@@ -111,6 +111,7 @@ class Source:
     solver: str = ""
     guidance_scale: tuple[float, float] = (0.0, 0.0)
     skip: int = 0  # timesteps from a point of a path to the one it is compared with
+    grid: int = 0  # even times at which alone its rows are learned from, down to the last
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ class InstaFlow:
 
     def rounds(self) -> tuple[Round, ...]:
         """Reflows, then distillation."""
-        straightened = self._pairs(self.flow_guidance_scale)
+        pairs, straightened = self._pairs(self.guidance_scale), self._pairs(self.flow_guidance_scale)
         return (
-            *reflows(self.num_reflows, self.ema_decay, self.time_min, self._pairs(self.guidance_scale)),
+            *reflows(self.num_reflows, self.ema_decay, self.time_min, pairs, straightened),
             distillation(self.ema_decay, straightened, self.perceptual_after),
         )
 

@@ -98,9 +98,10 @@ class TrajectoryConsistency(Adapters):
             "online": partial(online_points, grid=self.grid, skip=self.skip, guidance_scale=self.guidance_scale),
             "stored": partial(stored_points, skip=self.skip),
         }[self.teacher_step]
-        sources = {"online": {"data": Source("data")}, "stored": {"path": Source("path", skip=self.skip)}}[
-            self.teacher_step
-        ]
+        sources = {
+            "online": {"data": Source("data", grid=self.grid)},
+            "stored": {"path": Source("path", skip=self.skip, grid=self.grid)},
+        }[self.teacher_step]
         update = Update("student", partial(trajectory_loss, points=points, metric=metric))
         return (
             Round(

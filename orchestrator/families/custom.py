@@ -66,6 +66,7 @@ class Custom(Family[OwnPipeline]):
     """What a factory makes."""
 
     pipeline_class = OwnPipeline
+    tells_times = True
 
     def __init__(self, pipeline: OwnPipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__(pipeline, sizes)

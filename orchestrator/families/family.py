@@ -51,6 +51,7 @@ class Family(ABC, Generic[Pipeline]):
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     is_conditional: bool = True
+    tells_times: ClassVar[bool] = False  # its pipeline tells a flow-matching scheduler where even steps start
 
     def __init__(self, pipeline: Pipeline, sizes: Sequence[tuple[int, int]] = ()) -> None:
         """`sizes` are heights and widths in pixels to paint, the pipeline's own where there are none."""

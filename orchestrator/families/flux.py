@@ -49,7 +49,7 @@ class FluxNetwork(PipelineNetwork[FluxTransformer2DModel]):
             pack(x_t.to(dtype)),
             encoder_hidden_states=prompt,
             pooled_projections=cond["pooled"].to(dtype),
-            timestep=(time / 1000).to(dtype),
+            timestep=time.to(dtype) / 1000,  # rounded as the pipeline's times are
             guidance=guidance,
             img_ids=token_positions(x_t).to(dtype),
             txt_ids=torch.zeros(prompt.shape[1], 3, device=prompt.device, dtype=dtype),
@@ -78,6 +78,7 @@ class Flux(FlowFamily[FluxPipeline]):
     """A transformer with two text encoders: FLUX.1. Guidance, where it knows any, is an input."""
 
     pipeline_class = FluxPipeline
+    tells_times = True
 
     @property
     def network(self) -> FluxNetwork:

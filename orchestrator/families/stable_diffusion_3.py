@@ -11,7 +11,6 @@ from torch import Tensor
 from fewstep.methods.diffusion import Cond
 from fewstep.orchestrator.families.family import FlowFamily
 from fewstep.orchestrator.families.network import PipelineNetwork
-from fewstep.orchestrator.sampling.solvers import falling
 
 TOKENS = 77 + 256  # that CLIP and T5 read
 
@@ -67,7 +66,11 @@ class StableDiffusion3(FlowFamily[StableDiffusion3Pipeline]):
     def call_arguments(
         self, conditions: Sequence[str], negative: str, steps: int, guidance_scale: float
     ) -> Mapping[str, object]:
-        """Prompts, and times that fall evenly to clean data: the pipeline's own would end just before it."""
-        negatives = [negative] * len(conditions)
-        prompts = {"prompt": list(conditions), "negative_prompt": negatives}
-        return {**prompts, **self.size, "sigmas": falling(steps), "guidance_scale": guidance_scale}
+        """Prompts."""
+        return {
+            "prompt": list(conditions),
+            "negative_prompt": [negative] * len(conditions),
+            **self.size,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+        }

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fewstep.orchestrator.sampling.solvers import falling
-
 RAW = {"clean_caption": False, "use_resolution_binning": False}  # PixArt's captions and sizes as they are
-
-
-def _steps(steps: int) -> str:
-    return f"num_inference_steps={steps}"
 
 
 @dataclass(frozen=True)
@@ -21,7 +15,6 @@ class Usage:
     task: str  # as model hubs name it
     conditions: Callable[[str], str] = repr  # one condition, spelled as text, as the pipeline's first argument
     options: Mapping[str, object] = field(default_factory=dict)  # arguments that it always gets
-    steps: Callable[[int], str] = _steps  # the argument that says how many
     is_conditional: bool = True
     has_size: bool = False  # it takes height and width
     loads_lora: bool = False  # with `load_lora_weights`
@@ -35,17 +28,17 @@ class Usage:
     def arguments(self, condition: str, steps: int) -> str:
         """The pipeline's arguments up to the number of steps."""
         first = [self.conditions(condition)] if self.is_conditional else []
-        return ", ".join([*first, *(f"{name}={value}" for name, value in self.options.items()), self.steps(steps)])
+        options = {**self.options, "num_inference_steps": steps}
+        return ", ".join([*first, *(f"{name}={value}" for name, value in options.items())])
 
 
 _TEXT = Usage("text-to-image", has_size=True, loads_lora=True)
-_SIGMAS = Usage("text-to-image", steps=lambda steps: f"sigmas={falling(steps)}", has_size=True, loads_lora=True)
 _PIXART = Usage("text-to-image", options=RAW, has_size=True)
 _PIXELS = "unconditional-image-generation"
 USAGES = {
     "StableDiffusionPipeline": _TEXT,
     "StableDiffusionXLPipeline": _TEXT,
-    "StableDiffusion3Pipeline": _SIGMAS,
+    "StableDiffusion3Pipeline": _TEXT,
     "FluxPipeline": _TEXT,
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,

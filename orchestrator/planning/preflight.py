@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
-from fewstep.methods.base import Frozen, Round, Trained
+from fewstep.methods.base import Frozen, Method, Round, Trained
 from fewstep.methods.diffusion import Denoiser
-from fewstep.methods.schedules import Schedule
 from fewstep.methods.solution_points import points_in
 from fewstep.orchestrator.datasets.sources import samples_teacher, trajectories_of
 from fewstep.orchestrator.errors import BadInput
@@ -22,20 +21,19 @@ from fewstep.orchestrator.features.feature_networks import (
     layered_network,
 )
 from fewstep.orchestrator.features.perceptual import is_learned, perceptual_distance
+from fewstep.orchestrator.recipe.data import Trajectories
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.sampling.ode import unsupported_reason
-from fewstep.orchestrator.sampling.solvers import SOLVERS
+from fewstep.orchestrator.sampling.ode import path_times, unsupported_reason
+from fewstep.orchestrator.sampling.schedules import is_flow_matching, prediction_of, schedule_of
+from fewstep.orchestrator.sampling.solvers import ODE_SOLVERS, SOLVERS, Solver
 from fewstep.orchestrator.students.round_result import StudentSpec
 from fewstep.orchestrator.students.schedulers import check_scheduler as check_export
 from fewstep.orchestrator.students.student import as_denoiser, student_network, trained_of
 from fewstep.orchestrator.students.warm_start import warm_start
 from fewstep.orchestrator.teachers.teacher import Teacher
 
-<<<<<<< HEAD
 LARGEST_DIVISION = 30.0  # by alpha, that bfloat16's 8 bits leave a picture of
-=======
 MAX_SHRINKING = 4  # of pictures before a network; a stroke of so many pixels is one then
->>>>>>> wP
 
 
 def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> None:
@@ -46,20 +44,11 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
     """
     trajectories, evaluation, config = recipe.trajectories, recipe.evaluation, teacher.scheduler
     rounds = recipe.method.build().rounds()
-    check_paths(recipe, teacher.schedule)
     solver, steps = trajectories.solver, trajectories.num_inference_steps
     why = unsupported_reason(solver, steps, teacher.prediction, config)
     if why and samples_teacher(recipe, rounds):
         raise BadInput(f"trajectories.solver: {why}")
-    if recipe.teacher.compile and SOLVERS[solver].is_adaptive:
-        raise BadInput(
-            f"teacher.compile: {solver} evaluates batches of ever other sizes, each of which would be compiled; "
-            "choose another solver, or leave compile out"
-        )
-    if recipe.teacher.compile and len(teacher.family.latent_shapes) > 1:
-        raise BadInput(
-            "teacher.compile: each size would be compiled; give one teacher.resolution, or leave compile out"
-        )
+    _check_compiled(recipe, teacher)
     is_evaluated = teacher.family.has_pictures and recipe.has_training
     if is_evaluated:
         if why := unsupported_reason(evaluation.solvers[0], evaluation.reference_steps, teacher.prediction, config):
@@ -70,6 +59,8 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         _check_prompts(recipe, rounds, is_evaluated=is_evaluated)
     if not teacher.family.has_null:
         _check_unguided(recipe, rounds, is_evaluated=is_evaluated)
+    if teacher.network.has_guidance_input:
+        _check_told_guidance(recipe.method.build())
     for round in rounds:
         _check_networks(round, recipe, teacher, is_offline=is_offline)
     if recipe.training.init_from and not is_offline:
@@ -80,7 +71,8 @@ def preflight(recipe: Recipe, teacher: Teacher, *, is_offline: bool = False) -> 
         raise BadInput(f"export.merged: a {type(teacher.pipeline).__name__} loads no adapters; leave it out")
     if why := teacher.family.unsupported_reason(recipe.method.build().sampler()):
         raise BadInput(f"method: {why}")
-    check_export(recipe, config, StudentSpec.of(trained_of(last, last.result)))
+    check_export(recipe, teacher, StudentSpec.of(trained_of(last, last.result)))
+    check_times(recipe, config)
 
 
 def warnings(recipe: Recipe, teacher: Teacher) -> list[str]:
@@ -103,15 +95,81 @@ def warnings(recipe: Recipe, teacher: Teacher) -> list[str]:
     return sentences
 
 
-def check_paths(recipe: Recipe, schedule: Schedule) -> None:
-    """Refuse a skip that leads from a stored point to between two others."""
-    for round in recipe.method.build().rounds():
+def _check_compiled(recipe: Recipe, teacher: Teacher) -> None:
+    """Refuse to compile a network for batches of many shapes."""
+    solver = recipe.trajectories.solver
+    if recipe.teacher.compile and SOLVERS[solver].is_adaptive:
+        raise BadInput(
+            f"teacher.compile: {solver} evaluates batches of ever other sizes, each of which would be compiled; "
+            "choose another solver, or leave compile out"
+        )
+    if recipe.teacher.compile and len(teacher.family.latent_shapes) > 1:
+        raise BadInput(
+            "teacher.compile: each size would be compiled; give one teacher.resolution, or leave compile out"
+        )
+
+
+def check_times(recipe: Recipe, config: Mapping[str, object]) -> None:
+    """Refuse to train where the student is not sampled, with a teacher whose scheduler has this configuration."""
+    method = recipe.method.build()
+    for round in method.rounds():
+        trajectories = trajectories_of(recipe, round)
         for source in round.sources.values():
+            if (rest := source.grid % method.student_steps) and is_flow_matching(config):
+                raise BadInput(
+                    f"method.grid: {source.grid} even times leave out some of the {method.student_steps} that students "
+                    "of flow-matching teachers are sampled at; choose a multiple of method.student_steps, like "
+                    f"{source.grid - rest}"
+                )
+            if source.grid and source.kind == "path":
+                _check_grid(source.grid, trajectories, config)
             if source.skip:
                 try:
-                    points_in(source.skip, trajectories_of(recipe, round).num_inference_steps, schedule)
+                    points_in(source.skip, trajectories.num_inference_steps, schedule_of(config))
                 except ValueError as error:
                     raise BadInput(f"method.{error}; change it or trajectories.num_inference_steps") from None
+
+
+def _check_grid(grid: int, trajectories: Trajectories, config: Mapping[str, object]) -> None:
+    """Refuse stored paths that do not stop at the times of a grid."""
+    steps, schedule = trajectories.num_inference_steps, schedule_of(config)
+    if steps % grid:
+        raise BadInput(
+            f"trajectories.num_inference_steps: {steps} steps leave out some of the times that the student is sampled "
+            f"at; choose a multiple of method.grid={grid}, or another grid"
+        )
+    even = schedule.at(torch.arange(grid, -1, -1) / grid)
+
+    def stops_there(solver: Solver) -> bool:
+        times = path_times(solver, config, steps)[:: steps // grid]
+        stops, sampled = schedule.network_time(times), schedule.network_time(even)
+        return len(stops) == len(sampled) and torch.allclose(stops, sampled, rtol=0.0, atol=1e-3)
+
+    if not stops_there(SOLVERS[trajectories.solver]):
+        able = [name for name, solver in ODE_SOLVERS.items() if prediction_of(config) in solver.predictions]
+        others = ", ".join(name for name in able if stops_there(SOLVERS[name]))
+        raise BadInput(
+            f"trajectories.solver: {trajectories.solver} does not stop at the {grid} even times of method.grid; choose "
+            f"one of {others}"
+        )
+
+
+def _check_told_guidance(method: Method) -> None:
+    """Refuse a guidance scale for a student's own pairs, where its network is told it and learned with 1 alone."""
+    if scales := _scales_of_students(method):
+        fields = (name for name, value in vars(method).items() if "guidance_scale" in name and value == scales[0])
+        field = next(name for name in fields if not _scales_of_students(dataclasses.replace(method, **{name: 1.0})))
+        raise BadInput(
+            f"method.{field}: {scales[0]:g} is told to a student that generates pairs, but students of this teacher, "
+            "whose network takes the guidance scale as an input, learn with 1; set it to 1"
+        )
+
+
+def _scales_of_students(method: Method) -> list[float]:
+    """The guidance scales other than 1 that rounds sample a student of the run with."""
+    later = (round for round in method.rounds() if round.teacher != "base")
+    sources = (source for round in later for source in round.sources.values())
+    return [source.guidance_scale[1] for source in sources if source.guidance_scale[1] > 1]
 
 
 def _check_prompts(recipe: Recipe, rounds: Sequence[Round], *, is_evaluated: bool) -> None:

@@ -16,8 +16,9 @@ from fewstep.orchestrator.files import write_whole
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.teacher import teacher_name
 from fewstep.orchestrator.reports.licence import Terms
-from fewstep.orchestrator.students.inference import brings_scheduler, fixed_guidance, inference_arguments
+from fewstep.orchestrator.students.inference import fixed_guidance, inference_arguments
 from fewstep.orchestrator.teachers.folders import holds_pipeline
+from fewstep.orchestrator.teachers.schedulers import OURS
 
 RECIPE = "recipe.yaml"  # resolved, in the exported folder
 HERE = "."  # how a folder's own card names it
@@ -27,9 +28,9 @@ def snippet(facts: CardFacts, student: Path, path: str) -> str:
     """The few lines of Python that sample the student as it was judged, with no import of ours."""
     if not holds_pipeline(student):
         return lora_snippet(facts, student, path)
-    recipe, options = facts.recipe, facts.usage.loading(path)
+    options = facts.usage.loading(path)
     arguments = ", ".join(_arguments(facts))
-    if brings_scheduler(recipe):
+    if _scheduler(student) in OURS:
         options["trust_remote_code"] = True
     keywords = "".join(f", {name}={value!r}" for name, value in options.items())
     return "\n".join(
@@ -45,14 +46,21 @@ def snippet(facts: CardFacts, student: Path, path: str) -> str:
 
 def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
     """The lines of `snippet` for the adapters alone on the teacher's own pipeline."""
-    teacher = facts.recipe.teacher
+    teacher, scheduler = facts.recipe.teacher, _scheduler(student)
     pinned = f", revision={teacher.revision!r}" if teacher.revision else ""
-    scheduler = json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    imports = [f"from diffusers import DiffusionPipeline, {scheduler}", ""]
+    if scheduler in OURS:
+        origin = f"{path!r}, '{OURS[scheduler]}.py', 'scheduler', {scheduler!r}, trust_remote_code=True"
+        imports = [
+            "from diffusers import DiffusionPipeline",
+            "from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module",
+            "",
+            f"{scheduler} = get_class_from_dynamic_module({origin})",
+        ]
     arguments = ", ".join(_arguments(facts))
     return "\n".join(
         [
-            f"from diffusers import DiffusionPipeline, {scheduler}",
-            "",
+            *imports,
             f"pipeline = DiffusionPipeline.from_pretrained({teacher.origin!r}{pinned})",
             f"pipeline.load_lora_weights({path!r}, subfolder='lora')",
             f"pipeline.scheduler = {scheduler}.from_pretrained({path!r}, subfolder='scheduler')",
@@ -60,6 +68,11 @@ def lora_snippet(facts: CardFacts, student: Path, path: str) -> str:
             'image.save("picture.png")',
         ]
     )
+
+
+def _scheduler(student: Path) -> str:
+    """The name of its class."""
+    return json.loads((student / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
 
 
 def _arguments(facts: CardFacts) -> list[str]:

@@ -43,6 +43,14 @@ def sample_path(
     return torch.stack([*states, state], 1), _times(denoiser.schedule, timesteps.unique_consecutive())
 
 
+def path_times(solver: Solver, config: Mapping[str, object], steps: int) -> Tensor:
+    """The times that `sample_path` returns [steps + 1], known without sampling."""
+    schedule = schedule_of(config)
+    if solver.scheduler in OURS:
+        return _grid(solver.options)(schedule, steps).float()
+    return _times(schedule, solver.build(config, steps).timesteps.unique_consecutive())
+
+
 def unsupported_reason(name: str, steps: int, prediction: str, config: Mapping[str, object]) -> str:
     """Why a solver cannot sample a teacher in so many steps, and what to do; "" where it can.
 
@@ -69,14 +77,17 @@ def _times(schedule: Schedule, timesteps: Tensor) -> Tensor:
     return torch.cat([timesteps.float().cpu() / unit, ends[:1]])
 
 
+def _grid(options: Mapping[str, object]) -> Callable[[Schedule, int], Tensor]:
+    return {"trailing": runge_kutta.trailing, "karras": runge_kutta.karras}[str(options.get("grid", "trailing"))]
+
+
 def _heun(denoiser: GuidedDenoiser, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
-    grid = {"trailing": runge_kutta.trailing, "karras": runge_kutta.karras}[str(options["grid"])]
-    times = grid(denoiser.schedule, steps).to(noise.device)
+    times = _grid(options)(denoiser.schedule, steps).to(noise.device)
     return runge_kutta.heun(denoiser, noise, times), times
 
 
 def _rk45(denoiser: GuidedDenoiser, noise: Tensor, steps: int, options: Mapping[str, object]) -> tuple[Tensor, Tensor]:
-    times = runge_kutta.trailing(denoiser.schedule, steps).to(noise.device)
+    times = _grid(options)(denoiser.schedule, steps).to(noise.device)
     return runge_kutta.rk45(denoiser, noise, times, number(options, "tolerance")), times
 
 

@@ -100,20 +100,6 @@ SOLVERS: dict[str, Solver] = {
         {**_SIGMAS, "algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"},
     ),
     "euler": Solver("EulerDiscreteScheduler", {**_SIGMAS, "final_sigmas_type": "zero"}, is_scaled=True),
-    # Euler's method on straight paths. diffusers' FlowMatchEulerDiscreteScheduler does not run in
-    # StableDiffusionPipeline; first-order DPM-Solver++ on flow sigmas makes the same steps, and does.
-    "flow-euler": Solver(
-        "DPMSolverMultistepScheduler",
-        {
-            "prediction_type": "flow_prediction",
-            "algorithm_type": "dpmsolver++",
-            "solver_order": 1,
-            "use_flow_sigmas": True,
-            "final_sigmas_type": "zero",
-            "rescale_betas_zero_snr": False,
-        },
-        predictions=FLOW,
-    ),
     "flow-match-euler": Solver("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": False}, predictions=FLOW),
     # diffusers' HeunDiscreteScheduler steps in x / alpha. Where a path starts near alpha = 0, the correction of its
     # first step is a difference of nearly equal slopes times thousands.

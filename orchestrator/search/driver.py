@@ -16,7 +16,7 @@ from fewstep.orchestrator.datasets.sources import check_sources
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.inputs.prompts import read_prompts
 from fewstep.orchestrator.observability.console import console, say
-from fewstep.orchestrator.planning.preflight import check_paths
+from fewstep.orchestrator.planning.preflight import check_times
 from fewstep.orchestrator.recipe.parsing import check_training, vary
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.recipe.section import Json
@@ -88,8 +88,8 @@ def check_search(recipe: Recipe) -> Space:
 
     _check_each(recipe, space, readable)
     _check_prompts(recipe)
-    schedule = Teacher(recipe.teacher).schedule
-    _check_each(recipe, space, lambda trial: check_paths(trial, schedule))
+    config = Teacher(recipe.teacher).scheduler
+    _check_each(recipe, space, lambda trial: check_times(trial, config))
     return space
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewstep.orchestrator.recipe.recipe import Recipe
-from fewstep.orchestrator.students.schedulers import OURS, TARGETS
 
 
 def inference_arguments(recipe: Recipe) -> InferenceArguments:
@@ -13,11 +12,6 @@ def inference_arguments(recipe: Recipe) -> InferenceArguments:
     sampler = recipe.method.build().sampler()
     negative = recipe.trajectories.negative_prompt if sampler.guidance == "composed" else ""
     return InferenceArguments(eta=sampler.gamma if sampler.kind == "strategic" else 0.0, negative_prompt=negative)
-
-
-def brings_scheduler(recipe: Recipe) -> bool:
-    """Does the student's folder hold the code of its scheduler, because diffusers has none like it?"""
-    return TARGETS[recipe.method.build().sampler().kind].scheduler in OURS
 
 
 def fixed_guidance(recipe: Recipe) -> float | None:

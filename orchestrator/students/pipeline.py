@@ -26,7 +26,7 @@ def build(recipe: Recipe, result: Path) -> Family:
 def student_pipeline(recipe: Recipe, teacher: Teacher, network: PipelineNetwork, facts: StudentSpec) -> Family:
     """A student in a pipeline that shares all else with the teacher's, under the scheduler that it is exported with."""
     pipeline = copy.copy(teacher.pipeline)
-    scheduler = check_scheduler(recipe, teacher.scheduler, facts)
+    scheduler = check_scheduler(recipe, teacher, facts)
     pipeline.register_modules(**{network.component: network.model, "scheduler": scheduler})
     return type(teacher.family)(pipeline, teacher.spec.sizes)
 

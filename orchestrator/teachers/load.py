@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 
 from fewstep.orchestrator.errors import BadInput, nearest
@@ -20,11 +19,11 @@ from fewstep.orchestrator.families.network import TORCH_DTYPES
 from fewstep.orchestrator.families.pixart import PixArtAlpha, PixArtSigma
 from fewstep.orchestrator.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 from fewstep.orchestrator.families.stable_diffusion_3 import StableDiffusion3
-from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.pipelines.own import OwnNetwork
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.downloads import use_fast_downloads
 from fewstep.orchestrator.teachers.folders import holds_pipeline
+from fewstep.orchestrator.teachers.schedulers import OURS, scheduler_class
 
 _TEXT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArtAlpha, PixArtSigma)
 _ALL = (*_TEXT, ClassConditional, DiT, Unconditional, Custom)
@@ -58,13 +57,14 @@ def load(spec: TeacherSpec, device: str | torch.device = "cpu") -> Family:
     use_fast_downloads()
     try:
         family = family_of(source, spec.revision)
-        if brings_scheduler := (Path(source) / "scheduler" / "overshooting.py").exists():
+        scheduler = Path(source) / "scheduler"
+        if brings_scheduler := any((scheduler / f"{module}.py").exists() for module in OURS.values()):
             arguments["scheduler"] = None
         if brings_network := (Path(source) / "network" / "own.py").exists():
             arguments["network"] = None
         pipeline = family.pipeline_class.from_pretrained(source, torch_dtype=TORCH_DTYPES[spec.dtype], **arguments)
         if brings_scheduler:  # an exported student's; the code is the one here, no folder's is run
-            pipeline.register_modules(scheduler=OvershootingScheduler.from_pretrained(source, subfolder="scheduler"))
+            pipeline.register_modules(scheduler=_scheduler_class(scheduler).from_pretrained(scheduler))
         if brings_network:
             network = OwnNetwork.from_pretrained(source, subfolder="network", torch_dtype=TORCH_DTYPES[spec.dtype])
             pipeline.register_modules(network=network)
@@ -80,6 +80,10 @@ def load_student(teacher: TeacherSpec, folder: Path, device: str | torch.device 
         return load(teacher.at(folder), device)
     family = load(teacher, device)
     family.pipeline.load_lora_weights(str(folder / "lora"))
-    name = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    family.pipeline.register_modules(scheduler=getattr(diffusers, name).from_pretrained(folder / "scheduler"))
+    scheduler = folder / "scheduler"
+    family.pipeline.register_modules(scheduler=_scheduler_class(scheduler).from_pretrained(scheduler))
     return family
+
+
+def _scheduler_class(folder: Path) -> type[SchedulerMixin]:
+    return scheduler_class(json.loads((folder / "scheduler_config.json").read_text())["_class_name"])

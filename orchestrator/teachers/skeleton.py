@@ -8,16 +8,16 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.family import Family
 from fewstep.orchestrator.families.network import TORCH_DTYPES
-from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.parsing import RECIPES
 from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.load import family_of
+from fewstep.orchestrator.teachers.schedulers import scheduler_class
 
 MODELS = RECIPES / "real" / "models"  # configurations of public models, one folder each
 NETWORKS = ("unet", "transformer", "vae")
@@ -48,9 +48,7 @@ def skeleton(spec: TeacherSpec, device: str | torch.device = "meta") -> Family:
     for name in NETWORKS:
         if name in index:
             components[name] = nn.Module.to(_empty(folder / name, index[name][1]), TORCH_DTYPES[spec.dtype])
-    # The one scheduler that is not diffusers' is that of an exported student.
-    scheduler: type[SchedulerMixin] = getattr(diffusers, index["scheduler"][1], OvershootingScheduler)
-    components["scheduler"] = scheduler.from_pretrained(folder, subfolder="scheduler")
+    components["scheduler"] = scheduler_class(index["scheduler"][1]).from_pretrained(folder, subfolder="scheduler")
     return family(family.pipeline_class(**components), spec.sizes)
 
 

@@ -70,7 +70,7 @@ class Teacher:
                     f"teacher: its {type(self.pipeline.scheduler).__name__} has neither betas nor a shift of straight "
                     "paths; fewstep distills teachers with DDPM's, DDIM's, Euler's and flow matching's noise levels"
                 )
-            if config["use_dynamic_shifting"]:  # the size is fixed, and so is the shift
+            if config.get("use_dynamic_shifting"):  # the size is fixed, and so is the shift
                 config |= {"shift": self.family.shift(config), "use_dynamic_shifting": False}
             # The same, as those schedulers say it that are not of flow matching alone.
             config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": config["shift"]}

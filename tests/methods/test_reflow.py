@@ -217,6 +217,23 @@ def test_without_the_perceptual_distance_nothing_is_decoded() -> None:
         round_.updates[0].loss(answering(linear), batch_of(pairs_of(numbers(0), numbers(1)), number=10**6))
 
 
+# The pairs.
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "later"),
+    [
+        (Reflow(num_reflows=3, distill=True), 0.0, 1.0),  # 0 leaves the choice to the recipe
+        (InstaFlow(num_reflows=3, guidance_scale=6.0, flow_guidance_scale=1.5), 6.0, 1.5),
+    ],
+)
+def test_the_teachers_guidance_is_not_given_again_to_a_student_that_learned_it(
+    method: Reflow | InstaFlow, first: float, later: float
+) -> None:
+    scales = [round_.sources["pairs"].guidance_scale for round_ in method.rounds()]
+    assert scales == [(first, first), *[(later, later)] * 3]
+
+
 # Both losses.
 
 both_losses = pytest.mark.parametrize(

@@ -50,7 +50,7 @@ KINDS = {
     "video": Kind("tests.support.own_models:video", solver="flow-match-euler", resolution=0),
 }
 METHODS: Mapping[str, Mapping[str, object]] = {
-    "lcm-lora": {"name": "lcm-lora", "lora_rank": 2},
+    "lcm-lora": {"name": "lcm-lora", "lora_rank": 2, "grid": 40},
     "dmd": {"name": "dmd"},
 }
 UNSEEN: Mapping[str, Mapping[str, object]] = {"lcm-lora": {}, "dmd": {"regression_weight": 0.0}}  # without pictures

@@ -25,14 +25,14 @@ from fewstep.orchestrator.students.student import trained_of
 from fewstep.orchestrator.teachers.teacher import Teacher
 
 
-def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True) -> Path:
+def untrained(recipe: Recipe, folder: Path, *, guidance_input: bool = True, **facts: str) -> Path:
     """A round's result folder as training writes it."""
     network = Teacher(recipe.teacher).network
     if guidance_input:
         network = network.with_guidance_input()
     last = recipe.method.build().rounds()[-1]
-    facts = {"guidance_input": guidance_input, "start_time": trained_of(last, last.result).start_time}
-    return _result(folder, network.state_dict(), **facts)
+    start_time = trained_of(last, last.result).start_time
+    return _result(folder, network.state_dict(), guidance_input=guidance_input, start_time=start_time, **facts)
 
 
 def untrained_lora(recipe: Recipe, folder: Path) -> Path:

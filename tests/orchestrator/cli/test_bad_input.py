@@ -16,7 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recipe and its teacher."""
     folder = tmp_path_factory.mktemp("recipe")
     data = tiny.recipe_data(folder)
-    data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250}
+    data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250, "grid": 4}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(data))
     return folder
 

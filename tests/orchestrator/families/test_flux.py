@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,11 @@ def test_guidance_is_an_input_that_matters(recipe: Recipe) -> None:
     )
 
 
-@pytest.mark.parametrize("method", [{"name": "lcm"}, {"name": "lcm-lora", "lora_rank": 2}], ids=["lcm", "lcm-lora"])
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "lcm", "grid": 48}, {"name": "lcm-lora", "lora_rank": 2, "grid": 48}],
+    ids=["lcm", "lcm-lora"],
+)
 def test_an_untrained_students_pipeline_makes_the_teachers_pictures(
     recipe: Recipe, method: dict[str, object], tmp_path: Path
 ) -> None:
@@ -87,3 +92,38 @@ def test_adapters_load_into_the_stock_pipeline(recipe: Recipe, tmp_path: Path) -
 def test_a_size_that_does_not_fall_into_patches_is_refused(recipe: Recipe) -> None:
     with pytest.raises(BadInput, match="teacher.resolution: 35 is not a multiple of 8; try 32"):
         Teacher(TeacherSpec(folder=recipe.teacher.folder, resolution=35))
+
+
+def test_a_student_that_is_told_a_guidance_scale_generates_pairs_at_none_but_its_own(recipe: Recipe) -> None:
+    def check(**method: object) -> None:
+        told = parse({**recipe.resolved(), "method": {"name": "instaflow", "num_reflows": 2, **method}})
+        preflight(told, Teacher(told.teacher))
+
+    for scales in ({}, {"guidance_scale": 2.5, "flow_guidance_scale": 2.5}):
+        with pytest.raises(BadInput, match=r"^method.flow_guidance_scale: \d.5 is told to a student .* set it to 1$"):
+            check(**scales)
+    check(flow_guidance_scale=1.0)
+    reflow = {"name": "reflow", "num_reflows": 2}
+    guided = {**recipe.resolved()["trajectories"], "guidance_scale": 3.5}  # pyright: ignore[reportGeneralTypeIssues]
+    preflight(parse({**recipe.resolved(), "method": reflow, "trajectories": guided}), Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize("name", ["lcm", "lcm-lora"])
+def test_a_grid_without_the_times_that_the_student_is_sampled_at_is_refused(recipe: Recipe, name: str) -> None:
+    for steps in (3, 4, 6, 8):
+        method = {"name": name, "student_steps": steps}
+        with pytest.raises(BadInput, match=f"^method.grid: 50 even times leave out some of the {steps} .* like 48$"):
+            preflight(parse({**recipe.resolved(), "method": method}), Teacher(recipe.teacher))
+        preflight(parse({**recipe.resolved(), "method": {**method, "grid": 48}}), Teacher(recipe.teacher))
+
+
+@pytest.mark.parametrize(("solver", "fits"), [("flow-match-euler", True), ("heun", True), ("dpm++", False)])
+def test_stored_points_of_straight_paths_are_at_the_times_of_sampling(recipe: Recipe, solver: str, fits: bool) -> None:
+    method = {"name": "lcm", "teacher_step": "stored", "skip": 250, "grid": 4}
+    stored = {**recipe.resolved()["trajectories"], "solver": solver}  # pyright: ignore[reportGeneralTypeIssues]
+    told = parse({**recipe.resolved(), "method": method, "trajectories": stored})
+    if fits:
+        return preflight(told, Teacher(told.teacher))
+    others = "flow-match-euler, heun, rk45$"  # diffusers' multistep solvers begin a thousandth after pure noise
+    with pytest.raises(BadInput, match=f"^trajectories.solver: {re.escape(solver)} does not stop .* one of {others}"):
+        preflight(told, Teacher(told.teacher))

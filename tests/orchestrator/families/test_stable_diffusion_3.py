@@ -60,7 +60,7 @@ def test_the_pipeline_itself_makes_the_same_pictures(recipe: Recipe, guidance_sc
 
 @pytest.mark.parametrize(
     "method",
-    [{"name": "lcm-lora", "lora_rank": 2}, {"name": "dmd"}, {"name": "progressive", "teacher_steps": 8}],
+    [{"name": "lcm-lora", "lora_rank": 2, "grid": 48}, {"name": "dmd"}, {"name": "progressive", "teacher_steps": 8}],
     ids=lambda method: method["name"],
 )
 @pytest.mark.parametrize("steps", [1, 4])

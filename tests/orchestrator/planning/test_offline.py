@@ -41,7 +41,7 @@ def plan(recipe: Path | str, *words: str) -> Result:
 
 
 def test_a_plan_needs_no_weights_offline(recipe: Path) -> None:
-    result = plan(recipe, "method={name: lcm, teacher_step: stored, skip: 250}")
+    result = plan(recipe, "method={name: lcm, teacher_step: stored, skip: 250, grid: 4}")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert (facts["rows"], facts["shards"], facts["teacher_evaluations"]) == (20, 3, 20 * 4 * 2)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from fewstep.methods import METHODS
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.planning.preflight import preflight
 from fewstep.orchestrator.recipe.parsing import parse
+from fewstep.orchestrator.recipe.teacher import TeacherSpec
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.support import tiny
 
@@ -36,12 +39,36 @@ def test_a_solver_that_cannot_sample_the_teacher_is_refused(data: dict) -> None:
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
 def test_a_skip_that_the_stored_path_does_not_hold_is_refused(data: dict, name: str) -> None:
-    stored = {"name": name, "teacher_step": "stored"}
+    stored = {"name": name, "teacher_step": "stored", "grid": 4}
     with pytest.raises(
         BadInput, match=r"method.skip must be a multiple of the stored path's spacing, 1000/4 .* got 20;"
     ):
         check(data, stored | {"skip": 20})
     check(data, stored | {"skip": 500})
+
+
+@pytest.mark.parametrize("name", ["lcm", "lcm-lora", "tcd"])
+def test_stored_paths_that_leave_out_times_of_the_grid_are_refused(data: dict, name: str) -> None:
+    stored = {"name": name, "teacher_step": "stored", "skip": 250, "grid": 8}
+    with pytest.raises(
+        BadInput,
+        match=r"^trajectories.num_inference_steps: 4 steps leave out .* a multiple of method.grid=8, or another",
+    ):
+        check(data, stored)
+    longer = data | {"trajectories": data["trajectories"] | {"num_inference_steps": 40}}
+    check(longer, stored)
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_a_stored_path_that_is_spaced_unevenly_is_refused(data: dict, name: str) -> None:
+    stored = {"name": name, "teacher_step": "stored", "skip": 250, "grid": 4}
+    for solver in ("ddim", "dpm++", "euler", "heun", "rk45", "unipc"):
+        check(data | {"trajectories": data["trajectories"] | {"solver": solver}}, stored)
+    with pytest.raises(
+        BadInput, match=r"^trajectories.solver: heun-karras does not stop at the 4 even times of method.grid; .*unipc$"
+    ):
+        check(data | {"trajectories": data["trajectories"] | {"solver": "heun-karras"}}, stored)
+    check(data | {"trajectories": data["trajectories"] | {"solver": "heun-karras"}}, {"name": "lcm"})
 
 
 def test_steps_whose_last_would_leave_noise_are_refused(data: dict) -> None:
@@ -87,6 +114,58 @@ def test_adapters_alone_for_a_pipeline_that_loads_none_are_refused(data: dict, t
 def test_a_feature_network_without_weights_is_refused(data: dict, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"training.features: dinov2:.* cannot be loaded"):
         check(data, {"name": "add"}, features=f"dinov2:{tmp_path}")
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Teacher]:
+    """One of epsilon, one of v that starts at pure noise, one of flow matching."""
+    folder = tmp_path_factory.mktemp("teachers")
+    places = {"v": tiny.teacher(folder), "epsilon": tiny.teacher(folder / "epsilon"), "flow": tiny.sd3_teacher(folder)}
+    file = places["epsilon"] / "scheduler" / "scheduler_config.json"
+    other = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+    file.write_text(json.dumps(json.loads(file.read_text()) | other))
+    return {name: Teacher(TeacherSpec(folder=str(place), resolution=32)) for name, place in places.items()}
+
+
+def refused(data: dict, teacher: Teacher, method: dict[str, object]) -> str:
+    """What is said of a method on a teacher; nothing where it fits."""
+    flow = {"solver": "flow-match-euler"} if teacher.prediction == "flow" else {}
+    judged = {"solvers": ["flow-match-euler"]} if flow else {}
+    sections = {"trajectories": data["trajectories"] | flow, "evaluation": data["evaluation"] | judged}
+    try:
+        preflight(
+            parse(data | sections | {"teacher": teacher.spec.model_dump(), "method": method}), teacher, is_offline=True
+        )
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+NO_INPUT = "^method: a SD3Transformer2DModel cannot take the guidance scale as an input; "
+NEVER = {  # whatever the number of steps
+    ("add", "flow"): "^method: zero terminal SNR is for teachers with a variance-preserving schedule$",
+    ("guided", "flow"): NO_INPUT,
+    ("lcm", "flow"): NO_INPUT,
+    ("tcd", "flow"): "^method: diffusers has no scheduler for strategic sampling of a flow-matching teacher$",
+}
+SIX = "^method.student_steps: 6 steps through 1000 times would end with noise left in; choose a divisor of 1000$"
+HALVINGS = ("guided", "progressive")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_number_of_steps_works_or_is_refused_by_the_mathematics_in_one_sentence(
+    data: dict, teachers: dict[str, Teacher], name: str, kind: str
+) -> None:
+    for steps in (1, 2, 3, 4, 6, 8):
+        if name in ("add", "dmd") and 100 % steps:
+            continue
+        method = {"name": name, "student_steps": steps}
+        method |= {"teacher_steps": 4 * steps} if name in HALVINGS else {}
+        method |= {"regression_weight": 0.0} if name == "dmd" else {}
+        method |= {"grid": 48} if kind == "flow" and "grid" in METHODS[name].__dataclass_fields__ else {}
+        reason = NEVER.get((name, kind), SIX if steps == 6 and name in HALVINGS and kind != "flow" else "^$")
+        assert re.search(reason, refused(data, teachers[kind], method)), steps
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from fewstep.orchestrator.students.pipeline import write
 from tests.support import tiny
 from tests.support.results import facts as report_facts
 from tests.support.results import results
+from tests.support.strangers import run_elsewhere
 from tests.support.students import untrained, untrained_lora
 
 LICENCE = "---\nlicense: other\nlicense_name: tiny-community\nlicense_link: LICENSE.md\ntags: [x]\n"
@@ -138,3 +139,17 @@ def test_adapters_are_used_alone_on_the_teacher(recipe: Recipe, tmp_path: Path, 
         return
     pixels = replace(told(lora), usage=USAGES["ClassConditionalPipeline"])
     assert "load_lora_weights" not in card(pixels, tmp_path / "student", ".")  # its pipeline has no such thing
+
+
+def test_a_student_on_straight_paths_is_called_as_any_other(recipe: Recipe, tmp_path: Path) -> None:
+    method = {"name": "lcm-lora", "lora_rank": 2, "grid": 48}
+    teacher = {"folder": str(tiny.sd3_teacher(tmp_path)), "resolution": 32}
+    sd3 = parse(recipe.model_dump(mode="json") | {"method": method, "teacher": teacher})
+    write(sd3, untrained_lora(sd3, tmp_path), tmp_path / "student")
+    text = card(replace(told(sd3), usage=USAGES["StableDiffusion3Pipeline"]), tmp_path / "student", ".")
+    whole, adapters = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for code in (whole, adapters):
+        assert "num_inference_steps=4" in code and "trust_remote_code=True" in code and "sigmas" not in code
+        shown = "assert pipeline.scheduler.timesteps.tolist() == [1000, 900, 750, 500]\n"
+        run_elsewhere(code + shown, cwd=tmp_path / "student")
+    assert [file.name for file in (tmp_path / "student" / "scheduler").glob("*.py")] == ["even_flow.py"]

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recipe that could be searched, and its teacher."""
     folder = tmp_path_factory.mktemp("recipe")
     data = tiny.recipe_data(folder)
-    data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250}
+    data["method"] = {"name": "lcm", "teacher_step": "stored", "skip": 250, "grid": 4}
     data["search"] = tiny.search_data(folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(data))
     return folder

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline
+from torch import Tensor
 
 from fewstep.methods.base import Sampler
 from fewstep.methods.diffusion import solve, step
+from fewstep.methods.schedules import RectifiedFlow
 from fewstep.orchestrator.errors import BadInput
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.pipelines.overshooting import OvershootingScheduler
 from fewstep.orchestrator.recipe.parsing import parse
 from fewstep.orchestrator.recipe.recipe import Recipe
 from fewstep.orchestrator.sampling.schedules import schedule_of
+from fewstep.orchestrator.sampling.solvers import Scheduler
 from fewstep.orchestrator.students.export import export_student
 from fewstep.orchestrator.students.pipeline import write
-from fewstep.orchestrator.students.schedulers import FLOW_TARGETS, TARGETS, scheduler_for
+from fewstep.orchestrator.students.schedulers import FLOW_TARGETS, TARGETS, TOLD_FLOW_TARGETS, scheduler_for
 from fewstep.orchestrator.teachers.load import load
 from fewstep.orchestrator.teachers.teacher import Teacher
 from tests.support import tiny
@@ -25,7 +29,8 @@ from tests.support.renoise import renoise
 from tests.support.strangers import run_elsewhere
 from tests.support.students import untrained
 
-STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 3, 4, 6, 8)
+Kind = Literal["ddim", "renoising", "euler"]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,7 @@ def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refus
     for steps in STEPS:
         scheduler = scheduler_for(Sampler(kind), schedule, prediction, teacher)  # pyright: ignore[reportArgumentType]
         scheduler.set_timesteps(steps)
-        assert scheduler.timesteps[0] == 999
+        assert scheduler.timesteps[0] == (1000 if prediction == "flow" else 999)
         assert len(scheduler.timesteps) == steps
         x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
         for t in scheduler.timesteps:
@@ -127,21 +132,52 @@ def test_every_cell_of_the_table_samples_finitely_from_the_last_time_or_is_refus
         assert torch.isfinite(x).all()
 
 
-FLOW_CELLS = [(kind, schedule) for kind, target in FLOW_TARGETS.items() for schedule in target.schedules]
+FLOW_CELLS = [
+    (kind, schedule, is_told)
+    for is_told, targets in ((False, FLOW_TARGETS), (True, TOLD_FLOW_TARGETS))
+    for kind, target in targets.items()
+    for schedule in target.schedules
+]
 
 
-@pytest.mark.parametrize(("kind", "schedule"), FLOW_CELLS)
-def test_students_of_flow_matching_teachers_go_from_pure_noise_to_clean_data(kind: str, schedule: str) -> None:
-    teacher = dict(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+def straight(scheduler: Scheduler, x0: Tensor, noise: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """The times that a network is shown and the states there, where it knows x_0; time 0 is the end."""
+    x = noise
+    for t in scheduler.timesteps:
+        yield t.item() / 1000, x
+        x = scheduler.step((x - x0) / (t / 1000), t, x).prev_sample
+    yield 0.0, x
+
+
+@pytest.mark.parametrize(("kind", "schedule", "is_told"), FLOW_CELLS)
+def test_students_of_flow_matching_teachers_take_even_steps_that_are_shifted_once(
+    kind: Kind, schedule: str, is_told: bool
+) -> None:
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    teacher = {**own.config, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    noise = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    x0 = torch.full_like(noise, 2.0)
     for steps in STEPS:
-        scheduler = scheduler_for(Sampler(kind), schedule, "flow", teacher)  # pyright: ignore[reportArgumentType]
-        scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)])  # pyright: ignore
-        assert len(scheduler.timesteps) == steps and scheduler.timesteps[0] == 1000
-        noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-        x0, x = torch.full((2, 3), 2.0), noise
-        for t in scheduler.timesteps:
-            x = scheduler.step((x - x0) / (t / 1000), t, x).prev_sample
-        torch.testing.assert_close(x, x0)
+        scheduler = scheduler_for(Sampler(kind), schedule, "flow", teacher, is_told_times=is_told)
+        told = {"sigmas": [1 - step / steps for step in range(steps)]} if is_told else {"num_inference_steps": steps}
+        scheduler.set_timesteps(**told)
+        even = RectifiedFlow(3.0).at(torch.arange(steps, -1, -1) / steps)
+        times, states = zip(*straight(scheduler, x0, noise), strict=True)
+        assert times == pytest.approx(even.tolist(), abs=1e-7)
+        for t, x in zip(times, states, strict=True):
+            if kind == "renoising":  # in noise of its own
+                assert ((x - (1 - t) * x0).square().mean().sqrt() - t).abs() < 0.03
+            else:
+                torch.testing.assert_close(x, (1 - t) * x0 + t * noise)
+
+
+def test_a_pipeline_reads_nothing_in_a_flow_students_scheduler_that_would_move_its_times() -> None:
+    own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, use_karras_sigmas=True)
+    teacher = {**own.config, "shift": 3.0, "use_flow_sigmas": True}
+    for is_told in (False, True):
+        scheduler = scheduler_for(Sampler("renoising"), "", "flow", teacher, is_told_times=is_told)
+        flags = ("use_flow_sigmas", "use_dynamic_shifting", "use_karras_sigmas")
+        assert scheduler.config["shift"] == 3.0 and not any(scheduler.config.get(flag) for flag in flags)
 
 
 def test_a_flow_matching_teacher_has_no_scheduler_that_aims_beyond() -> None:
@@ -150,15 +186,15 @@ def test_a_flow_matching_teacher_has_no_scheduler_that_aims_beyond() -> None:
             scheduler_for(Sampler(kind), "", "flow", FlowMatchEulerDiscreteScheduler().config)  # pyright: ignore
 
 
-def test_euler_students_take_straight_steps() -> None:
+@pytest.mark.parametrize("steps", STEPS)
+def test_euler_students_take_even_straight_steps_from_pure_noise(steps: int) -> None:
     scheduler = scheduler_for(Sampler("euler"), "flow", "flow", config(False, "epsilon"))
-    scheduler.set_timesteps(4)
-    x0, eps = torch.full((1, 3), 2.0), torch.ones(1, 3)
-    x = eps
-    for t in scheduler.timesteps:
-        x = scheduler.step(eps - x0, t, x).prev_sample
-    # The grid starts at 0.999 instead of 1, and first-order DPM-Solver++ divides by it.
-    assert torch.allclose(x, x0, atol=2e-3)
+    scheduler.set_timesteps(steps)
+    x0, noise = torch.full((1, 3), 2.0), torch.ones(1, 3)
+    times, states = zip(*straight(scheduler, x0, noise), strict=True)
+    assert times == pytest.approx([1 - step / steps for step in range(steps + 1)], abs=1e-7)
+    for t, x in zip(times, states, strict=True):
+        torch.testing.assert_close(x, (1 - t) * x0 + t * noise)
 
 
 def test_overshooting_goes_two_steps_and_returns_one_in_noise() -> None:

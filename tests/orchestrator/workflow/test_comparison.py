@@ -20,7 +20,7 @@ from fewstep.orchestrator.runs.run import Run
 from tests.support import tiny
 from tests.support.results import KIDS, results
 
-STORED = {"name": "lcm", "teacher_step": "stored", "skip": 250}
+STORED = {"name": "lcm", "teacher_step": "stored", "skip": 250, "grid": 4}
 HALVING = {"name": "progressive", "teacher_steps": 4, "student_steps": 2}
 SHADES = {system: 20 * place for place, system in enumerate(KIDS, 1)}
 
