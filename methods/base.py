@@ -50,10 +50,9 @@ class Adapters:
 class Trained:
     """A denoiser with its own optimizer, starting where its round starts.
 
-    `prediction` and `schedule` re-purpose it ("" keeps the teacher's): reflow turns an epsilon network
-    on a variance-preserving schedule into a velocity on straight paths. `guidance_input` makes the
-    guidance scale one of its inputs, through an embedding that starts at zero. `head` builds a critic of what it sees
-    in its middle, and that shares its optimizer.
+    `prediction` and `schedule` re-purpose it ("" keeps the teacher's): reflow turns an epsilon network on a variance-
+    preserving schedule into a velocity on straight paths. `guidance_input` makes the guidance scale one of its inputs,
+    through an embedding that starts at zero. `head` builds a critic of its middle, which shares its optimizer.
     """
 
     lora: LoRA = LoRA()

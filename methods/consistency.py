@@ -27,13 +27,13 @@ from fewstep.methods.batch import Batch
 from fewstep.methods.diffusion import Cond, Denoiser, Estimate, coefficients, diffuse, guided, step
 from fewstep.methods.lazy_torch import torch
 from fewstep.methods.losses import l1, l2, pseudo_huber
-from fewstep.methods.schedules import EDM, DiscreteVP, Schedule
+from fewstep.methods.schedules import Schedule, karras_times, least_noise
 from fewstep.methods.search_space import Choice, Range
 from fewstep.methods.solution_points import SolutionPoints, stored_points
 from fewstep.methods.validation import require, require_at_least, require_decay, require_positive
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 Metric = Literal["perceptual", "l1", "l2", "huber"]
@@ -55,31 +55,6 @@ def consistency_function(
     ours = alpha / ((sigma - sigma_min * alpha) ** 2 + (SIGMA_DATA * alpha) ** 2)
     edms = alpha / (sigma**2 + (SIGMA_DATA * alpha) ** 2)
     return towards * net(x_t, t, cond).x0 + SIGMA_DATA**2 * (ours - towards * edms) * x_t
-
-
-def karras_times(
-    schedule: Schedule, point: Int[Tensor, "b"], grid: int, sigma_min: float, sigma_max: float
-) -> Float[Tensor, "b"]:
-    """The times of points 0 (most noise) to grid - 1 of the Karras grid, which ends at sigma_max or with the schedule.
-
-    Where a schedule ends in nothing but noise, sigma_max is short of it, and sampling starts a little above the grid:
-    at 999 for 991 on the embedded fashion teacher. Stored paths start where sampling does.
-    """
-    last = schedule.at(torch.ones(1))
-    largest = (schedule.sigma(last) / schedule.alpha(last)).item()  # infinite, where nothing but noise is left
-    levels = EDM(sigma_min, min(sigma_max, largest))
-    return schedule.time_of(levels.at(1 - point.double() / (grid - 1)).float())
-
-
-def least_noise(schedule: Schedule, sigma_min: float) -> float:
-    """Where f is the identity: no lower than at a table's first time, 0.029 for Stable Diffusion's.
-
-    The network is told of no time before it, so that what it answers to less noise is that time's.
-    """
-    if not isinstance(schedule, DiscreteVP):
-        return sigma_min
-    first = torch.zeros(1)
-    return max(sigma_min, (schedule.sigma(first) / schedule.alpha(first)).item())
 
 
 def heun_step(
@@ -123,9 +98,8 @@ def consistency_loss(
     x_t = diffuse(schedule, rows.x0, draw.normal(rows.x0), t)
     with torch.no_grad():
         x_s = heun_step(believe, schedule, x_t, t, s)
-    return agreement(
-        nets, SolutionPoints(x_t, t, x_s, s, rows.cond, torch.full_like(t, guidance_scale)), metric, huber_c, sigma_min
-    )
+    points = SolutionPoints(x_t, t, x_s, s, rows.cond, torch.full_like(t, guidance_scale))
+    return agreement(nets, points, metric, huber_c, sigma_min)
 
 
 def stored_consistency_loss(nets: Nets, batch: Batch, *, metric: Metric, huber_c: float, sigma_min: float) -> Losses:

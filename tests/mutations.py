@@ -417,7 +417,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_consistency.py::test_the_grid_is_that_of_the_papers_sampler_on_any_schedule",
     ),
     Mutation(
-        "consistency.py",
+        "schedules.py",
         "karras_times",
         "point.double() / (grid - 1)",
         "point.double() / grid",
@@ -711,7 +711,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "test_diffusion.py::test_a_teacher_that_is_not_guided_is_asked_once",
     ),
     Mutation(
-        "consistency.py",
+        "schedules.py",
         "least_noise",
         "max(sigma_min, (schedule.sigma(first) / schedule.alpha(first)).item())",
         "sigma_min",
