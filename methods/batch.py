@@ -143,12 +143,12 @@ class Rows:
         return Rows(_slice(self.columns, rows), _slice(self.cond, rows), _slice(self.uncond, rows))
 
     @classmethod
-    def join(cls, parts: Sequence[Rows]) -> Rows:
+    def join(cls, several: Sequence[Rows]) -> Rows:
         """Put rows together again that were cut apart."""
         return cls(
-            _join([part.columns for part in parts]),
-            _join([part.cond for part in parts]),
-            _join([part.uncond for part in parts]),
+            _join([rows.columns for rows in several]),
+            _join([rows.cond for rows in several]),
+            _join([rows.uncond for rows in several]),
         )
 
 
@@ -156,8 +156,8 @@ def _slice(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
-def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _join(several: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([tensors[name] for tensors in several]) for name in several[0]}
 
 
 @dataclass(frozen=True)

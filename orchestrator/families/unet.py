@@ -58,14 +58,14 @@ class AnyUNetNetwork(PipelineNetwork[UNet]):
 @contextmanager
 def _without(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """Let a model do nothing in place of some of its parts; an iteration over one comes to an end at once."""
-    parts = [(name, part) for name, part in model.named_children() if name in names]
+    children = [(name, child) for name, child in model.named_children() if name in names]
     try:
-        for name, _ in parts:
+        for name, _ in children:
             setattr(model, name, nn.Sequential())
         yield
     finally:
-        for name, part in parts:
-            setattr(model, name, part)
+        for name, child in children:
+            setattr(model, name, child)
 
 
 class PlainUNetNetwork(AnyUNetNetwork[UNet2DModel]):

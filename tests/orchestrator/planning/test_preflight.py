@@ -143,7 +143,6 @@ def refused(data: dict, teacher: Teacher, method: dict[str, object]) -> str:
 
 NO_INPUT = "^method: a SD3Transformer2DModel cannot take the guidance scale as an input; "
 NEVER = {  # whatever the number of steps
-    ("add", "flow"): "^method: zero terminal SNR is for teachers with a variance-preserving schedule$",
     ("guided", "flow"): NO_INPUT,
     ("lcm", "flow"): NO_INPUT,
     ("tcd", "flow"): "^method: diffusers has no scheduler for strategic sampling of a flow-matching teacher$",
@@ -158,8 +157,6 @@ def test_every_number_of_steps_works_or_is_refused_by_the_mathematics_in_one_sen
     data: dict, teachers: dict[str, Teacher], name: str, kind: str
 ) -> None:
     for steps in (1, 2, 3, 4, 6, 8):
-        if name in ("add", "dmd") and 100 % steps:
-            continue
         method = {"name": name, "student_steps": steps}
         method |= {"teacher_steps": 4 * steps} if name in HALVINGS else {}
         method |= {"regression_weight": 0.0} if name == "dmd" else {}
