@@ -23,7 +23,7 @@ from fewstep.methods.base import (
     Update,
     callable_network,
 )
-from fewstep.methods.batch import Batch, Rows
+from fewstep.methods.batch import Batch, Rows, to_device_async
 from fewstep.methods.diffusion import Denoiser, coefficients, diffuse, expand, guided
 from fewstep.methods.feature_discriminator import discriminator_heads, fooling_loss, hinge_loss
 from fewstep.methods.lazy_torch import torch
@@ -48,7 +48,7 @@ def rollout(nets: Nets, batch: Batch, *, student_steps: int) -> Rows:
     """
     rows, draw, student = batch["data"], batch.draw, nets["student"]
     step, eps = draw.integers(0, student_steps), draw.normal(rows.x0)
-    t = sampled_times(student.schedule, student_steps, FINE_GRID).to(step.device)[step]
+    t = to_device_async(sampled_times(student.schedule, student_steps, FINE_GRID), step.device)[step]
     x_t = torch.where(expand(step == 0, eps), eps, diffuse(student.schedule, rows.x0, eps, t))
     return Rows({"x_t": x_t, "t": t, "x0": student(x_t, t, rows.cond).x0}, rows.cond)
 
@@ -67,7 +67,7 @@ def student_loss(
     losses = {"adversarial": fooling_loss(nets, x0, rows)}
     if distill_weight:
         teacher = nets["teacher"]
-        t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))  # the paper's is not said; DMD's, of any real number
+        t = teacher.schedule.at(batch.draw.uniform(0.02, 0.98))  # as in distribution matching: the paper says none
         with torch.no_grad():
             x_t = diffuse(teacher.schedule, x0, batch.draw.normal(x0), t)
             target = teachers_view(teacher, x0, x_t, t, rows, guidance_scale, weighting)

@@ -124,10 +124,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """One training run from one fixed teacher.
-
-    `rollout` samples the student once a step, without gradients; its rows are the source "rollout" of all updates.
-    """
+    """One training run from one fixed teacher."""
 
     name: str
     updates: tuple[Update, ...]
@@ -138,7 +135,7 @@ class Round:
     result: str = "student"  # the network that is sampled, exported and passed on
     online: bool = True  # the losses call the teacher; False leaves it out of memory
     guides: bool = False  # where they do, they ask it about the null condition too
-    rollout: Callable[[Nets, Batch], Rows] | None = None
+    rollout: Callable[[Nets, Batch], Rows] | None = None  # without gradients, once a step: all updates' "rollout"
     length: float = 1.0  # of the recipe's training steps
     anneal: bool = False  # the learning rate falls to zero over the round, instead of staying constant
 

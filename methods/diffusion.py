@@ -132,12 +132,12 @@ def guided(
     Both evaluations go through the network as one batch. A teacher with a guidance input is called once, and so is one
     that a scale of 1, the same for all samples, does not guide.
     """
-    is_unguided = not isinstance(scale, torch.Tensor) and scale == 1
-    scale = scale if isinstance(scale, torch.Tensor) else torch.full_like(t, scale)
+    if not isinstance(scale, torch.Tensor):
+        if scale == 1 and not teacher.has_guidance_input:
+            return teacher(x_t, t, cond)
+        scale = torch.full_like(t, scale)
     if teacher.has_guidance_input:
         return teacher(x_t, t, with_guidance(cond, scale))
-    if is_unguided:
-        return teacher(x_t, t, cond)
     conditions = {name: torch.cat([value, uncond[name]]) for name, value in cond.items()}
     estimate = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), conditions)
     w = expand(scale, x_t)

@@ -26,7 +26,7 @@ from fewstep.methods.base import (
     Update,
     perceptual,
 )
-from fewstep.methods.batch import Batch, Draw, Rows
+from fewstep.methods.batch import Batch, Draw, Rows, to_device_async
 from fewstep.methods.diffusion import Denoiser, Estimate, diffuse, expand, guided, target
 from fewstep.methods.discriminator import answer_and_logits, bottleneck_head, logits
 from fewstep.methods.lazy_torch import torch
@@ -50,7 +50,8 @@ def rollout(nets: Nets, batch: Batch, *, student_steps: int) -> Rows:
     """
     rows, draw, student = batch["prompts"], batch.draw, nets["student"]
     x_t = draw.normal(rows.blank)
-    times = sampled_times(student.schedule, student_steps, FINE_GRID)[:, None].to(x_t.device).expand(-1, len(x_t))
+    times = to_device_async(sampled_times(student.schedule, student_steps, FINE_GRID), x_t.device)
+    times = times[:, None].expand(-1, len(x_t))
     stop = draw.integer(0, student_steps)
     for t, s in itertools.pairwise(times[: stop + 1]):
         x0 = student(x_t, t, rows.cond).x0

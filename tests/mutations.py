@@ -706,8 +706,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "diffusion.py",
         "guided",
-        "if is_unguided:\n    return teacher(x_t, t, cond)",
-        "pass",
+        "scale == 1 and not teacher.has_guidance_input",
+        "False",
         "test_diffusion.py::test_a_teacher_that_is_not_guided_is_asked_once",
     ),
     Mutation(

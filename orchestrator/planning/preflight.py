@@ -231,8 +231,8 @@ def _check_networks(round: Round, recipe: Recipe, teacher: Teacher, *, is_offlin
                 _check_precision(denoiser, recipe)
             if net.guidance_input and not teacher.network.can_take_guidance_input:
                 teacher.network.with_guidance_input()  # which says why not
-        if isinstance(net, Trained) and net.head:
-            net.head(network)
+            if net.head:
+                net.head(network)
         if isinstance(net, Frozen) and not teacher.family.has_pictures:
             raise BadInput(f"method: {recipe.method.name} has a loss of pictures, and this teacher's samples are none")
         if isinstance(net, Frozen) and net.role != "decoder" and recipe.has_training:

@@ -21,6 +21,7 @@ from fewstep.orchestrator.training.frozen_networks import frozen_network
 from fewstep.orchestrator.training.loop import Progress, train
 from fewstep.orchestrator.training.round_networks import build_networks
 from tests.benchmarks import TEACHERS
+from tests.support.passes import count_passes
 
 HERE = Rank(0, 1, torch.device("cpu"))
 POINTS = 51  # of a path
@@ -85,13 +86,7 @@ class Work:
 
     def passes(self, steps: int = 1) -> float:
         """Operations of the denoisers a step, in those of one forward pass of the teacher's."""
-        rows, time = self.rows, torch.full((self.training.batch_size,), 500.0)
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            self.teacher.network(rows.x0, time, rows.cond)
-        with FlopCounterMode(display=False) as counter:
-            self.train(steps)
-        denoisers = counter.get_flop_counts()[type(self.teacher.network).__name__]
-        return sum(denoisers.values()) / steps / forward.get_total_flops()
+        return count_passes(lambda: self.train(steps), self.teacher.network, self.rows) / steps
 
 
 def embedded_teacher() -> Teacher:

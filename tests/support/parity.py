@@ -36,7 +36,7 @@ from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.recipe.training import Training
 from fewstep.orchestrator.sampling.schedules import schedule_of
-from fewstep.orchestrator.students.student import student_network, trained_of
+from fewstep.orchestrator.students.student import module_of, student_network, trained_of
 from fewstep.orchestrator.training.frozen_networks import place_teacher
 from fewstep.orchestrator.training.loop import Progress, train
 from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
@@ -122,6 +122,12 @@ class Perceptual(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         layers = zip(self.features(a), self.features(b), strict=True)
         return torch.stack([F.mse_loss(x, y, reduction="none").mean((1, 2, 3)) for x, y in layers]).sum(0)
+
+
+def built_alone(round: Round, base: Denoiser) -> RoundNetworks:
+    """The networks of a first round in one process, without DeepSpeed."""
+    student, training = student_network(module_of(base), trained_of(round, round.result)), settings(0)
+    return build_networks(round, base, base, student, lambda net: EngineSpec.of(training, net, 1), TorchEngine, frozen)
 
 
 def is_possible(case: str, stage: int) -> bool:

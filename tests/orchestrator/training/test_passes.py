@@ -8,27 +8,23 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.methods import METHODS
 from fewstep.methods.base import Round
 from fewstep.methods.batch import Rows
 from fewstep.methods.diffusion import Denoiser
-from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank
-from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.families.unet import UNetNetwork
-from fewstep.orchestrator.students.student import module_of, student_network, trained_of
+from fewstep.orchestrator.students.student import module_of
 from fewstep.orchestrator.training.loop import train
-from fewstep.orchestrator.training.round_networks import build_networks
 from tests.support import parity, tiny
-from tests.support.passes import EXPECTED, FEWER
+from tests.support.passes import EXPECTED, FEWER, count_passes
 
 HERE = Rank(0, 1, torch.device("cpu"))
 
 
 def small_teacher() -> Denoiser:
-    """A UNet of two levels, half of whose work lies behind its middle, as in those of others."""
+    """A UNet of two levels, much of whose work lies behind its middle, as in those of others."""
     unet = UNet2DConditionModel(
         sample_size=tiny.LATENT[1],
         in_channels=tiny.LATENT[0],
@@ -46,28 +42,17 @@ def small_teacher() -> Denoiser:
 
 def passes(round_: Round, steps: int) -> float:
     """Operations of the denoisers a step, in those of one forward pass."""
-    teacher, training = small_teacher(), parity.settings(0, warmup_steps=0)
-    networks = build_networks(
-        round_,
-        teacher,
-        teacher,
-        student_network(module_of(teacher), trained_of(round_, round_.result)),
-        lambda net: EngineSpec.of(training, net, 1),
-        TorchEngine,
-        parity.frozen,
-    )
-    rows = next(parity.batches(HERE)(0))
+    teacher = small_teacher()
+    networks, rows = parity.built_alone(round_, teacher), next(parity.batches(HERE)(0))
 
     def stream(start: int) -> Iterator[Rows]:
         while True:
             yield rows
 
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
-        teacher.net(rows.x0, torch.full((len(rows),), 500.0), rows.cond)
-    with FlopCounterMode(display=False) as counter:
-        train(round_, networks, dict.fromkeys(round_.sources, stream), training, HERE, steps=steps)
-    denoisers = counter.get_flop_counts()[type(teacher.net).__name__]
-    return sum(denoisers.values()) / steps / forward.get_total_flops()
+    def trains() -> None:
+        train(round_, networks, dict.fromkeys(round_.sources, stream), parity.settings(0), HERE, steps=steps)
+
+    return count_passes(trains, module_of(teacher), rows) / steps
 
 
 def test_every_method_is_counted() -> None:

@@ -17,15 +17,12 @@ from torch.profiler import ProfilerActivity, profile
 from fewstep.methods.base import Round
 from fewstep.methods.diffusion import Denoiser
 from fewstep.methods.distribution_matching import DistributionMatching
-from fewstep.orchestrator.engines.engine import EngineSpec
 from fewstep.orchestrator.engines.rank import Rank
-from fewstep.orchestrator.engines.torch import TorchEngine
 from fewstep.orchestrator.families.unet import UNetNetwork
 from fewstep.orchestrator.planning.memory import Kept
 from fewstep.orchestrator.sampling.schedules import schedule_of
-from fewstep.orchestrator.students.student import student_network, trained_of
 from fewstep.orchestrator.training.loop import train
-from fewstep.orchestrator.training.round_networks import RoundNetworks, build_networks, full_state
+from fewstep.orchestrator.training.round_networks import RoundNetworks, full_state
 from tests.support import parity, tiny
 
 ONE = Rank(0, 1, torch.device("cpu"))
@@ -57,9 +54,7 @@ def teacher() -> Denoiser:
 
 def networks(base: Denoiser) -> RoundNetworks:
     """Teacher, student and fake score."""
-    student = student_network(cast(nn.Module, base.net), trained_of(ROUND, "student"))
-    training = parity.settings(0)
-    return build_networks(ROUND, base, base, student, lambda net: EngineSpec.of(training, net, 1), TorchEngine)
+    return parity.built_alone(ROUND, base)
 
 
 def step(built: RoundNetworks) -> None:
